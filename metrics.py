@@ -1,0 +1,347 @@
+"""Top-K ranking in plain NumPy: per-user split, top-K, Precision, Recall, NDCG, bootstrap.
+
+For a user with relevant items R and a recommended list l_1 .. l_K (binary gain g_k = [l_k in R]):
+
+    Precision@K = sum_k g_k / K          Recall@K = sum_k g_k / |R|
+    DCG@K = sum_k g_k / log2(k + 1)      NDCG@K   = DCG@K / (DCG@K of min(|R|, K) leading hits)
+
+NDCG with a log2 discount is Jarvelin & Kekalainen (2002). `ndcg_own_hits` divides instead by the
+ideal order of the list's OWN hits; the report prints it in its NDCG column (Table I).
+Users without a relevant item are skipped and counted; every mean is over the others.
+
+The file imports nothing of the project. Its last section holds what every script shares: settings
+from the command line, errors, and arrays on disk with their provenance.
+
+Legend: U users, I items, N ratings, K list length (in pmf.py: factors), D dimensions, B batch.
+"""
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import sys
+import typing
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+NAMES = ("hits", "precision", "recall", "ndcg", "ndcg_own_hits")
+
+# ------------------------------------------------------------------------------------------------
+# The split
+# ------------------------------------------------------------------------------------------------
+
+
+@cache
+def _permutation(n, seed):
+    """The published run seeds anew for every user, so users with n rows share one permutation."""
+    return np.random.RandomState(seed).permutation(n)  # (n,)
+
+
+def split_per_user(users, share=0.2, seed=42):
+    """Row numbers of the kept and the held-out part, drawn user by user.
+
+    users: (N,) ids. Each user's rows (in the order given) are permuted by RandomState(seed); the
+    first ceil(share n) are held out, the rest kept, both in permuted order; users follow each other
+    by ascending id. A user with a single row keeps it. Returns (kept, held), together (N,) int64.
+    Source: the published run of the report (section III, "80% train / 20% test per user").
+    """
+    order = np.argsort(users, kind="stable")  # (N,)
+    starts = np.flatnonzero(np.diff(users[order])) + 1  # (U - 1,)
+    kept, held = [], []
+    for rows in np.split(order, starts):
+        n = len(rows)
+        cut = math.ceil(share * n) if n > 1 else 0
+        p = _permutation(n, seed)  # (n,)
+        held.append(rows[p[:cut]])
+        kept.append(rows[p[cut:]])
+    return np.concatenate(kept), np.concatenate(held)
+
+
+def group_by_user(users, items, n_users):
+    """(indptr, items): the items of user u are items[indptr[u]:indptr[u + 1]], in the order given.
+
+    users, items: (N,). Returns indptr (U + 1,) int64 and items (N,).
+    """
+    indptr = np.zeros(n_users + 1, dtype=np.int64)  # (U + 1,)
+    np.cumsum(np.bincount(users, minlength=n_users), out=indptr[1:])
+    return indptr, items[np.argsort(users, kind="stable")]
+
+
+def pairs_of_block(grouped, users):
+    """(row, item) pairs of a block: entry (b, i) says that users[b] holds item i. Both (M,)."""
+    indptr, items = grouped
+    counts = indptr[users + 1] - indptr[users]  # (B,)
+    rows = np.repeat(np.arange(len(users)), counts)  # (M,)
+    within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)  # (M,)
+    return rows, items[np.repeat(indptr[users], counts) + within]
+
+
+# ------------------------------------------------------------------------------------------------
+# Ranking and its metrics
+# ------------------------------------------------------------------------------------------------
+
+
+def top_k(scores, k):
+    """The k best items of each row, best first; EQUAL SCORES KEEP ASCENDING ITEM ORDER.
+
+    scores: (B, I) float, -inf where an item is no candidate. Returns (B, min(k, I)) int64, with -1
+    where a row has fewer candidates than k. Raises ValueError on NaN, or on k < 1.
+    """
+    n_rows, n_items = scores.shape
+    k = min(k, n_items)
+    if k < 1:
+        raise ValueError(f"top_k needs k >= 1 and at least one item, got k={k}, I={n_items}")
+    kth = np.partition(scores, n_items - k, axis=1)[:, n_items - k :]  # (B, k); NaN sorts last
+    if np.isnan(kth).any():
+        raise ValueError("top_k: a score is NaN, so no order exists; look at the scorer's input")
+    rows, items = np.nonzero(scores >= kth[:, :1])  # (M,) row by row, items ascending
+    values = scores[rows, items]  # (M,)
+    order = np.lexsort((-values, rows))  # (M,) stable, hence the tie rule
+    first = np.searchsorted(rows, np.arange(n_rows))  # (B,)
+    best = order[first[:, None] + np.arange(k)]  # (B, k)
+    return np.where(values[best] == -np.inf, -1, items[best])
+
+
+def metrics_at_k(gains, n_relevant):
+    """Per-user metrics of a list of K items, K = gains.shape[1].
+
+    gains: (B, K) bool, whether the item at each rank is relevant. n_relevant: (B,) |R| >= 1.
+    Precision divides by K even if fewer items could be recommended; recall by |R| even if |R| > K;
+    NDCG by the ideal DCG over min(|R|, K) hits; ndcg_own_hits by the ideal DCG over the list's own
+    hits (0 without a hit). Returns a dict of (B,) arrays by NAMES. Raises ValueError on |R| < 1.
+    """
+    n_rows, k = gains.shape
+    if n_rows and np.min(n_relevant) < 1:
+        raise ValueError("metrics_at_k: recall is undefined without a relevant item; skip the user")
+    discount = 1 / np.log2(np.arange(2, k + 2))  # (K,)
+    ideal = np.concatenate([[0.0], np.cumsum(discount)])  # (K + 1,) DCG of 0..K leading hits
+    hits = gains.sum(axis=1)  # (B,)
+    dcg = (gains * discount).sum(axis=1)  # (B,)
+    return {
+        "hits": hits,
+        "precision": hits / k,
+        "recall": hits / n_relevant,
+        "ndcg": dcg / ideal[np.minimum(n_relevant, k)],
+        "ndcg_own_hits": dcg / np.where(hits > 0, ideal[hits], 1.0),
+    }
+
+
+def _evaluate_block(score, seen, relevant, users, k):
+    """metrics_at_k of one block of users; the only place that holds a (B, I) array."""
+    scores = np.array(score(users), dtype=np.float64)  # (B, I) a copy: seen items are struck out
+    n_items = scores.shape[1]
+    scores[pairs_of_block(seen, users)] = -np.inf
+    wanted = np.zeros((len(users), n_items + 1), dtype=bool)  # (B, I + 1); column -1 is "nothing"
+    rows, items = pairs_of_block(relevant, users)  # (M,)
+    wanted[rows, items] = True
+    best = top_k(scores, k)  # (B, min(K, I))
+    gains = np.zeros((len(users), k), dtype=bool)  # (B, K)
+    gains[:, : best.shape[1]] = np.take_along_axis(wanted, best, axis=1)
+    return metrics_at_k(gains, np.bincount(rows, minlength=len(users)))
+
+
+def evaluate(score, seen, relevant, k=25, block=64, threads=1):
+    """Metrics of a ranker for every user that has a relevant item.
+
+    score: function of a block of user ids (B,) that returns (B, I) scores over all candidate items.
+    seen, relevant: group_by_user pairs over the same users; seen items are never recommended.
+    Users go in blocks of `block`, so memory is block x I, whatever U; blocks may use `threads`.
+    Returns {"users": (E,) ids, "skipped": U - E, and by NAMES: (E,) arrays}.
+    Raises ValueError if no user has a relevant item.
+    """
+    users = np.flatnonzero(np.diff(relevant[0]))  # (E,)
+    if len(users) == 0:
+        raise ValueError("evaluate: no user has a relevant item, so there is nothing to measure")
+    blocks = np.split(users, range(block, len(users), block))
+    with ThreadPoolExecutor(threads) as pool:
+        parts = list(pool.map(lambda b: _evaluate_block(score, seen, relevant, b, k), blocks))
+    result = {name: np.concatenate([part[name] for part in parts]) for name in NAMES}
+    return {"users": users, "skipped": len(relevant[0]) - 1 - len(users), **result}
+
+
+# ------------------------------------------------------------------------------------------------
+# Means, standard errors, differences
+# ------------------------------------------------------------------------------------------------
+
+
+def summary(result):
+    """Means over users and their standard errors (sd with n - 1, over sqrt n), of an evaluate()."""
+    n = len(result["users"])
+    row = {"users": n, "skipped": int(result["skipped"]), "hits": int(result["hits"].sum())}
+    for name in NAMES[1:]:
+        row[name] = float(result[name].mean())
+        row[f"{name}_se"] = float(result[name].std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0
+    return row
+
+
+def paired_bootstrap(a, b, draws=10_000, seed=0, level=0.95):
+    """(mean, low, high) of mean(a - b), users drawn anew with replacement, both rankers together.
+
+    a, b: (U,) one metric of two rankers for the same users in the same order. The interval is the
+    percentile one (Efron & Tibshirani 1993, ch. 13). Raises ValueError if the lengths differ.
+    """
+    if len(a) != len(b):
+        raise ValueError(f"paired_bootstrap needs the same users twice, got {len(a)} and {len(b)}")
+    difference = a - b  # (U,)
+    n = len(difference)
+    rng = np.random.default_rng(seed)
+    means = np.empty(draws)  # (draws,)
+    for start in range(0, draws, 500):  # 500 x U draws at a time
+        chosen = rng.integers(n, size=(min(500, draws - start), n))
+        means[start : start + 500] = difference[chosen].mean(axis=1)
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(difference.mean()), float(low), float(high)
+
+
+# ------------------------------------------------------------------------------------------------
+# What every script shares: settings, errors, arrays on disk
+# ------------------------------------------------------------------------------------------------
+
+
+class BadInput(ValueError):
+    """Input that a user can mend; the message names the file, the value and what to do."""
+
+
+def parse(settings, doc, argv=None):
+    """An instance of the frozen dataclass `settings` from the command line.
+
+    A field's trailing comment is its --help; a field without a default is required; bool fields
+    become --flag/--no-flag, tuples take any number of values.
+    """
+    parser = argparse.ArgumentParser(
+        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    source = inspect.getsource(settings)
+    comments = dict(re.findall(r"^    (\w+):.*?  # (.+)$", source, re.MULTILINE))
+    kinds = typing.get_type_hints(settings)
+    for field in dataclasses.fields(settings):
+        kind, text = kinds[field.name], comments.get(field.name, "").replace("%", "%%")
+        options = {"help": text, "type": kind}
+        if field.default is dataclasses.MISSING:
+            options["required"] = True
+        else:
+            options["default"] = field.default
+            options["help"] += f" (default: {field.default})".replace("%", "%%")
+        if kind is bool:
+            options |= {"action": argparse.BooleanOptionalAction}
+            del options["type"]
+        elif typing.get_origin(kind) is tuple:
+            options |= {"nargs": "*", "type": typing.get_args(kind)[0]}
+        parser.add_argument("--" + field.name.replace("_", "-"), **options)
+    values = vars(parser.parse_args(argv))
+    return settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def run(main):
+    """Call main(); bad input ends in one clear line and status 2, Ctrl-C in status 130."""
+    try:
+        main()
+    except (BadInput, OSError) as error:
+        sys.exit(fail(" ".join(str(error).split())))
+    except KeyboardInterrupt:
+        print("\ninterrupted; finished files are kept, run again to go on", file=sys.stderr)
+        sys.exit(130)
+
+
+def fail(message):
+    """Print one line of error; the exit status to leave with."""
+    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
+    return 2
+
+
+def sha256(path):
+    """Hex digest of a file; of a folder: over its files' names and digests, sorted by name."""
+    path = Path(path)
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.is_file())
+        lines = "".join(f"{p.relative_to(path).as_posix()} {sha256(p)}\n" for p in files)
+        return hashlib.sha256(lines.encode()).hexdigest()
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions():
+    """Versions of Python and of the runtime packages that are installed."""
+    found = {"python": platform.python_version()}
+    for name in ("numpy", "numba", "torch", "transformers", "peft", "bitsandbytes", "safetensors"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[name] = importlib.metadata.version(name)
+    return found
+
+
+@contextlib.contextmanager
+def whole_file(path):
+    """A temporary path beside `path`, renamed to it when the block ends well, else removed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        if path.is_dir():
+            shutil.rmtree(path)
+        os.replace(temporary, path)
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary)
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def whole_folder(path):
+    """The same for a folder: the block fills an empty temporary folder."""
+    with whole_file(path) as temporary:
+        temporary.mkdir()
+        yield temporary
+
+
+def save(path, arrays, settings, inputs=()):
+    """Write named arrays as safetensors, whole or not at all, with where they come from.
+
+    The metadata holds the settings (a dict or a dataclass, paths left out), the sha256 of each
+    input by its name, and the versions: one JSON text, because a safetensors file with several
+    metadata entries is not the same bytes twice.
+    """
+    if dataclasses.is_dataclass(settings):
+        settings = dataclasses.asdict(settings)
+    record = {
+        "settings": {k: v for k, v in settings.items() if not isinstance(v, Path)},
+        "inputs": {Path(p).name: sha256(p) for p in inputs},
+        "versions": versions(),
+    }
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    with whole_file(path) as temporary:
+        text = json.dumps(record, sort_keys=True)
+        safetensors.numpy.save_file(arrays, temporary, metadata={"provenance": text})
+
+
+def provenance(path):
+    """{"settings", "inputs", "versions"} of a file that save() wrote."""
+    try:
+        with safetensors.safe_open(path, framework="np") as file:
+            return json.loads(file.metadata()["provenance"])
+    except FileNotFoundError:
+        raise BadInput(f"{path} is missing; `make all` builds it") from None
+    except (safetensors.SafetensorError, TypeError, KeyError) as error:
+        raise BadInput(f"{path} is damaged ({error}); delete it and run make again") from None
+
+
+def load(path, inputs=()):
+    """The arrays of a file that save() wrote; refuses one that was made from other inputs."""
+    made_from = provenance(path)["inputs"]
+    for source in map(Path, inputs):
+        if made_from.get(source.name) != sha256(source):
+            raise BadInput(f"{path} was not made from this {source}; delete it and run make again")
+    return safetensors.numpy.load_file(path)
