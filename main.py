@@ -229,12 +229,13 @@ def read_ratings(path):
         if file.readline().strip() != ",".join(header):
             next(read_rows(path, header), None)  # says what is wrong
             raise BadInput(f"{path}:1: unreadable header")
-        try:
-            table = np.loadtxt(file, delimiter=",", comments=None, ndmin=2)  # (N, 4)
-        except ValueError:
-            table = None
-    if table is None or table.shape[1:] != (4,):
-        raise BadInput(next(bad_numbers(path, header), f"{path} holds no rating"))
+        lines = file.read().splitlines()
+    if not any(lines):
+        raise BadInput(f"{path} holds no rating")
+    try:
+        table = np.loadtxt(lines, delimiter=",", comments=None, ndmin=2)  # (N, 4)
+    except ValueError as error:
+        raise BadInput(next(bad_numbers(path, header), f"{path}: {error}")) from None
     users, movies, ratings, times = table.T
     whole = np.all(table[:, [0, 1, 3]] % 1 == 0, axis=1)  # (N,)
     _refuse(path, ~whole, table, "an id or a timestamp is no whole number")
@@ -317,10 +318,32 @@ def split_ratings(users, movies, ratings, times, all_movies, settings):
     return arrays
 
 
-def prepare(argv):
-    """CSV files -> ratings.safetensors and the movie documents."""
+def write_documents(out, movies, tags, arrays):
+    """The four documents*.txt: line i is item i's text."""
     from encode import documents  # imports torch, which no other command here needs
 
+    ids = arrays["movie_ids"].tolist()
+    tested = arrays["user_ids"][arrays["test_users"]], arrays["movie_ids"][arrays["test_items"]]
+    tested = set(zip(*(column.tolist() for column in tested), strict=True))
+    all_tags, honest = defaultdict(list), defaultdict(list)
+    for user, movie, tag in tags:
+        all_tags[movie].append(tag)
+        if (user, movie) not in tested:
+            honest[movie].append(tag)
+    titles, genres = zip(*(movies[movie] for movie in ids), strict=True)
+    for name, style, source in (
+        ("documents.txt", "published", all_tags),
+        ("documents-report.txt", "report", all_tags),
+        ("documents-no-leak.txt", "no-leak", honest),
+        ("documents-no-tags.txt", "no-tags", all_tags),
+    ):
+        lines = documents(titles, genres, [source[movie] for movie in ids], style)
+        with whole_file(out / name) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def prepare(argv):
+    """CSV files -> ratings.safetensors and the movie documents."""
     settings = parse(Prepare, prepare.__doc__, argv)
     sources = [settings.data / name for name in FILES]
     movies = read_movies(sources[1])
@@ -330,31 +353,7 @@ def prepare(argv):
     if len(unknown):
         raise BadInput(f"{sources[1]}: movie {unknown[0]} is rated but has no title there")
     arrays = split_ratings(*ratings, np.array(list(movies)), settings)
-    test = set(
-        zip(
-            *(
-                arrays["user_ids"][arrays["test_users"]].tolist(),
-                arrays["movie_ids"][arrays["test_items"]].tolist(),
-            ),
-            strict=True,
-        )
-    )
-    texts, honest = defaultdict(list), defaultdict(list)
-    for user, movie, tag in tags:
-        texts[movie].append(tag)
-        if (user, movie) not in test:
-            honest[movie].append(tag)
-    ids = arrays["movie_ids"].tolist()
-    titles, genres = zip(*(movies[movie] for movie in ids), strict=True)
-    for name, style, source in (
-        ("documents.txt", "published", texts),
-        ("documents-report.txt", "report", texts),
-        ("documents-no-leak.txt", "no-leak", honest),
-        ("documents-no-tags.txt", "no-tags", texts),
-    ):
-        lines = documents(titles, genres, [source[movie] for movie in ids], style)
-        with whole_file(settings.out / name) as temporary:
-            temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    write_documents(settings.out, movies, tags, arrays)
     record = {"edition": edition_of(settings.data), "seed": settings.seed}
     record |= {"valid_seed": settings.valid_seed, "valid_share": settings.valid_share}
     save(settings.out / "ratings.safetensors", arrays, record, sources)
@@ -561,7 +560,7 @@ def _difference(row):
 
 
 def display_title(title):
-    """ "Godfather, The (1972)" -> "The Godfather"."""
+    """A title as one says it: "Godfather, The (1972)" becomes "The Godfather"."""
     title = re.sub(r"\s*\(\d{4}\)\s*$", "", title)
     return re.sub(r"^(.*), (The|A|An)$", r"\2 \1", title)
 

@@ -160,11 +160,11 @@ def evaluate(score, seen, relevant, k=25, block=64, threads=1):
     seen, relevant: group_by_user pairs over the same users; seen items are never recommended.
     Users go in blocks of `block`, so memory is block x I, whatever U; blocks may use `threads`.
     Returns {"users": (E,) ids, "skipped": U - E, and by NAMES: (E,) arrays}.
-    Raises ValueError if no user has a relevant item.
+    Raises BadInput if no user has a relevant item.
     """
     users = np.flatnonzero(np.diff(relevant[0]))  # (E,)
     if len(users) == 0:
-        raise ValueError("evaluate: no user has a relevant item, so there is nothing to measure")
+        raise BadInput("no user has a relevant item, so there is nothing to measure")
     blocks = np.split(users, range(block, len(users), block))
     with ThreadPoolExecutor(threads) as pool:
         parts = list(pool.map(lambda b: _evaluate_block(score, seen, relevant, b, k), blocks))

@@ -1,0 +1,227 @@
+"""main.py: reading MovieLens, the errors a user can meet, the tables and the figure."""
+
+import json
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+
+import main
+import metrics
+
+ROOT = Path(__file__).parents[1]
+RATINGS = "userId,movieId,rating,timestamp\n" + "".join(
+    f"{user},{movie},{1 + (user + 2 * movie) % 5}.0,{1000 + 10 * user + movie}\n"
+    for user in (1, 2, 5)
+    for movie in range(1, 13)
+    if (user, movie) != (5, 12)
+)
+MOVIES = "movieId,title,genres\n" + "".join(
+    f'{movie},"Film, The {movie} ({1980 + movie})",Drama|War\n' for movie in range(1, 14)
+)
+TAGS = "userId,movieId,tag,timestamp\n1,2,Slow,9\n2,2,slow,9\n"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A small MovieLens folder."""
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, text in zip(main.FILES, (RATINGS, MOVIES, TAGS), strict=True):
+        (data / name).write_text(text)
+    return data
+
+
+def refused(command, *arguments, capsys):
+    """The one line of error with which a command ends, its status being 2."""
+    with pytest.raises(SystemExit) as leave:
+        metrics.run(lambda: main.COMMANDS[command](list(map(str, arguments))))
+    assert leave.value.code == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "Traceback" not in error
+    return error
+
+
+def test_prepare_numbers_items_by_first_appearance_and_writes_one_text_a_movie(folder):
+    out = folder.parent / "out"
+    main.prepare(["--data", str(folder), "--out", str(out)])
+    data = metrics.load(out / "ratings.safetensors", [folder / name for name in main.FILES])
+    first = dict.fromkeys(data["train_items"].tolist())
+    assert list(first) == list(range(len(first)))
+    assert sorted(data["movie_ids"].tolist()) == list(range(1, 14))
+    assert len(data["train_users"]) == 9 + 9 + 8 and len(data["test_users"]) == 3 + 3 + 3
+    lines = (out / "documents.txt").read_text().splitlines()
+    two = data["movie_ids"].tolist().index(2)
+    assert lines[two] == "Film, The 2 Drama War slow slow"
+    assert (out / "documents-report.txt").read_text().splitlines()[two].endswith("War slow")
+    assert metrics.provenance(out / "ratings.safetensors")["settings"]["edition"] != "2018-09"
+
+
+def test_prepare_twice_writes_the_same_bytes(folder):
+    for out in ("a", "b"):
+        main.prepare(["--data", str(folder), "--out", str(folder.parent / out)])
+    files = [sorted((folder.parent / out).iterdir()) for out in ("a", "b")]
+    assert [f.read_bytes() for f in files[0]] == [f.read_bytes() for f in files[1]]
+
+
+@pytest.mark.parametrize(
+    ("name", "old", "new", "message"),
+    [
+        ("ratings.csv", "userId,", "user,", "ratings.csv:1: header is user,movieId"),
+        ("ratings.csv", "1,2,1.0,", "1,2,good,", "ratings.csv:3: 'good' is no number"),
+        ("ratings.csv", "1,2,1.0,", "1,2,5.5,", "ratings.csv:3: the rating is outside 0.5 .. 5"),
+        ("ratings.csv", "1,2,1.0,", "1,2,0,", "ratings.csv:3: the rating is outside 0.5 .. 5"),
+        ("ratings.csv", "1,2,1.0,", "1,2,nan,", "ratings.csv:3: the rating is outside"),
+        ("ratings.csv", "1,2,1.0,", "1.5,2,1.0,", "ratings.csv:3: an id or a timestamp"),
+        ("ratings.csv", "1,2,1.0,", "1,1,1.0,", "ratings.csv:3: the user has rated this movie"),
+        ("ratings.csv", "1,2,1.0,1012", "1,2,1.0", "ratings.csv:3: 3 cells, not 4"),
+        ("ratings.csv", "1,2,1.0,", "9,2,1.0,", "ratings.csv:3: the user has one rating"),
+        ("ratings.csv", "1,2,1.0,", "1,88,1.0,", "movies.csv: movie 88 is rated but has no title"),
+        ("ratings.csv", RATINGS, "", "ratings.csv is empty"),
+        ("ratings.csv", RATINGS[32:], "", "ratings.csv holds no rating"),
+        ("movies.csv", '"Film, The 2 (1982)"', "", "movies.csv:3: movie 2 has no title"),
+        ("movies.csv", MOVIES, "", "movies.csv is empty"),
+        ("movies.csv", "3,", "2,", "movies.csv:4: movieId '2' is no number, or there twice"),
+        ("tags.csv", "2,2,slow", "2,77,slow", "tags.csv:3: userId '2', movieId '77'"),
+        ("tags.csv", "userId", "userid", "tags.csv:1: header is userid"),
+    ],
+)
+def test_a_damaged_file_is_one_line_and_leaves_nothing(folder, capsys, name, old, new, message):
+    path = folder / name
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new, 1))
+    out = folder.parent / "out"
+    assert message in refused("prepare", "--data", folder, "--out", out, capsys=capsys)
+    assert not out.exists()
+
+
+def zipped(path, texts):
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, text in texts.items():
+            archive.writestr(f"ml-latest-small/{name}", text)
+    return path
+
+
+def test_a_zip_of_other_data_or_cut_or_missing_is_refused(folder, capsys):
+    to, texts = folder.parent / "new", dict(zip(main.FILES, (RATINGS, MOVIES, TAGS), strict=True))
+    archive = zipped(folder.parent / "a.zip", texts | {"README.txt": ""})
+    assert "sha256" in refused("fetch", "--to", to, "--zip", archive, capsys=capsys)
+    archive.write_bytes(archive.read_bytes()[:-40])
+    assert "no whole" in refused("fetch", "--to", to, "--zip", archive, capsys=capsys)
+    archive = zipped(archive, {"ratings.csv": RATINGS})
+    assert "no whole" in refused("fetch", "--to", to, "--zip", archive, capsys=capsys)
+    archive.unlink()
+    assert "a.zip" in refused("fetch", "--to", to, "--zip", archive, capsys=capsys)
+    assert sorted(p.name for p in folder.parent.iterdir()) == ["data"]
+
+
+def test_the_command_line_ends_without_a_traceback_and_without_torch(tmp_path):
+    run = [sys.executable, ROOT / "main.py"]
+    bad = subprocess.run([*run, "prepare", "--data", tmp_path], capture_output=True, text=True)
+    assert bad.returncode == 2 and bad.stderr.count("\n") == 1
+    assert subprocess.run([*run, "nonsense"], capture_output=True).returncode == 2
+    spy = "import sys, main; main.COMMANDS; print('torch' in sys.modules, 'numba' in sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", spy], capture_output=True, text=True, cwd=ROOT)
+    assert loaded.stdout.split() == ["False", "False"]
+
+
+def test_titles_are_shown_as_one_says_them():
+    assert main.display_title("Godfather: Part II, The (1974)") == "The Godfather: Part II"
+    assert main.display_title("Heat (1995) ") == "Heat"
+    assert main.display_title("2001") == "2001"
+
+
+def results(**changes):
+    """A results.json by hand: one measured row, one with two seeds, one that was not run."""
+    numbers = {"users": 600, "hits": 739, "precision": 0.0493, "recall": 0.0883, "ndcg": 0.0888}
+    numbers |= {"ndcg_own_hits": 0.2768}
+    numbers |= {f"{name}_se": 0.001 for name in metrics.NAMES[1:]}
+    base = {"recipe": "published", "alpha": None, "seed": 42, "status": "ok"} | numbers
+    tuned = base | {"row": "MF + MiniLM (tuned)", "alpha": 0.85}
+    tuned |= {"difference_to_mf": {"ndcg": [0.01, -0.01, 0.03]}}
+    missing = {"recipe": "published", "row": "MF + Qwen3-4B (base)", "status": "not run: <why>"}
+    rows = [base | {"row": "MF only"}, tuned, tuned | {"hits": 741, "seed": 43}, missing]
+    rows += [row | {"recipe": "report"} for row in rows]
+    return {"edition": "2018-09", "k": 25, "quick": False, "rows": rows} | changes
+
+
+def test_table1_has_means_ranges_reasons_and_marks():
+    table = main.table1(results())
+    assert "| published | MF only | 600 | 739 | 0.0493 ± 0.0010 |" in table
+    assert "| 740 (739..741, 2 seeds) |" in table
+    assert "| not run: <why> |" in table and "762, 0.051, 0.096, 0.286" in table
+    assert "edition" not in table and "Quick run" not in table
+    widths = {line.count("|") for line in table.splitlines() if line.startswith("|")}
+    assert widths == {12}
+    marked = main.table1(results(edition=main.WARNING_2016, quick=True))
+    assert main.WARNING_2016 in marked and "Quick run" in marked
+
+
+def test_figure1_is_well_formed_and_its_bars_have_the_heights_of_the_numbers():
+    tree = ElementTree.fromstring(main.figure1(results()))
+    bars = [rect for rect in tree.iter("{http://www.w3.org/2000/svg}rect") if len(rect)]
+    assert len(bars) == 2 * 2 * 3  # recipes x measured rows x metrics; none for "not run"
+    heights = [float(bar.get("height")) for bar in bars[:3]]
+    assert heights[0] / heights[1] == pytest.approx(0.0493 / 0.0883, rel=0.01)
+    assert "not run" in "".join(tree.itertext())
+
+
+def test_recommend_and_evaluate_say_what_is_missing(folder, capsys):
+    out = folder.parent / "out"
+    error = refused("recommend", "--user", 1, "--out", out, capsys=capsys)
+    assert "ratings.safetensors is missing" in error
+    main.prepare(["--data", str(folder), "--out", str(out)])
+    capsys.readouterr()
+    assert "pmf.safetensors" in refused("evaluate", "--out", out, capsys=capsys)
+    assert "--recipe" in refused("recommend", "--user", 1, "--recipe", "x", capsys=capsys)
+
+
+@pytest.fixture
+def artefacts(folder):
+    """An out/ folder with random factors and embeddings in the place of trained ones."""
+    out, rng = folder.parent / "out", np.random.default_rng(0)
+    main.prepare(["--data", str(folder), "--out", str(out)])
+    ratings = out / "ratings.safetensors"
+    n_items = int(metrics.load(ratings)["train_items"].max()) + 1
+    for name in ("pmf", "pmf-fit"):
+        U, V = rng.normal(size=(3, 2)), rng.normal(size=(n_items, 2))
+        arrays = {"user_factors": U, "item_factors": V}
+        metrics.save(out / f"{name}.safetensors", arrays, {}, [ratings])
+    for name, text in (("minilm", "documents"), ("minilm-report", "documents-report")):
+        e = rng.normal(size=(13, 4)).astype(np.float32)
+        e /= np.linalg.norm(e, axis=1, keepdims=True)
+        metrics.save(out / f"{name}.safetensors", {"embeddings": e}, {}, [out / f"{text}.txt"])
+    return out
+
+
+def test_evaluate_and_recommend_end_to_end_on_a_small_folder(artefacts, folder, capsys):
+    main.run_evaluate(["--data", str(folder), "--out", str(artefacts), "--k", "2", "--user", "5"])
+    found = json.loads((artefacts / "results.json").read_text())
+    rows = {(row["recipe"], row["row"]): row for row in found["rows"]}
+    assert rows["report", "MF + MiniLM (base)"]["validation_curve"][0]["alpha"] == 0
+    assert rows["published", "MF + Qwen3-4B (tuned)"]["status"].startswith("not run: ")
+    same = {row["users"] for row in found["rows"] if row["status"] == "ok"}
+    assert len(same) == 1
+    for name in ("table1.md", "table2.md", "figure1.svg"):
+        assert (artefacts / name).stat().st_size > 200
+    capsys.readouterr()
+    options = ["--user", "5", "--top", "1", "--encoder", "minilm", "--data", str(folder)]
+    for recipe in main.RECIPES:
+        main.recommend([*options, "--out", str(artefacts), "--recipe", recipe])
+        title, line = capsys.readouterr().out.splitlines()[::2]
+        fused, cf, content = map(float, line.split()[1:4])
+        alpha = float(title.split()[-1])
+        assert fused == pytest.approx(alpha * cf + (1 - alpha) * content, abs=2e-4)
+    error = refused("recommend", "--user", 77, *options[2:], "--out", artefacts, capsys=capsys)
+    assert "user 77 is not in the data" in error
+
+
+def test_an_artefact_of_other_inputs_is_refused(artefacts, folder, capsys):
+    text = artefacts / "documents.txt"
+    text.write_text(text.read_text() + "one more\n")
+    arguments = ["--data", folder, "--out", artefacts, "--user", 5]
+    assert "was not made from" in refused("evaluate", *arguments, capsys=capsys)

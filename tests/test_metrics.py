@@ -1,0 +1,184 @@
+"""metrics.py against cases computed by hand; expectations are written as the arithmetic."""
+
+import math
+
+import numpy as np
+import pytest
+
+import metrics
+
+LOG3 = 1 / math.log2(3)  # discount of rank 2; rank 1 has 1, rank 3 has 1/2
+
+
+def lists(*rows):
+    """A group_by_user pair from one list of items per user."""
+    users = np.repeat(np.arange(len(rows)), [len(row) for row in rows])
+    items = np.array([item for row in rows for item in row], dtype=np.int64)
+    return metrics.group_by_user(users, items, len(rows))
+
+
+def test_metrics_of_a_list_of_three():
+    got = metrics.metrics_at_k(np.array([[True, False, True]]), np.array([2]))
+    assert got["hits"] == [2]
+    assert got["precision"] == [2 / 3]
+    assert got["recall"] == [2 / 2]
+    assert got["ndcg"] == pytest.approx((1 + 1 / 2) / (1 + LOG3), rel=1e-15)
+    assert got["ndcg_own_hits"] == got["ndcg"]  # both relevant items were hit
+
+
+def test_true_ndcg_and_own_hits_differ_when_relevant_items_are_missed():
+    got = metrics.metrics_at_k(np.array([[True, False, False]]), np.array([3]))
+    assert got["ndcg"] == pytest.approx(1 / (1 + LOG3 + 1 / 2), rel=1e-15)
+    assert got["ndcg_own_hits"] == [1.0]  # one hit at rank 1: the published run's "NDCG"
+
+
+def test_ideal_stops_at_k_and_recall_does_not():
+    got = metrics.metrics_at_k(np.array([[True, True]]), np.array([5]))
+    assert got["ndcg"] == pytest.approx(1.0, rel=1e-15)
+    assert got["recall"] == [2 / 5]
+
+
+def test_no_hit_is_zero_everywhere():
+    got = metrics.metrics_at_k(np.zeros((1, 4), dtype=bool), np.array([2]))
+    assert [got[name][0] for name in metrics.NAMES] == [0, 0, 0, 0, 0]
+
+
+def test_recall_without_a_relevant_item_is_refused():
+    with pytest.raises(ValueError, match="skip the user"):
+        metrics.metrics_at_k(np.zeros((1, 4), dtype=bool), np.array([0]))
+
+
+def test_top_k_keeps_item_order_among_equals_at_and_above_the_cut():
+    scores = np.array([[1.0, 3, 2, 3, 2, 2], [0, 0, 0, 0, 0, 0]])
+    assert metrics.top_k(scores, 3).tolist() == [[1, 3, 2], [0, 1, 2]]
+
+
+def test_top_k_marks_missing_candidates_and_shortens_to_the_items_there_are():
+    scores = np.array([[-np.inf, 5, -np.inf], [1, 2, 3]])
+    assert metrics.top_k(scores, 2).tolist() == [[1, -1], [2, 1]]
+    assert metrics.top_k(scores, 9).shape == (2, 3)
+
+
+def test_top_k_equals_a_stable_sort_on_scores_with_many_ties():
+    rng = np.random.default_rng(0)
+    scores = rng.integers(0, 7, (50, 40)).astype(float)
+    expected = [sorted(range(40), key=lambda i, row=row: (-row[i], i))[:10] for row in scores]
+    assert metrics.top_k(scores, 10).tolist() == expected
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_top_k_refuses_no_list(k):
+    with pytest.raises(ValueError, match="k >= 1"):
+        metrics.top_k(np.zeros((1, 3)), k)
+
+
+def test_top_k_refuses_nan():
+    with pytest.raises(ValueError, match="NaN"):
+        metrics.top_k(np.array([[0.0, np.nan, 1.0, 2.0]]), 2)
+
+
+def test_evaluate_skips_seen_items_and_users_without_relevant_ones():
+    scores = np.array([[9.0, 8, 7, 6], [9, 8, 7, 6], [1, 2, 3, 4]])
+    seen = lists([0], [], [3])
+    relevant = lists([2], [], [0, 2])
+    got = metrics.evaluate(lambda users: scores[users], seen, relevant, k=2)
+    # user 0: 1, 2 -> hit at rank 2; user 1 skipped; user 2: 2, 1 -> hit at rank 1
+    assert got["users"].tolist() == [0, 2] and got["skipped"] == 1
+    assert got["hits"].tolist() == [1, 1]
+    assert got["recall"].tolist() == [1 / 1, 1 / 2]
+    assert got["ndcg"] == pytest.approx([LOG3, 1 / (1 + LOG3)], rel=1e-15)
+    assert metrics.summary(got)["precision"] == (1 / 2 + 1 / 2) / 2
+
+
+def test_evaluate_does_not_depend_on_blocks_or_threads_or_write_to_the_scores():
+    rng = np.random.default_rng(1)
+    scores = rng.random((30, 50))
+    kept = scores.copy()
+    seen = lists(*[rng.choice(50, 10, replace=False) for _ in range(30)])
+    relevant = lists(*[rng.choice(50, rng.integers(0, 5), replace=False) for _ in range(30)])
+    one = metrics.evaluate(lambda u: scores[u], seen, relevant, 5, block=64)
+    many = metrics.evaluate(lambda u: scores[u], seen, relevant, 5, block=7, threads=2)
+    for name in metrics.NAMES:
+        assert np.array_equal(one[name], many[name])
+    assert np.array_equal(scores, kept)
+
+
+def test_evaluate_counts_a_list_longer_than_the_candidates_against_k():
+    got = metrics.evaluate(lambda u: np.ones((len(u), 3)), lists([0]), lists([1]), k=5)
+    assert got["precision"] == [1 / 5] and got["recall"] == [1.0]
+
+
+def test_evaluate_without_any_relevant_item_is_refused():
+    with pytest.raises(ValueError, match="nothing to measure"):
+        metrics.evaluate(lambda u: np.ones((len(u), 3)), lists([0]), lists([]), k=5)
+
+
+def test_standard_error_of_three_users():
+    result = {"users": np.arange(3), "skipped": 0, "hits": np.array([0, 1, 2])}
+    result |= {name: np.array([0.0, 1.0, 2.0]) for name in metrics.NAMES[1:]}
+    row = metrics.summary(result)
+    assert row["ndcg"] == 1.0 and row["ndcg_se"] == pytest.approx(1 / math.sqrt(3))
+
+
+def test_split_holds_out_the_first_share_of_a_fixed_permutation():
+    users = np.array([7, 7, 3, 7, 3, 7, 7])  # user 3 first: ascending ids
+    kept, held = metrics.split_per_user(users, share=0.4, seed=5)
+    three = np.array([2, 4])[np.random.RandomState(5).permutation(2)]
+    seven = np.array([0, 1, 3, 5, 6])[np.random.RandomState(5).permutation(5)]
+    assert held.tolist() == [*three[:1], *seven[:2]]  # ceil(.8) = 1, ceil(2.0) = 2
+    assert kept.tolist() == [*three[1:], *seven[2:]]
+
+
+def test_split_is_a_partition_and_keeps_a_lonely_row():
+    users = np.random.default_rng(2).integers(0, 40, 300)
+    users = np.append(users, 99)
+    kept, held = metrics.split_per_user(users)
+    assert sorted([*kept, *held]) == list(range(301))
+    assert 300 in kept
+    for user, count in zip(*np.unique(users[users < 99], return_counts=True), strict=True):
+        assert np.sum(users[held] == user) == (math.ceil(0.2 * count) if count > 1 else 0)
+
+
+def test_bootstrap_brackets_a_known_difference_and_is_seeded():
+    rng = np.random.default_rng(3)
+    a, noise = rng.random(400), rng.normal(0, 0.1, 400)
+    mean, low, high = metrics.paired_bootstrap(a + 0.05 + noise, a)
+    assert low < 0.05 < high and low > 0  # sd .1 / sqrt(400) = .005: half width about .01
+    assert high - low == pytest.approx(2 * 1.96 * noise.std() / 20, rel=0.1)
+    assert (mean, low, high) == metrics.paired_bootstrap(a + 0.05 + noise, a)
+    with pytest.raises(ValueError, match="same users"):
+        metrics.paired_bootstrap(a, a[:-1])
+
+
+def test_saved_arrays_come_back_are_the_same_bytes_twice_and_know_their_inputs(tmp_path):
+    source, path = tmp_path / "source.txt", tmp_path / "a.safetensors"
+    source.write_text("one")
+    arrays = {"b": np.arange(6).reshape(2, 3).T, "a": np.array([True, False])}
+    metrics.save(path, arrays, {"seed": 1}, [source])
+    first = path.read_bytes()
+    metrics.save(path, arrays, {"seed": 1}, [source])
+    assert path.read_bytes() == first
+    assert np.array_equal(metrics.load(path, [source])["b"], arrays["b"])
+    assert metrics.provenance(path)["settings"] == {"seed": 1}
+    source.write_text("two")
+    with pytest.raises(metrics.BadInput, match="not made from"):
+        metrics.load(path, [source])
+
+
+def test_a_missing_or_cut_file_is_one_clear_error(tmp_path):
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(metrics.BadInput, match="missing"):
+        metrics.load(path)
+    metrics.save(path, {"a": np.arange(1000)}, {})
+    path.write_bytes(path.read_bytes()[:-50])
+    with pytest.raises(metrics.BadInput, match="damaged"):
+        metrics.load(path)
+
+
+@pytest.mark.parametrize("whole", [metrics.whole_file, metrics.whole_folder])
+def test_nothing_half_written_is_left_behind(tmp_path, whole):
+    with pytest.raises(RuntimeError), whole(tmp_path / "x") as temporary:
+        inner = temporary / "part" if temporary.is_dir() else temporary
+        inner.write_text("half")
+        raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
