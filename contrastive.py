@@ -10,8 +10,8 @@ OTHER movies the user liked (report, II.C; the softmax of InfoNCE, van den Oord 
 
     L = -1/B sum_i log( exp(p_i.e_li / t) / (exp(p_i.e_li / t) + exp(p_i.e_di / t)) )
 
-LoRA (Hu et al. 2022) adds (alpha/r) B A to chosen layers and trains A, B alone; on an NF4 base it is
-QLoRA (Dettmers et al. 2023).
+LoRA (Hu et al. 2022) adds (alpha/r) B A to chosen layers and trains A, B alone; on an NF4 base
+that is QLoRA (Dettmers et al. 2023).
 
     python contrastive.py --encoder minilm --weights data/minilm --ratings out/ratings.safetensors \
         --texts out/documents.txt --recipe published --seed 42 --out out/minilm-tuned
@@ -91,8 +91,10 @@ def published_pairs(users, items, ratings, seed):
     for mine in _per_user(users[liked], items[liked]):
         if len(mine) >= 5:
             n = len(mine) * (len(mine) - 1) // 2
-            pick = rng.choice(n, min(PER_USER, n), replace=False)  # pair k = a (a - 1) / 2 + b, b < a
-            a = ((1 + np.sqrt(8 * pick + 1)) / 2).astype(int)
+            pick = rng.choice(n, min(PER_USER, n), replace=False)
+            a = ((1 + np.sqrt(8 * pick + 1)) / 2).astype(
+                int
+            )  # pair number a (a - 1) / 2 + b, b < a
             pairs.append(np.stack([mine[a], mine[pick - a * (a - 1) // 2]], axis=1))
     return np.concatenate(pairs)
 
@@ -154,8 +156,8 @@ class Report:
         self.place[distinct] = np.arange(len(distinct))
         self.cache = embed(distinct)  # (liked items, D)
         self.sums = self.cache.new_zeros(users.max() + 1, self.cache.shape[1])  # (U, D)
-        self.sums.index_add_(0, torch.as_tensor(users, device=self.sums.device).long(),
-                             self.cache[where])
+        owners = torch.as_tensor(users, device=self.sums.device).long()
+        self.sums.index_add_(0, owners, self.cache[where])
 
     def loss(self, rows, e):
         target = self.cache[self.place[self.items[rows, 0]]]  # (B, D)
@@ -369,13 +371,13 @@ def check(s):
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     ids = enc.tokenize(enc.Encoder(None, tokenizer, facts), enc.read_texts(s.texts))
     examples = read_examples(s)
-    longest = sorted((sum(len(ids[i]) for i in row) for row in examples.items))[-s.batch :]
+    longest = sorted(sum(len(ids[i]) for i in row) for row in examples.items)[-s.batch :]
     need = memory_need(config, facts, s, sum(longest))
     free = torch.cuda.mem_get_info()[0] if cuda else _free_memory()
     parts = ", ".join(f"{name} {size / 1e9:.1f}" for name, size in need.items())
     print(f"needs {sum(need.values()) / 1e9:.1f} GB ({parts}); free {free / 1e9:.1f} GB")
     if sum(need.values()) > 0.95 * free:
-        raise BadInput("too little memory; try --checkpointing, --nf4 with --lora or a smaller --batch")
+        raise BadInput("too little memory; try --checkpointing, --nf4 --lora or a smaller --batch")
     facts, folder = enc.find(s.encoder, s.weights)
     if not cuda:
         seconds = probe(build(s, facts, folder), ids, examples, s)

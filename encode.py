@@ -3,7 +3,7 @@
 The document of a movie is its title without the year, its genres and its tags (report, II.A). An
 encoder gives its T tokens the last hidden states h_1 .. h_T; the embedding is the unit vector
 
-    e = p / |p|,   p = (h_1 + .. + h_T) / T   (MiniLM: mean)   or   p = h_T   (Qwen3-Embedding: last)
+    e = p / |p|,   p = (h_1 + .. + h_T) / T  (MiniLM: mean)   or   p = h_T  (Qwen3-Embedding: last)
 
 as the model cards of both families define it. NF4 is the 4-bit format of QLoRA (Dettmers et al.
 2023), with its scales quantised a second time.
@@ -143,7 +143,7 @@ def find(encoder, weights="", files=("*.json", "*.txt", "*.safetensors")):
         return facts, _download(facts, files)
     if not (folder / "config.json").is_file():
         known = ", ".join(ENCODERS)
-        raise BadInput(f"{folder} holds no config.json; pass a folder of weights, or one of {known}")
+        raise BadInput(f"{folder} holds no config.json; pass a folder or one of {known}")
     if facts and folder.parent.name == "snapshots" and folder.name != facts.revision:
         raise BadInput(f"{folder} is another revision of {facts.hub}; pinned is {facts.revision}")
     return facts or _facts_of(folder), folder
@@ -200,6 +200,8 @@ def load_encoder(facts, folder, nf4=False, dtype="float32", adapter=""):
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = prepare_nf4(model) if nf4 else model.to(device())
         model.config.use_cache = False
+        if facts.pooling == "last" and tokenizer("x")["input_ids"][-1] != tokenizer.pad_token_id:
+            raise BadInput(f"{folder}: its tokenizer appends no end token; take a later revision")
         if adapter:
             model = _with_adapter(model, adapter, checked)
     return Encoder(model.eval().requires_grad_(False), tokenizer, facts)
@@ -245,8 +247,7 @@ def quiet():
     """Without the libraries' load reports, progress bars and hints, which are no news here."""
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    for name in ("bitsandbytes.backends.cpu.ops", "bitsandbytes"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -274,7 +275,7 @@ def device():
 
 
 def gather(own, n):
-    """All processes' rows, (n, D): process r of W holds rows r, r + W, ..; only own have gradient."""
+    """All processes' rows (n, D): process r of W has rows r, r + W, ..; only own carry gradient."""
     rank, world = rank_and_world()
     if world == 1:
         return own
@@ -365,9 +366,10 @@ def embed(encoder, ids, budget=2048, dims=0):
         raise BadInput(f"--dims {dims}: the encoder has only {size} dimensions")
     encoder.model.eval()
     tokens, hidden = sum(map(len, ids)), rank_and_world()[0] > 0
-    with torch.inference_mode(), tqdm(
-        total=tokens, unit="tok", unit_scale=True, desc="encoding", disable=hidden
-    ) as bar:
+    with (
+        torch.inference_mode(),
+        tqdm(total=tokens, unit="tok", unit_scale=True, desc="encoding", disable=hidden) as bar,
+    ):
         vectors = encode(encoder, ids, budget, bar.update)  # (I, D)
         vectors = torch.nn.functional.normalize(vectors[:, : dims or None], dim=1)
     return vectors.cpu().numpy()

@@ -38,7 +38,7 @@ class Settings:
     gamma: float = 0.9  # decay of the RMSprop cache
     seed: int = 42  # of the initial factors, N(0, 0.001^2)
     variant: str = "sigmoid"  # g: "sigmoid" or "linear"
-    fast: bool = False  # float32 and fastmath: quicker, but not the same bits on another machine
+    fast: bool = False  # float32 and fastmath: as good, but its bits depend on the processor
     fit_part: bool = False  # leave the validation part of the train rows out
 
 
@@ -66,17 +66,18 @@ def _epoch(users, items, ratings, U, V, cache_u, cache_v, step, sigmoid):
     strict float64 it decides the last bit, and the last bits decide some ten hits of 739.
     """
     lr, reg, gamma, rest, eps = step
+    one = type(eps)(1)  # a plain 1 would turn float32 arithmetic into float64
     total = 0.0
     for n in range(len(ratings)):
         u, v = U[users[n]], V[items[n]]  # (K,) views, written in place
         cu, cv = cache_u[users[n]], cache_v[items[n]]  # (K,)
-        s = 0 * eps
+        s = eps - eps
         for f in range(len(u)):
             s += u[f] * v[f]
         if sigmoid:
             g = type(eps)(_logistic(s))
             error = ratings[n] - g
-            pull = error * g * (1 - g)
+            pull = error * g * (one - g)
         else:
             error = ratings[n] - s
             pull = error
@@ -116,7 +117,11 @@ def fit(users, items, ratings, n_users, n_items, settings):
     """User factors (U, K), item factors (I, K) and the mean squared error of each epoch.
 
     users, items: (N,) int32 ids, visited in this order; ratings: (N,). The factors start as N(0,
-    0.001^2) draws of RandomState(seed), U first. float64, or float32 if settings.fast.
+    0.001^2) draws of RandomState(seed), U first.
+
+    settings.fast takes float32 and lets the compiler reorder sums. It learns equally well, and the
+    same machine gives the same bytes twice; but another processor or compiler gives other factors,
+    and hits differ by some ten of 739 from the strict run's.
     Raises BadInput if the loss is no longer finite.
     """
     dtype = np.float32 if settings.fast else np.float64
@@ -127,12 +132,13 @@ def fit(users, items, ratings, n_users, n_items, settings):
     V = rng.normal(0, 0.001, (n_items, settings.k)).astype(dtype)  # (I, K)
     caches = np.zeros_like(U), np.zeros_like(V)
     targets = scale_ratings(ratings) if sigmoid else ratings.astype(np.float32)  # (N,)
+    targets = targets.astype(dtype)
     lr, reg, gamma, one = np.float32([settings.lr, settings.reg, settings.gamma, 1])
     step = tuple(map(dtype, (lr, reg, gamma, one - gamma, 1e-8)))  # float32 constants, promoted
     loss = np.empty(settings.epochs)  # (epochs,)
     with trange(settings.epochs, desc="PMF", unit="epoch", disable=None) as bar:
         for t in bar:
-            squares = epoch(users, items, targets.astype(dtype), U, V, *caches, step, sigmoid)
+            squares = epoch(users, items, targets, U, V, *caches, step, sigmoid)
             loss[t] = squares / len(users)
             bar.set_postfix(mse=f"{loss[t]:.5f}")
             if not np.isfinite(loss[t]):

@@ -1,0 +1,246 @@
+"""Examples, losses and whole tuning; the losses by hand on 2-D vectors."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_qwen
+import torch
+
+import contrastive as con
+import encode as enc
+import metrics
+from metrics import BadInput
+
+REAL = Path("out/ratings.safetensors")
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return tiny_qwen.save_encoder(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny_qwen.save_data(tmp_path_factory.mktemp("data"))
+
+
+def settings(tiny, data, out="out", **changes):
+    plain = {"encoder": str(tiny), "ratings": data[0], "texts": data[1], "out": Path(out)}
+    return con.Settings(**(plain | {"batch": 8, "warmup": 2, "lr": 1e-3} | changes))
+
+
+def command(tiny, data, out, *more):
+    line = [sys.executable, "contrastive.py", "--encoder", str(tiny), "--ratings", str(data[0])]
+    line += ["--texts", str(data[1]), "--out", str(out), "--batch", "8", "--warmup", "2", *more]
+    return subprocess.run(line, capture_output=True, text=True)
+
+
+# Losses
+
+
+def test_pair_loss_by_hand():
+    """Cosines [[1, 0], [.6, .8]]; row losses log(1 + e^-2) and log(1 + e^-.4) at scale 2."""
+    a = torch.tensor([[1.0, 0.0], [0.6, 0.8]])
+    b = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    loss, positive, negative = con.pair_loss(a, b, scale=2.0)
+    expected = (math.log(1 + math.exp(-2.0)) + math.log(1 + math.exp(-0.4))) / 2
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    assert positive.tolist() == pytest.approx([1.0, 0.8])
+    assert negative.tolist() == pytest.approx([0.0, 0.6])
+
+
+def test_triplet_loss_by_hand():
+    """cos+ .6, cos- .8 at temperature .5: log(1 + e^(.2/.5))."""
+    profile = torch.tensor([[1.0, 0.0]])
+    liked, disliked = torch.tensor([[0.6, 0.8]]), torch.tensor([[0.8, 0.6]])
+    loss, positive, negative = con.triplet_loss(profile, liked, disliked, temperature=0.5)
+    assert loss.item() == pytest.approx(math.log(1 + math.exp(0.4)), rel=1e-6)
+    assert (positive.item(), negative.item()) == pytest.approx((0.6, 0.8))
+
+
+@pytest.mark.parametrize("loss", [con.pair_loss, con.triplet_loss])
+def test_gradient_against_finite_differences(loss):
+    torch.manual_seed(0)
+    count = 2 if loss is con.pair_loss else 3
+    e = [torch.randn(3, 2, dtype=torch.double, requires_grad=True) for _ in range(count)]
+    torch.autograd.gradcheck(lambda *x: loss(*x)[0], e)
+
+
+def test_the_profile_leaves_the_target_out():
+    """User 0 likes items 0, 1, 2 at 0, 90 and 90 degrees: without item 0 the profile is (0, 1)."""
+    data = {
+        "train_users": np.array([0, 0, 0, 0]),
+        "train_items": np.array([0, 1, 2, 3]),
+        "train_ratings": np.array([5.0, 4.0, 4.5, 1.0]),
+        "valid": np.zeros(4, dtype=bool),
+    }
+    examples = con.Report(data, seed=0)
+    vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.6, 0.8]])
+    examples.refresh(lambda items: vectors[items])
+    row = np.flatnonzero(examples.items[:, 0] == 0)
+    e = vectors[torch.as_tensor(examples.items[row])]  # (1, 2, 2): item 0 and the disliked item 3
+    _, positive, negative = examples.loss(row, e)
+    assert positive.item() == pytest.approx(0.0)  # (0, 1) . (1, 0)
+    assert negative.item() == pytest.approx(0.8)  # (0, 1) . (.6, .8)
+
+
+# Examples
+
+
+def test_pairs_of_a_small_case():
+    users = np.repeat([0, 1], [5, 4])
+    items = np.arange(9)
+    pairs = con.published_pairs(users, items, np.full(9, 4.0), seed=0)
+    every = {(a, b) for a in range(5) for b in range(a)}
+    assert {tuple(sorted(p, reverse=True)) for p in pairs} == every  # all ten, each once; user 1: 4
+    assert len(con.published_pairs(users, items, np.full(9, 3.5), seed=0)) == 0
+
+
+def test_triplets_of_a_small_case():
+    users = np.repeat([0, 1, 2], [4, 2, 2])
+    items = np.arange(8)
+    ratings = np.array([4.0, 5.0, 2.5, 3.0, 4.0, 1.0, 4.0, 4.0])
+    found = con.triplets(users, items, ratings, seed=0)
+    assert sorted(map(tuple, found)) == [(0, 0, 2), (0, 1, 2)]  # user 1: one liked; 2: no disliked
+
+
+@pytest.mark.parametrize("build", [con.published_pairs, con.triplets])
+def test_seeds(build):
+    rng = np.random.default_rng(0)
+    users, items = np.repeat(np.arange(20), 50), np.tile(np.arange(50), 20)
+    ratings = rng.integers(1, 11, 1000) / 2
+    first, again, other = (build(users, items, ratings, seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert len(first) == 20 * 10
+
+
+@pytest.mark.skipif(not REAL.is_file(), reason=f"no {REAL}; `make all` writes it")
+def test_counts_on_the_real_data():
+    data = metrics.load(REAL)
+    if len(data["train_users"]) != 80_419:
+        pytest.skip("not the 2018 edition")
+    pairs = con.Published(data, seed=42).items
+    assert len(pairs) == 5970
+    assert (pairs[:, 0] != pairs[:, 1]).all()
+    report = con.Report(data, seed=42)
+    held = set(zip(data["train_users"][data["valid"]], data["train_items"][data["valid"]]))
+    used = set(zip(report.users, report.items[:, 0])) | set(zip(report.users, report.items[:, 1]))
+    assert not held & used
+
+
+# Tuning
+
+
+def test_tuning_learns_and_repeats(tiny, data, tmp_path):
+    """Two command lines from one seed write the same bytes; another seed does not."""
+    written = []
+    for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
+        more = ("--lr", "0.001", "--epochs", "6", "--seed", seed)
+        done = command(tiny, data, tmp_path / name, *more)
+        assert done.returncode == 0, done.stderr
+        written.append((tmp_path / name / "model.safetensors").read_bytes())
+    assert written[0] == written[1] != written[2]
+    record = json.loads((tmp_path / "a" / "training.json").read_text())
+    losses = record["losses"]
+    assert len(losses) == 60  # 80 pairs, batch 8, 6 passes
+    assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
+    assert record["trainable"] == record["parameters"]
+    assert record["inputs"]["ratings.safetensors"] == metrics.sha256(data[0])
+
+
+def test_report_recipe_learns(tiny, data):
+    s = settings(tiny, data, recipe="report", epochs=4)
+    losses = tuned(s)[1]
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
+
+
+def tuned(s):
+    facts, folder = enc.find(s.encoder)
+    encoder = con.build(s, facts, folder)
+    ids = enc.tokenize(encoder, enc.read_texts(s.texts))
+    return encoder, con.tune(encoder, ids, con.read_examples(s), s)
+
+
+def test_micro_batches_do_not_change_the_gradient(tiny, data):
+    gradients = []
+    for budget in (1, 10_000):
+        s = settings(tiny, data)
+        encoder = con.build(s, *enc.find(s.encoder))
+        ids = enc.tokenize(encoder, enc.read_texts(s.texts))
+        con.backward(encoder, ids, con.read_examples(s), np.arange(8), budget)
+        gradients.append(torch.cat([p.grad.flatten() for p in encoder.model.parameters()]))
+    torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)
+
+
+def test_checkpointing_does_not_change_the_loss(tiny, data):
+    plain = tuned(settings(tiny, data, max_steps=3))[1]
+    again = tuned(settings(tiny, data, max_steps=3, checkpointing=True))[1]
+    assert plain == pytest.approx(again, abs=1e-5)
+
+
+def test_watch_stops_a_collapse():
+    watch = con.Watch(patience=3)
+    for step, cosine in enumerate([0.999, 0.999, 0.5, 0.999, 0.999]):
+        watch.see(step, 1.0, cosine)
+    with pytest.raises(BadInput, match="step 5: embeddings collapsed"):
+        watch.see(5, 1.0, 0.999)
+    with pytest.raises(BadInput, match="step 6: the loss is nan"):
+        watch.see(6, float("nan"), 0.1)
+
+
+def test_a_run_that_diverges_writes_nothing(tiny, data, tmp_path):
+    done = command(tiny, data, tmp_path / "out", "--lr", "1e30", "--warmup", "0")
+    assert done.returncode == 2
+    assert "contrastive.py: error: step" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (("--nf4",), "give --lora too"),
+        (("--dtype", "bfloat16"), "needs float32"),
+        (("--recipe", "theirs"), "'theirs' is none of published, report"),
+    ],
+)
+def test_refusals(tiny, data, tmp_path, more, message):
+    done = command(tiny, data, tmp_path / "out", *more)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_too_few_texts(tiny, data, tmp_path):
+    short = tmp_path / "short.txt"
+    short.write_text("one\n")
+    done = command(tiny, (data[0], short), tmp_path / "out")
+    assert "has 1 lines" in done.stderr
+
+
+def test_two_processes_equal_one(tiny, data, tmp_path):
+    """torchrun with gloo: the same embeddings, and the same losses to 1e-5 (no dropout here)."""
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun += ["--master-port", str(20_000 + os.getpid() % 10_000)]
+    tail = ["--texts", str(data[1]), "--out"]
+    work = {
+        "vectors": ["encode.py", "--encoder", str(tiny), *tail],
+        "model": ["contrastive.py", "--encoder", str(tiny), "--ratings", str(data[0])]
+        + ["--batch", "8", "--lr", "0.001", "--warmup", "2", "--max-steps", "8", *tail],
+    }
+    for name, line in work.items():
+        for start, out in (([sys.executable], f"{name}1"), (torchrun, f"{name}2")):
+            run = [*start, *line, str(tmp_path / out)]
+            done = subprocess.run(run, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+    one, two = (metrics.load(tmp_path / f"vectors{n}")["embeddings"] for n in (1, 2))
+    np.testing.assert_allclose(one, two, atol=1e-6)
+    one, two = (json.loads((tmp_path / f"model{n}/training.json").read_text()) for n in (1, 2))
+    assert len(one["losses"]) == 8
+    assert one["losses"] == pytest.approx(two["losses"], abs=1e-5)
