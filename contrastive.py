@@ -31,7 +31,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-import peft
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -88,7 +87,7 @@ def published_pairs(users, items, ratings, seed):
     rng = np.random.default_rng(seed)
     liked = ratings >= LIKED  # (N,)
     pairs = [np.empty((0, 2), dtype=items.dtype)]
-    for mine in _per_user(users[liked], items[liked]):
+    for mine in _per_user(users[liked], items[liked], users.max() + 1):
         if len(mine) >= 5:
             n = len(mine) * (len(mine) - 1) // 2
             pick = rng.choice(n, min(PER_USER, n), replace=False)
@@ -116,9 +115,9 @@ def triplets(users, items, ratings, seed):
     return np.concatenate(found)
 
 
-def _per_user(users, items, n_users=None):
+def _per_user(users, items, n_users):
     """The items of user 0, 1, .., in the order given."""
-    indptr, grouped = group_by_user(users, items, n_users or users.max() + 1)
+    indptr, grouped = group_by_user(users, items, n_users)
     return np.split(grouped, indptr[1:-1])
 
 
@@ -201,32 +200,31 @@ class Settings:
 def build(s, facts, folder):
     """The encoder with what is to be trained switched on."""
     encoder = enc.load_encoder(facts, folder, s.nf4, s.dtype)
-    model = encoder.model
-    if s.lora:
-        config = lora_config(s, facts)
-        torch.manual_seed(s.seed)  # immediately before: A is random
-        with enc.quiet():
-            model = peft.get_peft_model(model, config)
-    else:
-        model.requires_grad_(True)
+    model = with_lora(encoder.model, s, facts) if s.lora else encoder.model.requires_grad_(True)
     if s.checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        model.activation_checkpointing_enable({"use_reentrant": False})
     torch.manual_seed(s.seed + enc.rank_and_world()[0])  # dropout differs between processes
     return encoder._replace(model=model)
 
 
-def lora_config(s, facts):
-    return peft.LoraConfig(
+def with_lora(model, s, facts):
+    """The model, frozen, with fresh LoRA layers: A random, B zero."""
+    import peft
+
+    config = peft.LoraConfig(
         r=s.rank,
         lora_alpha=s.alpha,
         lora_dropout=s.dropout,
         target_modules=list(s.targets or facts.targets),
     )
+    with enc.quiet():
+        torch.manual_seed(s.seed)  # immediately before: get_peft_model draws A
+        return peft.get_peft_model(model, config)
 
 
 def trainable(model):
     """(trained, all) parameters; packed 4-bit weights count as what they hold."""
-    if isinstance(model, peft.PeftModel):
+    if hasattr(model, "get_nb_trainable_parameters"):
         return model.get_nb_trainable_parameters()
     return (sum(p.numel() for p in model.parameters()),) * 2
 
@@ -331,7 +329,7 @@ def memory_need(config, facts, s, tokens):
         plain = sum(p.numel() for p in model.parameters()) - linear
         weights = linear * (BYTES_NF4 if s.nf4 else width) + plain * width
         if s.lora:
-            model = peft.get_peft_model(model, lora_config(s, facts))
+            model = with_lora(model, s, facts)
         trained = trainable(model)[0]
         saved = _saved_bytes(model, tokens)
     if s.checkpointing:  # each layer's input, and one layer in full
@@ -360,14 +358,14 @@ def _saved_bytes(model, tokens, length=128):
 
 def check(s):
     """Refuse what cannot run here, before anything large is fetched; tell what the rest needs."""
-    facts, folder = enc.find(s.encoder, s.weights, files=["*.json", "*.txt"])  # small files first
-    cuda = torch.cuda.is_available()
-    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-    if facts.parameters > 1e9 and not cuda:
+    cuda, known = torch.cuda.is_available(), enc.ENCODERS.get(s.encoder)
+    if known and known.parameters > 1e9 and not cuda:
         raise BadInput(
-            f"{facts.hub} needs a CUDA GPU and there is none (on a CPU it would take days);"
+            f"{known.hub} needs a CUDA GPU and there is none (on a CPU it would take days);"
             " run where there is one, or take Qwen/Qwen3-Embedding-0.6B, which a CPU can run"
         )
+    facts, folder = enc.find(s.encoder, s.weights, files=["*.json", "*.txt"])  # small files first
+    config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     ids = enc.tokenize(enc.Encoder(None, tokenizer, facts), enc.read_texts(s.texts))
     examples = read_examples(s)
@@ -411,7 +409,7 @@ def write_model(folder, encoder):
     """A folder that transformers and sentence-transformers open, or a plain peft adapter."""
     model, facts = encoder.model, encoder.facts
     model.save_pretrained(folder)
-    if isinstance(model, peft.PeftModel):
+    if hasattr(model, "peft_config"):
         return
     encoder.tokenizer.save_pretrained(folder)
     pooling = {

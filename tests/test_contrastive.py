@@ -35,10 +35,21 @@ def settings(tiny, data, out="out", **changes):
     return con.Settings(**(plain | {"batch": 8, "warmup": 2, "lr": 1e-3} | changes))
 
 
-def command(tiny, data, out, *more):
-    line = [sys.executable, "contrastive.py", "--encoder", str(tiny), "--ratings", str(data[0])]
-    line += ["--texts", str(data[1]), "--out", str(out), "--batch", "8", "--warmup", "2", *more]
-    return subprocess.run(line, capture_output=True, text=True)
+@pytest.fixture
+def command(tiny, data, monkeypatch, capsys):
+    """Runs the command line; returns its exit status and what it wrote to stderr."""
+
+    def call(out, *more, texts=data[1]):
+        line = ["contrastive.py", "--encoder", str(tiny), "--ratings", str(data[0])]
+        line += ["--texts", str(texts), "--out", str(out), "--batch", "8", "--warmup", "2"]
+        monkeypatch.setattr(sys, "argv", [*line, *more])
+        try:
+            con.run(con.main)
+        except SystemExit as end:
+            return end.code, capsys.readouterr().err
+        return 0, capsys.readouterr().err
+
+    return call
 
 
 # Losses
@@ -130,21 +141,23 @@ def test_counts_on_the_real_data():
     assert len(pairs) == 5970
     assert (pairs[:, 0] != pairs[:, 1]).all()
     report = con.Report(data, seed=42)
-    held = set(zip(data["train_users"][data["valid"]], data["train_items"][data["valid"]]))
-    used = set(zip(report.users, report.items[:, 0])) | set(zip(report.users, report.items[:, 1]))
-    assert not held & used
+    n = len(data["movie_ids"])
+    valid, users = data["valid"], report.users.astype(np.int64)
+    held = data["train_users"][valid] * np.int64(n) + data["train_items"][valid]
+    used = users[:, None] * n + report.items  # (P, 2) each (user, item) as one number
+    assert not np.isin(used, held).any()
 
 
 # Tuning
 
 
-def test_tuning_learns_and_repeats(tiny, data, tmp_path):
+def test_tuning_learns_and_repeats(command, data, tmp_path):
     """Two command lines from one seed write the same bytes; another seed does not."""
     written = []
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
         more = ("--lr", "0.001", "--epochs", "6", "--seed", seed)
-        done = command(tiny, data, tmp_path / name, *more)
-        assert done.returncode == 0, done.stderr
+        status, error = command(tmp_path / name, *more)
+        assert status == 0, error
         written.append((tmp_path / name / "model.safetensors").read_bytes())
     assert written[0] == written[1] != written[2]
     record = json.loads((tmp_path / "a" / "training.json").read_text())
@@ -195,10 +208,10 @@ def test_watch_stops_a_collapse():
         watch.see(6, float("nan"), 0.1)
 
 
-def test_a_run_that_diverges_writes_nothing(tiny, data, tmp_path):
-    done = command(tiny, data, tmp_path / "out", "--lr", "1e30", "--warmup", "0")
-    assert done.returncode == 2
-    assert "contrastive.py: error: step" in done.stderr
+def test_a_run_that_diverges_writes_nothing(command, tmp_path):
+    status, error = command(tmp_path / "out", "--lr", "1e30", "--warmup", "0")
+    assert status == 2
+    assert "error: step" in error
     assert list(tmp_path.iterdir()) == []
 
 
@@ -210,37 +223,34 @@ def test_a_run_that_diverges_writes_nothing(tiny, data, tmp_path):
         (("--recipe", "theirs"), "'theirs' is none of published, report"),
     ],
 )
-def test_refusals(tiny, data, tmp_path, more, message):
-    done = command(tiny, data, tmp_path / "out", *more)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert done.stderr.count("\n") == 1
+def test_refusals(command, tmp_path, more, message):
+    status, error = command(tmp_path / "out", *more)
+    assert status == 2
+    assert message in error
+    assert error.count("\n") == 1
 
 
-def test_too_few_texts(tiny, data, tmp_path):
+def test_too_few_texts(command, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("one\n")
-    done = command(tiny, (data[0], short), tmp_path / "out")
-    assert "has 1 lines" in done.stderr
+    assert "has 1 lines" in command(tmp_path / "out", texts=short)[1]
 
 
 def test_two_processes_equal_one(tiny, data, tmp_path):
     """torchrun with gloo: the same embeddings, and the same losses to 1e-5 (no dropout here)."""
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    torchrun += ["--master-port", str(20_000 + os.getpid() % 10_000)]
-    tail = ["--texts", str(data[1]), "--out"]
-    work = {
-        "vectors": ["encode.py", "--encoder", str(tiny), *tail],
-        "model": ["contrastive.py", "--encoder", str(tiny), "--ratings", str(data[0])]
-        + ["--batch", "8", "--lr", "0.001", "--warmup", "2", "--max-steps", "8", *tail],
-    }
-    for name, line in work.items():
-        for start, out in (([sys.executable], f"{name}1"), (torchrun, f"{name}2")):
-            run = [*start, *line, str(tmp_path / out)]
-            done = subprocess.run(run, capture_output=True, text=True)
-            assert done.returncode == 0, done.stderr
-    one, two = (metrics.load(tmp_path / f"vectors{n}")["embeddings"] for n in (1, 2))
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    start += ["--master-port", str(20_000 + os.getpid() % 10_000)]
+    tail = ["--encoder", str(tiny), "--texts", str(data[1]), "--out"]
+    tuning = ["contrastive.py", "--ratings", str(data[0]), "--batch", "8", "--lr", "0.001"]
+    tuning += ["--warmup", "2", "--max-steps", "8", *tail, str(tmp_path / "model")]
+    for line in (["encode.py", *tail, str(tmp_path / "two.safetensors")], tuning):
+        done = subprocess.run([*start, *line], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+    encoder = enc.load_encoder(*enc.find(str(tiny)))
+    one = enc.embed(encoder, enc.tokenize(encoder, tiny_qwen.TEXTS))
+    two = metrics.load(tmp_path / "two.safetensors", inputs=[data[1]])["embeddings"]
     np.testing.assert_allclose(one, two, atol=1e-6)
-    one, two = (json.loads((tmp_path / f"model{n}/training.json").read_text()) for n in (1, 2))
-    assert len(one["losses"]) == 8
-    assert one["losses"] == pytest.approx(two["losses"], abs=1e-5)
+    one = tuned(settings(tiny, data, max_steps=8))[1]
+    two = json.loads((tmp_path / "model" / "training.json").read_text())["losses"]
+    assert len(two) == 8
+    assert one == pytest.approx(two, abs=1e-5)

@@ -53,7 +53,10 @@ def test_styles(style, expected):
         ("Heat (1995) ", "Heat"),
         ("Babylon 5", "Babylon 5"),
         ("2001: A Space Odyssey (1968)", "2001: A Space Odyssey"),
-        ("City (of) Lost Children, The (Cité, La) (1995)", "City (of) Lost Children, The (Cité, La)"),
+        (
+            "City (of) Lost Children, The (Cité, La) (1995)",
+            "City (of) Lost Children, The (Cité, La)",
+        ),
         ("Two (1999) (2000)", "Two (1999)"),
         ("Line\nbreak (1990)", "Line break"),
     ],
@@ -155,9 +158,9 @@ def test_a_text_of_10_000_characters_is_cut(tiny, capsys):
 
 
 def test_missing_folder_and_unknown_name():
-    with pytest.raises(BadInput, match="no-such-folder holds no config.json"):
+    with pytest.raises(BadInput, match=r"no-such-folder holds no config\.json"):
         enc.find("no-such-folder")
-    with pytest.raises(BadInput, match="elsewhere holds no config.json"):
+    with pytest.raises(BadInput, match=r"elsewhere holds no config\.json"):
         enc.find("minilm", "elsewhere")
 
 
@@ -222,7 +225,10 @@ def test_minilm_has_the_recorded_vectors():
     np.testing.assert_allclose(vectors[:, :4], RECORDED, atol=1e-6)
 
 
-RECORDED = [[-0.042714, -0.00591231, 0.02587674, -0.01931572], [-0.06501702, 0.0335464, 0.00026768, 0.11502702]]
+RECORDED = [
+    [-0.042714, -0.00591231, 0.02587674, -0.01931572],
+    [-0.06501702, 0.0335464, 0.00026768, 0.11502702],
+]
 
 
 @needs_minilm

@@ -1,4 +1,4 @@
-"""A random Qwen3 encoder of a few kilobytes, and ratings to tune it on: no test downloads weights."""
+"""A random Qwen3 encoder of some kilobytes and ratings to tune it on: tests download nothing."""
 
 import numpy as np
 import torch

@@ -1,0 +1,82 @@
+"""The encoders beside their peers: sentence-transformers for MiniLM, plain peft for an adapter.
+
+Needs MiniLM's weights (environment variable MINILM, else data/minilm).
+"""
+
+import os
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny_qwen
+import torch
+import transformers
+
+import contrastive as con
+import encode as enc
+
+sentence_transformers = pytest.importorskip("sentence_transformers")
+peft = pytest.importorskip("peft")
+
+MINILM = Path(os.environ.get("MINILM", "data/minilm"))
+TEXTS = ["Heat Action Crime Thriller", "Toy Story Adventure Animation pixar fun " * 60, "M", *"abc"]
+needs_minilm = pytest.mark.skipif(
+    not (MINILM / "model.safetensors").is_file(), reason=f"no MiniLM weights in {MINILM}"
+)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny_qwen.save_data(tmp_path_factory.mktemp("data"))
+
+
+def vectors_of(folder):
+    encoder = enc.load_encoder(*enc.find(str(folder)))
+    return enc.embed(encoder, enc.tokenize(encoder, TEXTS))
+
+
+def peers_vectors(folder):
+    model = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+    return model.encode(TEXTS, normalize_embeddings=True)
+
+
+def tune(monkeypatch, encoder, data, out, *more):
+    line = ["contrastive.py", "--encoder", str(encoder), "--ratings", str(data[0])]
+    line += ["--texts", str(data[1]), "--out", str(out), "--batch", "8", "--max-steps", "3"]
+    monkeypatch.setattr(sys, "argv", [*line, "--warmup", "1", "--lr", "0.001", *more])
+    con.main()
+    return out
+
+
+@needs_minilm
+def test_minilm_equals_sentence_transformers():
+    np.testing.assert_allclose(vectors_of(MINILM), peers_vectors(MINILM), atol=1e-6)
+
+
+@needs_minilm
+def test_a_tuned_folder_opens_in_sentence_transformers(data, tmp_path, monkeypatch):
+    tuned = tune(monkeypatch, MINILM, data, tmp_path / "tuned")
+    ours = vectors_of(tuned)
+    assert np.abs(ours - vectors_of(MINILM)).max() > 1e-3
+    np.testing.assert_allclose(ours, peers_vectors(tuned), atol=1e-6)
+
+
+def test_last_token_pooling_equals_sentence_transformers(data, tmp_path, monkeypatch):
+    """The folder of a whole-tuned Qwen3 says that it pools the last token."""
+    tiny = tiny_qwen.save_encoder(tmp_path / "tiny")
+    tuned = tune(monkeypatch, tiny, data, tmp_path / "tuned")
+    np.testing.assert_allclose(vectors_of(tuned), peers_vectors(tuned), atol=1e-6)
+
+
+def test_an_adapter_opens_with_plain_peft(data, tmp_path, monkeypatch):
+    tiny = tiny_qwen.save_encoder(tmp_path / "tiny")
+    adapter = tune(monkeypatch, tiny, data, tmp_path / "adapter", "--lora")
+    encoder = enc.load_encoder(*enc.find(str(tiny)), adapter=str(adapter))
+    ids = enc.tokenize(encoder, TEXTS)
+    model = peft.PeftModel.from_pretrained(transformers.AutoModel.from_pretrained(tiny), adapter)
+    model.eval()
+    with torch.no_grad():
+        last = [model(input_ids=torch.tensor([x])).last_hidden_state[0, -1] for x in ids]
+    theirs = torch.nn.functional.normalize(torch.stack(last), dim=1).numpy()
+    np.testing.assert_allclose(enc.embed(encoder, ids), theirs, atol=1e-6)

@@ -1,0 +1,301 @@
+"""NF4 and LoRA, by value: on a tiny random Qwen3, and in counts on the 4B configuration."""
+
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import bitsandbytes as bnb
+import numpy as np
+import pytest
+import safetensors.torch
+import tiny_qwen
+import torch
+import transformers
+
+import contrastive as con
+import encode as enc
+import metrics
+from metrics import BadInput
+
+QWEN_4B = {  # from its config.json
+    "vocab_size": 151_665,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+}
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    return tiny_qwen.save_encoder(tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return tiny_qwen.save_data(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(scope="module")
+def adapter(tiny, data, tmp_path_factory):
+    """Tuned by the command line: NF4 base, LoRA, two passes."""
+    out = tmp_path_factory.mktemp("work") / "adapter"
+    line = ["contrastive.py", "--encoder", str(tiny), "--ratings", str(data[0])]
+    line += ["--texts", str(data[1]), "--out", str(out), "--lora", "--nf4", "--batch", "8"]
+    call(con, [*line, "--lr", "0.01", "--warmup", "2", "--epochs", "4"])
+    return out
+
+
+def call(script, line):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", line)
+        script.main()
+
+
+def settings(tiny, data, **changes):
+    plain = {"encoder": str(tiny), "ratings": data[0], "texts": data[1], "out": Path("out")}
+    return con.Settings(**(plain | {"lora": True, "nf4": True, "batch": 8} | changes))
+
+
+def build(s):
+    return con.build(s, *enc.find(s.encoder))
+
+
+def embed_file(tiny, data, out, *more):
+    line = ["encode.py", "--encoder", str(tiny), "--texts", str(data[1]), "--out", str(out)]
+    call(enc, [*line, *more])
+    return metrics.load(out, inputs=[data[1]])["embeddings"]
+
+
+# The way of the data
+
+
+def test_encode_tune_encode(tiny, data, adapter, tmp_path):
+    base = embed_file(tiny, data, tmp_path / "base.safetensors", "--nf4")
+    more = ("--nf4", "--adapter", str(adapter))
+    after = embed_file(tiny, data, tmp_path / "after.safetensors", *more)
+    again = embed_file(tiny, data, tmp_path / "again.safetensors", *more)
+    np.testing.assert_array_equal(after, again)
+    assert separation(after) > separation(base) + 0.1
+    inputs = metrics.provenance(tmp_path / "after.safetensors")["inputs"]
+    assert inputs["adapter_model.safetensors"] == metrics.sha256(
+        adapter / "adapter_model.safetensors"
+    )
+
+
+def separation(vectors):
+    """Mean cosine within the quarters that share an audience, less the mean cosine across."""
+    cosines = vectors @ vectors.T
+    quarter = np.arange(len(vectors)) // (len(vectors) // 4)
+    same = quarter[:, None] == quarter
+    return cosines[same].mean() - cosines[~same].mean()
+
+
+def test_the_adapter_folder(adapter):
+    tensors = safetensors.torch.load_file(adapter / "adapter_model.safetensors")
+    grown = {name: tensor for name, tensor in tensors.items() if "lora_B" in name}
+    assert len(grown) == 2 * 2  # q_proj and v_proj of two layers
+    assert all(tensor.any() for tensor in grown.values())
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    found = (config["r"], config["lora_alpha"], config["lora_dropout"])
+    assert found == (16, 32, 0.1)
+    assert set(config["target_modules"]) == {"q_proj", "v_proj"}
+    record = json.loads((adapter / "training.json").read_text())
+    # r (in + out): q 64 -> 64, v 64 -> 32, two layers
+    assert record["trainable"] == 16 * ((64 + 64) + (64 + 32)) * 2
+    assert np.mean(record["losses"][-10:]) < np.mean(record["losses"][:10])
+
+
+def test_a_reloaded_adapter_gives_the_same_vectors(tiny, data, tmp_path):
+    s = settings(tiny, data, lr=1e-2, warmup=2, max_steps=8)
+    encoder = build(s)
+    ids = enc.tokenize(encoder, tiny_qwen.TEXTS)
+    con.tune(encoder, ids, con.read_examples(s), s)
+    before = enc.embed(encoder, ids)
+    con.write_model(tmp_path, encoder)
+    again = enc.load_encoder(*enc.find(str(tiny)), nf4=True, adapter=str(tmp_path))
+    np.testing.assert_array_equal(enc.embed(again, ids), before)
+
+
+def test_tuning_leaves_the_base_byte_identical(tiny, data):
+    s = settings(tiny, data, lr=1e-2, warmup=0, max_steps=5)
+    encoder = build(s)
+
+    def base():
+        state = encoder.model.state_dict()
+        return {n: t.clone() for n, t in state.items() if "lora_" not in n}
+
+    before = base()
+    assert any(t.dtype == torch.uint8 for t in before.values())  # packed 4-bit weights among them
+    ids = enc.tokenize(encoder, tiny_qwen.TEXTS)
+    con.tune(encoder, ids, con.read_examples(s), s)
+    after = base()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(before[n], after[n]) for n in before)
+
+
+# Gradients
+
+
+def gradients(encoder, data, s):
+    ids = enc.tokenize(encoder, tiny_qwen.TEXTS)
+    encoder.model.train()
+    con.backward(encoder, ids, con.read_examples(s), np.arange(8), 4096)
+    return {n: p.grad for n, p in encoder.model.named_parameters() if p.requires_grad}
+
+
+def test_gradients_equal_the_dequantised_twins(tiny, data, tmp_path):
+    """The twin: the same model in float32 whose linear weights are NF4's values, written out."""
+    s = settings(tiny, data, dropout=0.0)
+    quantised = build(s)
+    model = transformers.Qwen3Model.from_pretrained(tiny, dtype=torch.float32)
+    packed = {
+        n.removeprefix("base_model.model.").replace(".base_layer", ""): m.weight
+        for n, m in quantised.model.named_modules()
+        if isinstance(m, bnb.nn.Linear4bit) and hasattr(m.weight, "quant_state")
+    }
+    changed = 0
+    for name, layer in model.named_modules():
+        if name in packed:
+            weight = packed[name]
+            values = bnb.functional.dequantize_4bit(weight.data, weight.quant_state)
+            changed += not torch.equal(layer.weight.data, values)
+            layer.weight.data = values.to(torch.float32)
+    assert changed == len(packed) == 2 * 7
+    twin = tmp_path / "twin"
+    model.save_pretrained(twin)
+    tiny_qwen.save_tokenizer(twin)
+    plain = settings(twin, data, dropout=0.0, nf4=False)
+    expected, found = gradients(build(plain), data, plain), gradients(quantised, data, s)
+    assert expected.keys() == found.keys()
+    assert any(g.any() for g in expected.values())
+    for name in expected:
+        torch.testing.assert_close(found[name], expected[name], atol=1e-6, rtol=1e-5)
+
+
+def test_training_goes_on_after_an_evaluation(tiny, data):
+    """The trap of AVX512-BF16 CPUs: without prepare_nf4 the second backward pass fails there."""
+    s = settings(tiny, data, dropout=0.0)
+    encoder = build(s)
+    before = gradients(encoder, data, s)
+    copies = {n: g.clone() for n, g in before.items()}
+    enc.embed(encoder, enc.tokenize(encoder, tiny_qwen.TEXTS))
+    encoder.model.zero_grad()
+    after = gradients(encoder, data, s)
+    assert all(torch.equal(copies[n], after[n]) for n in copies)
+    layers = [m for m in encoder.model.modules() if hasattr(m, "support_avx512bf16_for_cpu")]
+    assert layers
+    assert not any(m.support_avx512bf16_for_cpu for m in layers)
+
+
+def test_one_seed_makes_the_same_adapter(tiny, data, tmp_path):
+    """Whatever was drawn before: the seed is set immediately before the adapter is made."""
+    written = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.rand(len(written) + 1)
+        con.write_model(tmp_path / name, build(settings(tiny, data, seed=seed)))
+        written.append((tmp_path / name / "adapter_model.safetensors").read_bytes())
+    assert written[0] == written[1] != written[2]
+
+
+# Refusals
+
+
+def load(tiny, adapter):
+    return enc.load_encoder(*enc.find(str(tiny)), nf4=True, adapter=str(adapter))
+
+
+def test_a_missing_adapter(tiny, tmp_path):
+    with pytest.raises(BadInput, match="holds no adapter"):
+        load(tiny, tmp_path)
+
+
+def test_an_adapter_of_another_base(adapter, tmp_path):
+    other = tiny_qwen.save_encoder(tmp_path, seed=1)
+    with pytest.raises(BadInput, match="was tuned on other weights"):
+        load(other, adapter)
+
+
+def change(adapter, folder, edit):
+    """A copy of the adapter, its tensors edited, its record removed."""
+    shutil.copytree(adapter, folder)
+    (folder / "training.json").unlink()
+    path = folder / "adapter_model.safetensors"
+    tensors = edit(safetensors.torch.load_file(path))
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    return folder
+
+
+def test_an_adapter_with_other_names(tiny, adapter, tmp_path):
+    """What a class with another prefix would leave: peft alone warns and stays the base."""
+    renamed = change(
+        adapter,
+        tmp_path / "renamed",
+        lambda t: {n.replace("model.layers", "model.model.layers"): v for n, v in t.items()},
+    )
+    with pytest.raises(BadInput, match="other layer names"):
+        load(tiny, renamed)
+
+
+def test_an_adapter_of_another_size(tiny, adapter, tmp_path):
+    cut = change(adapter, tmp_path / "cut", lambda t: {n: v[:8, :8].clone() for n, v in t.items()})
+    with pytest.raises(BadInput, match="does not fit"):
+        load(tiny, cut)
+
+
+def test_an_untrained_adapter(tiny, data, tmp_path):
+    con.write_model(tmp_path, build(settings(tiny, data)))
+    with pytest.raises(BadInput, match="every lora_B is zero"):
+        load(tiny, tmp_path)
+
+
+# The 4B model, in counts
+
+
+def test_trainable_parameters_of_the_published_run():
+    """5,898,240 of 4,027,672,576 (.146 %): r (in + out) over q and v of 36 layers."""
+    with torch.device("meta"):
+        model = transformers.AutoModel.from_config(transformers.Qwen3Config(**QWEN_4B))
+    assert sum(p.numel() for p in model.parameters()) == enc.QWEN_4B.parameters
+    s = settings("qwen3-4b", ("", ""))
+    trained, total = con.trainable(con.with_lora(model, s, enc.QWEN_4B))
+    assert trained == 36 * 16 * ((2560 + 32 * 128) + (2560 + 8 * 128)) == 5_898_240
+    assert total == 4_027_672_576
+    assert round(100 * trained / total, 3) == 0.146
+
+
+def test_memory_need():
+    """2.65 GB of weights (NF4 linears, bf16 embedding); activations by hand on the tiny model."""
+    config = transformers.Qwen3Config(**QWEN_4B)
+    s = settings("qwen3-4b", ("", ""), dtype="bfloat16")
+    need = con.memory_need(config, enc.QWEN_4B, s, tokens=128)
+    assert need["weights"] == pytest.approx(2.65e9, rel=0.01)
+    assert need["training"] == 16 * 5_898_240
+    assert 4e6 < need["activations"] / 128 < 8e6
+    twice = con.memory_need(config, enc.QWEN_4B, s, tokens=256)
+    assert twice["activations"] == pytest.approx(2 * need["activations"], rel=0.01)
+    less = settings("qwen3-4b", ("", ""), dtype="bfloat16", checkpointing=True)
+    recomputed = con.memory_need(config, enc.QWEN_4B, less, tokens=128)["activations"]
+    assert recomputed < 0.1 * need["activations"]
+
+
+def test_check_refuses_the_4b_model_without_cuda(data, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(BadInput, match="needs a CUDA GPU and there is none"):
+        con.check(settings("qwen3-4b", data))
+
+
+def test_check_refuses_too_little_memory(tiny, data, monkeypatch):
+    monkeypatch.setattr(con, "_free_memory", lambda: 1000)
+    with pytest.raises(BadInput, match="too little memory"):
+        con.check(settings(tiny, data))
+
+
+def test_check_tells_the_time_on_a_cpu(tiny, data, capsys):
+    con.check(settings(tiny, data))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("needs ")
+    assert lines[1].startswith("on this CPU: about ")
