@@ -14,7 +14,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DELETE_ON_ERROR:
-.PHONY: all test data quick qwen peers clean help FORCE
+.PHONY: all seeds quick qwen data test peers clean help FORCE
 all: $(OUT)/results.json
 
 help:
@@ -22,6 +22,7 @@ help:
 	@echo "make test    set up and run the tests"
 	@echo "make data    fetch MovieLens and MiniLM only"
 	@echo "make quick   a real but small run in $(OUT)-quick/, its tables marked as such"
+	@echo "make seeds   two more seeds of the published tuning, for its mean and range"
 	@echo "make qwen    the Qwen3-Embedding rows (needs CUDA and the weights, or QWEN=...0.6B)"
 	@echo "make peers   compare with Cornac, ir_measures, sentence-transformers, plain peft"
 	@echo "make clean   delete $(OUT)/ and $(OUT)-quick/; data/ and .venv/ stay"
@@ -79,7 +80,8 @@ RECIPE  = $(if $(findstring -report,$(1)),report,published)
 WEIGHTS = $(MINILM)/model.safetensors
 MINI    = --encoder minilm --weights $(MINILM)
 QNAME   = $(if $(findstring 0.6,$(QWEN)),qwen3-0.6b,qwen3-4b)
-QBASE   = --encoder $(QNAME) --nf4 --dtype bfloat16 $(if $(wildcard $(QWEN)/),--weights $(QWEN))
+QTYPE   = $(if $(findstring 0.6,$(QWEN)),float32,bfloat16)
+QBASE   = --encoder $(QNAME) --nf4 --dtype $(QTYPE) $(if $(wildcard $(QWEN)/),--weights $(QWEN))
 QTUNE   = $(QBASE) --lora --batch 4 --warmup 50 --lr 2e-4
 TUNE    = $(PY) contrastive.py --ratings $(OUT)/ratings.safetensors $(if $(QUICK),--max-steps 20)
 
@@ -111,11 +113,14 @@ $(eval $(call encode,minilm-nf4-lora,$(MINI) --nf4 --adapter $(OUT)/minilm-nf4-l
 # ---- Tables ---------------------------------------------------------------------------------------
 
 SHORT = pmf pmf-fit minilm minilm-report minilm-tuned
-FULL  = minilm-nf4 minilm-nf4-lora minilm-tuned-2 minilm-tuned-3 minilm-tuned-report
+FULL  = minilm-nf4 minilm-nf4-lora minilm-tuned-report
 MADE  = $(patsubst %,$(OUT)/%.safetensors,$(SHORT) $(if $(QUICK),,$(FULL)))
 
-$(OUT)/results.json: $(MADE) $(wildcard $(OUT)/qwen3-*.safetensors) main.py fuse.py metrics.py
+$(OUT)/results.json: $(MADE) $(wildcard $(OUT)/qwen3-*.safetensors $(OUT)/*-[23].safetensors) main.py fuse.py metrics.py
 	$(PY) main.py evaluate --data $(DATA) --out $(OUT) --seed $(SEED) $(if $(QUICK),--quick)
+
+seeds: $(OUT)/minilm-tuned-2.safetensors $(OUT)/minilm-tuned-3.safetensors
+	@$(MAKE) all
 
 quick:
 	@$(MAKE) all QUICK=1 OUT=$(OUT)-quick

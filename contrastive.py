@@ -260,7 +260,7 @@ def backward(encoder, ids, examples, rows, budget):
 class Watch:
     """Stops a run whose loss is not finite or whose embeddings have collapsed to one direction."""
 
-    def __init__(self, patience=20, ceiling=0.99):
+    def __init__(self, patience=20, ceiling=0.999):
         self.left, self.patience, self.ceiling = patience, patience, ceiling
 
     def see(self, step, loss, negative):

@@ -200,10 +200,10 @@ def test_checkpointing_does_not_change_the_loss(tiny, data):
 
 def test_watch_stops_a_collapse():
     watch = con.Watch(patience=3)
-    for step, cosine in enumerate([0.999, 0.999, 0.5, 0.999, 0.999]):
+    for step, cosine in enumerate([0.9995, 0.9995, 0.99, 0.9995, 0.9995]):
         watch.see(step, 1.0, cosine)
     with pytest.raises(BadInput, match="step 5: embeddings collapsed"):
-        watch.see(5, 1.0, 0.999)
+        watch.see(5, 1.0, 0.9995)
     with pytest.raises(BadInput, match="step 6: the loss is nan"):
         watch.see(6, float("nan"), 0.1)
 

@@ -15,6 +15,7 @@ import transformers
 
 import contrastive as con
 import encode as enc
+import fuse
 import metrics
 from metrics import BadInput
 
@@ -80,10 +81,27 @@ def test_encode_tune_encode(tiny, data, adapter, tmp_path):
     again = embed_file(tiny, data, tmp_path / "again.safetensors", *more)
     np.testing.assert_array_equal(after, again)
     assert separation(after) > separation(base) + 0.1
+    row, shuffled = row_of(after, data), row_of(np.random.default_rng(0).permutation(after), data)
+    assert row["users"] == 8
+    assert row["ndcg"] > 0.999 > shuffled["ndcg"]
     inputs = metrics.provenance(tmp_path / "after.safetensors")["inputs"]
     assert inputs["adapter_model.safetensors"] == metrics.sha256(
         adapter / "adapter_model.safetensors"
     )
+
+
+def row_of(vectors, data):
+    """A row of the table by fuse.py: half of what a user likes is the profile, half is sought."""
+    arrays = metrics.load(data[0])
+    users, items = arrays["train_users"], arrays["train_items"]
+    n = users.max() + 1
+    liked = arrays["train_ratings"] >= con.LIKED
+    known, sought = liked & (items % 2 == 0), liked & (items % 2 == 1)
+    profiles = fuse.centroids(users[known], items[known], vectors, n)
+    factors = np.zeros((n, 1)), np.zeros((len(vectors), 1))
+    scorer = fuse.eq1_scorer(*factors, profiles, vectors, alpha=0.5)
+    seen, relevant = (metrics.group_by_user(users[m], items[m], n) for m in (known, sought))
+    return metrics.summary(metrics.evaluate(scorer, seen, relevant, k=3))
 
 
 def separation(vectors):

@@ -3,6 +3,7 @@
 Needs MiniLM's weights (environment variable MINILM, else data/minilm).
 """
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -80,3 +81,26 @@ def test_an_adapter_opens_with_plain_peft(data, tmp_path, monkeypatch):
         last = [model(input_ids=torch.tensor([x])).last_hidden_state[0, -1] for x in ids]
     theirs = torch.nn.functional.normalize(torch.stack(last), dim=1).numpy()
     np.testing.assert_allclose(enc.embed(encoder, ids), theirs, atol=1e-6)
+
+
+@needs_minilm
+def test_the_pair_loss_and_its_gradient_equal_sentence_transformers(data):
+    """MultipleNegativesRankingLoss on the same pairs, dropout off: what the published run used."""
+    settings = con.Settings(str(MINILM), data[0], data[1], Path("out"))
+    encoder = con.build(settings, *enc.find(str(MINILM)))
+    examples = con.read_examples(settings)
+    rows = np.arange(16)
+    ids = enc.tokenize(encoder, tiny_qwen.TEXTS)
+    loss = con.backward(encoder, ids, examples, rows, budget=2048)[0]
+    peer = sentence_transformers.SentenceTransformer(str(MINILM), device="cpu").eval()
+    losses = importlib.import_module("sentence_transformers.sentence_transformer.losses")
+    ranking = losses.MultipleNegativesRankingLoss(peer)
+    sides = [[tiny_qwen.TEXTS[i] for i in examples.items[rows, side]] for side in (0, 1)]
+    theirs = ranking([peer.preprocess(side) for side in sides], labels=None)
+    theirs.backward()
+    assert loss == pytest.approx(theirs.item(), abs=1e-5)
+    ours = dict(encoder.model.named_parameters())
+    pairs = [(ours[n].grad, p.grad) for n, p in peer[0].auto_model.named_parameters() if n in ours]
+    assert len(pairs) == len(ours)
+    found, expected = (torch.cat([g.flatten() for g in side]) for side in zip(*pairs, strict=True))
+    assert (found - expected).norm() < 1e-4 * expected.norm()
