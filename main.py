@@ -29,6 +29,7 @@ import numpy as np
 
 import fuse
 from metrics import (
+    NAMES,
     BadInput,
     evaluate,
     group_by_user,
@@ -438,7 +439,7 @@ def content_rows(bench, recipe, seed):
 
 
 def measured(bench, recipe, row, seed, scorer, baseline, alpha=None, curve=None):
-    """One entry of results.json, and the metrics per user."""
+    """One entry of results.json."""
     result = bench.measure(scorer)
     entry = {"recipe": recipe.name, "row": row, **summary(result), "alpha": alpha, "seed": seed}
     if curve:
@@ -447,7 +448,14 @@ def measured(bench, recipe, row, seed, scorer, baseline, alpha=None, curve=None)
         entry["difference_to_mf"] = {
             name: paired_bootstrap(result[name], baseline[name]) for name in ("precision", "ndcg")
         }
-    return entry | {"status": "ok"}, result
+    return entry | {"status": "ok"}
+
+
+def not_run(recipe, row):
+    """The entry of a row without its embeddings: no figures, and why."""
+    numbers = dict.fromkeys(("users", *NAMES, "alpha", "seed"))
+    status = NOT_RUN.get(CONTENT_ROWS[row])
+    return {"recipe": recipe.name, "row": row, **numbers, "status": status}
 
 
 def recipe_rows(bench, recipe, seed):
@@ -457,11 +465,10 @@ def recipe_rows(bench, recipe, seed):
     baseline = bench.measure(mf)
     for row, row_seed, scorer in rankers:
         against = None if row == "MF only" else baseline
-        yield measured(bench, recipe, row, row_seed, scorer, against)[0]
+        yield measured(bench, recipe, row, row_seed, scorer, against)
     for row, row_seed, file in content_rows(bench, recipe, seed):
         if file is None:
-            status = NOT_RUN.get(CONTENT_ROWS[row])
-            yield {"recipe": recipe.name, "row": row, "status": status}
+            yield not_run(recipe, row)
             continue
         embeddings = bench.embeddings(file, recipe.documents)
         alpha, curve = recipe.alpha, None
@@ -469,7 +476,17 @@ def recipe_rows(bench, recipe, seed):
             factors = bench.factors("pmf-fit.safetensors")
             alpha, curve = fuse.validation_search(bench.data, *factors, embeddings, bench.k)
         scorer = bench.fusion(recipe, embeddings)(alpha)
-        yield measured(bench, recipe, row, row_seed, scorer, baseline, alpha, curve)[0]
+        entry = measured(bench, recipe, row, row_seed, scorer, baseline, alpha, curve)
+        yield entry | {"tuning": tuning_of(file)}
+
+
+def tuning_of(file):
+    """What contrastive.py wrote of the encoder behind an embeddings' file; {} for a base one."""
+    record = file.with_suffix("") / "training.json"
+    if not record.is_file():
+        return {}
+    found = json.loads(record.read_text("utf-8"))
+    return {k: found[k] for k in ("trainable", "trainable_share", "peak_memory_bytes", "seconds")}
 
 
 def run_evaluate(argv):
@@ -484,6 +501,7 @@ def run_evaluate(argv):
         "results.json": json.dumps(results, indent=1),
         "table1.md": table1(results),
         "table2.md": table2(bench, settings, marks(results)),
+        "tuning.md": tuning_table(rows),
         "figure1.svg": figure1(results),
     }
     for name, text in texts.items():
@@ -557,6 +575,20 @@ def _difference(row):
     if len(row["all_hits"]) > 1:
         return "per seed in results.json"
     return "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["difference_to_mf"]["ndcg"])
+
+
+def tuning_table(rows):
+    """What each tuning trained and cost, beside the rows whose encoder was left as it was."""
+    lines = ["| recipe | row | seed | trained | peak memory | minutes | hits |", "|---" * 7 + "|"]
+    for row in rows:
+        if "tuning" in row:
+            cells, cost = "none | |", row["tuning"]
+            if cost:
+                cells = f"{cost['trainable']:,} ({cost['trainable_share']:.2%})"
+                cells += f" | {cost['peak_memory_bytes'] / 1e9:.2f} GB | {cost['seconds'] / 60:.1f}"
+            cells = f"{row['recipe']} | {row['row']} | {row['seed']} | {cells} | {row['hits']}"
+            lines.append(f"| {cells} |")
+    return "\n".join(lines) + "\n"
 
 
 def display_title(title):

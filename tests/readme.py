@@ -1,7 +1,6 @@
 """Put the tables of a full run into the README: python tests/readme.py out
 
-Copies out/results.json, table2.md and figure1.svg into tests/recorded/ and rewrites what stands
-between the README's markers <!-- name --> and <!-- /name -->; tests/test_report.py holds it there.
+Copies the results of out/ into tests/recorded/ and rewrites what stands between the README's markers <!-- name --> and <!-- /name -->; tests/test_report.py holds it there.
 """
 
 import json
@@ -23,11 +22,12 @@ def blocks():
     return {
         "table1": main.table1(results).strip(),
         "table2": (RECORDED / "table2.md").read_text(encoding="utf-8").strip(),
+        "tuning": (RECORDED / "tuning.md").read_text(encoding="utf-8").strip(),
     }
 
 
 def write(out):
-    for name in ("results.json", "table2.md", "figure1.svg"):
+    for name in ("results.json", "table2.md", "tuning.md", "figure1.svg"):
         shutil.copy(Path(out, name), RECORDED / name)
     path = ROOT / "README.md"
     text = path.read_text(encoding="utf-8")
