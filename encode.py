@@ -27,13 +27,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import huggingface_hub
 import numpy as np
 import torch
 import torch.distributed as dist
 import transformers
 from safetensors.torch import load_file
 from tqdm import tqdm
+from transformers.utils.hub import snapshot_download
 
 from metrics import BadInput, parse, run, save, sha256
 
@@ -162,9 +162,7 @@ def _facts_of(folder):
 def _download(facts, files):
     try:
         return Path(
-            huggingface_hub.snapshot_download(
-                facts.hub, revision=facts.revision, allow_patterns=list(files)
-            )
+            snapshot_download(facts.hub, revision=facts.revision, allow_patterns=list(files))
         )
     except OSError as error:
         reason = str(error).split("\n")[0]

@@ -1,6 +1,7 @@
 """Put the tables of a full run into the README: python tests/readme.py out
 
-Copies the results of out/ into tests/recorded/ and rewrites what stands between the README's markers <!-- name --> and <!-- /name -->; tests/test_report.py holds it there.
+Copies the results of out/ into tests/recorded/ and rewrites what stands between the README's
+markers <!-- name --> and <!-- /name -->; tests/test_report.py holds it there.
 """
 
 import json

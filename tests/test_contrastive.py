@@ -20,16 +20,6 @@ from metrics import BadInput
 REAL = Path("out/ratings.safetensors")
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return tiny_qwen.save_encoder(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny_qwen.save_data(tmp_path_factory.mktemp("data"))
-
-
 def settings(tiny, data, out="out", **changes):
     plain = {"encoder": str(tiny), "ratings": data[0], "texts": data[1], "out": Path(out)}
     return con.Settings(**(plain | {"batch": 8, "warmup": 2, "lr": 1e-3} | changes))

@@ -21,11 +21,6 @@ needs_minilm = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return tiny_qwen.save_encoder(tmp_path_factory.mktemp("tiny"))
-
-
 def load(folder, **options):
     return enc.load_encoder(*enc.find(str(folder)), **options)
 
@@ -184,7 +179,7 @@ def test_hub_out_of_reach(monkeypatch):
     def offline(*args, **options):
         raise FileNotFoundError("no network\nlong story")
 
-    monkeypatch.setattr(enc.huggingface_hub, "snapshot_download", offline)
+    monkeypatch.setattr(enc, "snapshot_download", offline)
     with pytest.raises(BadInput, match=r"\(no network\); pass a folder .* --weights"):
         enc.find("Qwen/Qwen3-Embedding-0.6B")
 

@@ -31,16 +31,6 @@ QWEN_4B = {  # from its config.json
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
-    return tiny_qwen.save_encoder(tmp_path_factory.mktemp("tiny"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny_qwen.save_data(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture(scope="module")
 def adapter(tiny, data, tmp_path_factory):
     """Tuned by the command line: NF4 base, LoRA, two passes."""
     out = tmp_path_factory.mktemp("work") / "adapter"

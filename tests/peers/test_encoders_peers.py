@@ -27,11 +27,6 @@ needs_minilm = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return tiny_qwen.save_data(tmp_path_factory.mktemp("data"))
-
-
 def vectors_of(folder):
     encoder = enc.load_encoder(*enc.find(str(folder)))
     return enc.embed(encoder, enc.tokenize(encoder, TEXTS))
