@@ -211,9 +211,8 @@ def half_sweep(starts, others, targets, weights, missing, X, Y, gram, prior, reg
             x[k] -= step
             for j in range(n):
                 error[j] += extra[j] * step * z[k, j]
-            for f in range(K):
+            for f in range(k + 1, K):  # those before have had their turn
                 pull[f] -= missing * step * gram[k, f]
-            pull[k] -= reg[r] * step
 
 
 def by_row(rows, others, targets, weights, n_rows):

@@ -135,6 +135,23 @@ def test_one_coordinate_on_paper():
     assert x[0, 0] == pytest.approx(best, rel=1e-14)
 
 
+def test_half_sweep_takes_each_coordinate_in_turn_to_its_minimum():
+    """A plain loop over coordinates and all columns, rated or not."""
+    users, items, targets, weights, n_users, _ = ranking_case()[0]
+    rng, missing = np.random.default_rng(1), 0.3
+    X, Y, prior = (rng.normal(size=(n, 4)) for n in (n_users, 9, n_users))
+    reg, plain = rng.random(n_users), X.copy()
+    w, t = np.full((n_users, 9), missing), np.zeros((n_users, 9))
+    w[users, items], t[users, items] = weights, targets
+    for x, wu, tu, b, p in zip(plain, w, t, reg, prior, strict=True):
+        for k in range(4):
+            rest = tu - Y @ x + Y[:, k] * x[k]  # what the other coordinates leave
+            x[k] = (wu * Y[:, k] @ rest + b * p[k]) / (wu @ Y[:, k] ** 2 + b)
+    by_user = pmf.by_row(users, items, targets, weights, n_users)
+    pmf.half_sweep(*by_user, missing, X, Y, Y.T @ Y, prior, reg)
+    assert pytest.approx(plain, rel=1e-12) == X
+
+
 def test_strengths_by_hand():
     s = pmf.Ranking(reg=0.01, missing=0.5, power=2.0)
     got = pmf.strengths(np.array([0, 0, 0, 2]), 3, 4, s)
