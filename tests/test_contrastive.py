@@ -137,12 +137,12 @@ def test_the_profile_leaves_the_target_out():
 
 
 def ours_case():
-    """User 0 likes items 0, 1, 2; user 1 likes 0, 1, 3, 5; user 2 likes 2, 3; 4 is no like."""
+    """User 0 likes items 0, 1, 2; user 1 likes 0, 1, 3, 5; 2 likes 2, 3; 3 likes 0."""
     data = {
-        "train_users": np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, 2], dtype=np.int32),
-        "train_items": np.array([0, 1, 2, 0, 1, 3, 5, 2, 3, 4], dtype=np.int32),
-        "train_ratings": np.array([4.0] * 9 + [3.5]),
-        "valid": np.zeros(10, dtype=bool),
+        "train_users": np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 3], dtype=np.int32),
+        "train_items": np.array([0, 1, 2, 0, 1, 3, 5, 2, 3, 4, 0], dtype=np.int32),
+        "train_ratings": np.array([4.0] * 9 + [3.5, 4.0]),  # item 4 is no like
+        "valid": np.zeros(11, dtype=bool),
     }
     torch.manual_seed(0)
     vectors = unit(torch.randn(6, 4))
@@ -159,10 +159,9 @@ def test_ours_takes_movies_with_two_fans_and_rows_with_a_profile_and_a_negative(
     examples, _ = ours_case()
     assert examples.items.tolist() == [[0], [1], [2], [3]]
     users, liked, able = examples.rows_of(np.array([0, 2]))
-    assert users.tolist() == [0, 1, 2]
-    assert liked.tolist() == [[True, True], [True, False], [False, True]]
-    assert able.tolist() == [False, True, True]  # user 0: no negative
-    assert not examples.rows_of(np.array([2, 3]))[2][2]  # user 2: nothing liked outside the batch
+    assert users.tolist() == [0, 1, 2, 3]
+    assert liked.tolist() == [[True, True], [True, False], [False, True], [True, False]]
+    assert able.tolist() == [False, True, True, False]  # 0: no negative; 3: nothing else liked
 
 
 def test_ours_profile_leaves_the_batch_out():
@@ -170,7 +169,7 @@ def test_ours_profile_leaves_the_batch_out():
     examples, vectors = ours_case()
     mean = vectors[:4].mean(0)  # of the movies that are tuned
     c, fresh = unit(vectors - mean), unit(torch.randn(2, 4))
-    f, likes = unit(fresh - mean), torch.tensor([2.0, 2.0]).log1p()
+    f, likes = unit(fresh - mean), torch.tensor([3.0, 2.0]).log1p()
     profiles, liked = unit(torch.stack([c[1] + c[3] + c[5], c[3]])), torch.eye(2).bool()
     expected = con.batch_softmax(profiles, f, liked, likes)[0]
     loss = examples.loss(np.array([0, 2]), fresh[:, None])[0]
@@ -183,7 +182,7 @@ def test_ours_renews_its_cache_with_the_batch():
     examples.loss(np.array([0, 2]), fresh[:, None])
     assert torch.equal(examples.cache[[0, 2]], fresh)
     f = unit(fresh - examples.mean)
-    sums = torch.stack([f[0] + c[1] + f[1], f[0] + c[1] + c[3] + c[5], f[1] + c[3]])
+    sums = torch.stack([f[0] + c[1] + f[1], f[0] + c[1] + c[3] + c[5], f[1] + c[3], f[0]])
     torch.testing.assert_close(examples.sums, sums)
     examples.refresh(None)  # embeds nothing again, but takes the new centre
     torch.testing.assert_close(examples.mean, (fresh.sum(0) + vectors[1] + vectors[3]) / 4)
