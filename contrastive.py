@@ -10,12 +10,22 @@ OTHER movies the user liked (report, II.C; the softmax of InfoNCE, van den Oord 
 
     L = -1/B sum_i log( exp(p_i.e_li / t) / (exp(p_i.e_li / t) + exp(p_i.e_di / t)) )
 
+Recipe `ours`: a batch is B distinct movies; every user u with a liked movie in it and another one
+outside is a row, and the mean runs over rows and over the movies i of the batch that u liked:
+
+    L = -mean log( exp(z_ui) / (exp(z_ui) + sum over j in the batch not liked of exp(z_uj)) )
+    z_uj = cos(p_u, e_j - mean) / t + log(1 + likes of j)                                     (T)
+
+p_u is the unit sum of what u liked OUTSIDE the batch, so it never holds its target. The last term
+leaves to popularity what popularity explains.
+
 LoRA (Hu et al. 2022) adds (alpha/r) B A to chosen layers and trains A, B alone; on an NF4 base
 that is QLoRA (Dettmers et al. 2023).
 
     python contrastive.py --encoder minilm --weights data/minilm --ratings out/ratings.safetensors \
         --texts out/documents.txt --recipe published --seed 42 --out out/minilm-tuned
     python contrastive.py --encoder qwen3-4b --lora --nf4 --dtype bfloat16 --batch 4 --warmup 50 ...
+    python contrastive.py --recipe ours --batch 256 --epochs 8 --lr 1e-4 --warmup 11 --average 3 ...
     torchrun --nproc-per-node 2 contrastive.py ...     # each process encodes its share of a step
 
 Writes the folder --out: a model that sentence-transformers opens, or with --lora a peft adapter;
@@ -27,6 +37,7 @@ Legend: U users, I items, N ratings, P examples, B batch, D dimensions.
 import json
 import resource
 import time
+from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -39,7 +50,7 @@ from tqdm import tqdm
 
 import encode as enc
 import metrics
-from metrics import BadInput, group_by_user, parse, run, sha256
+from metrics import BadInput, group_by_user, pairs_of_block, parse, run, sha256
 
 LIKED, DISLIKED = 4.0, 2.5  # Report silent on "disliked": <= 2.5, the lower half of 0.5 .. 5
 PER_USER = 10  # examples a user, in the published run; Report silent: the same for triplets
@@ -75,10 +86,24 @@ def triplet_loss(profile, liked, disliked, temperature=0.07):
     return loss, positive.detach(), negative.detach()
 
 
+def batch_softmax(profiles, items, liked, log_likes, temperature=0.07):
+    """(T) of `ours` above: profiles (R, D) and centred items (B, D) of length 1, liked (R, B) bool.
+
+    Other movies that the row liked are no negatives of a target. log_likes (B,). No rows: loss 0.
+    """
+    cosines = profiles @ items.T  # (R, B)
+    z = cosines / temperature + log_likes  # (R, B)
+    others = z.masked_fill(liked, -torch.inf).logsumexp(dim=1, keepdim=True)  # (R, 1)
+    each = (torch.logaddexp(z, others) - z) * liked  # (R, B)
+    loss = (each.sum(dim=1) / liked.sum(dim=1)).sum() / max(len(each), 1)
+    return loss, cosines[liked].detach(), cosines[~liked].detach()
+
+
 # ------------------------------------------------------------------------------------------------
 # Recipes: which items an example holds, and its loss. A recipe has
 #   items (P, M): what a step must encode;  refresh(embed): called before each pass;
-#   loss(rows (B,), e (B, M, D)) -> (loss, positive cosines, negative cosines)
+#   loss(rows (B,), e (B, M, D)) -> (loss, positive cosines, negative cosines);
+#   dropout: whether the encoder trains with its own dropout
 # ------------------------------------------------------------------------------------------------
 
 
@@ -124,6 +149,8 @@ def _per_user(users, items, n_users):
 class Published:
     """Pairs of co-liked items, in-batch softmax; all train rows, as run."""
 
+    dropout = True
+
     def __init__(self, data, seed):
         users, items, ratings = (data[f"train_{name}"] for name in ("users", "items", "ratings"))
         self.items = published_pairs(users, items, ratings, seed)  # (P, 2)
@@ -137,6 +164,8 @@ class Published:
 
 class Report:
     """Triplets against the leave-one-out profile; without the rows that choose alpha later."""
+
+    dropout = True
 
     def __init__(self, data, seed):
         kept = ~data["valid"]  # (N,)
@@ -164,7 +193,64 @@ class Report:
         return triplet_loss(profile, e[:, 0], e[:, 1])
 
 
-RECIPES = {"published": Published, "report": Report}
+class Ours:
+    """A movie is an example, the users are the rows, (T); without the rows that choose settings.
+
+    Profiles come from a cache of embeddings: whole before the first pass, then renewed by each
+    batch as it is encoded. So every movie is encoded once a pass, and no profile is far behind.
+    """
+
+    dropout = False  # as in the prototype that chose the settings
+
+    def __init__(self, data, seed):
+        liked = ~data["valid"] & (data["train_ratings"] >= LIKED)  # (N,)
+        self.liked = users, items = data["train_users"][liked], data["train_items"][liked]
+        self.totals, self.likes = np.bincount(users), np.bincount(items)  # (U,), (I,)
+        self.items = np.flatnonzero(self.likes >= 2)[:, None]  # (P, 1); one fan alone is no link
+        self.fans = group_by_user(items, users, len(self.likes))  # by item: who liked it
+        self.cache = None  # (I, D) as encoded last
+
+    def refresh(self, embed):
+        """The centre, and for each user the sum of the liked items."""
+        users, items = self.liked
+        if self.cache is None:
+            distinct = np.unique(items)
+            vectors = embed(distinct)  # (liked items, D)
+            self.cache = vectors.new_zeros(len(self.likes), vectors.shape[1])  # (I, D)
+            self.cache[distinct] = vectors
+        self.mean = self.cache[self.items[:, 0]].mean(dim=0)  # (D,)
+        self.sums = self.cache.new_zeros(len(self.totals), len(self.mean))  # (U, D)
+        owners = torch.as_tensor(users, device=self.sums.device).long()
+        self.sums.index_add_(0, owners, self.centred(self.cache[items]))
+
+    def centred(self, e):
+        return F.normalize(e - self.mean, dim=1)
+
+    def rows_of(self, batch):
+        """Users (R,) who liked something in the batch, what (R, B), and which rows can teach."""
+        columns, fans = pairs_of_block(self.fans, batch)  # (M,) each
+        users, lines = np.unique(fans, return_inverse=True)  # (R,), (M,)
+        liked = np.zeros((len(users), len(batch)), dtype=bool)  # (R, B)
+        liked[lines, columns] = True
+        inside = liked.sum(axis=1)  # (R,)
+        able = (inside < self.totals[users]) & (inside < len(batch))  # a profile, and a negative
+        return users, liked, able
+
+    def loss(self, rows, e):
+        batch, e = self.items[rows, 0], e[:, 0]  # (B,), (B, D)
+        parts = self.rows_of(batch)
+        users, liked, able = (torch.as_tensor(x, device=e.device) for x in parts)
+        fresh, old = self.centred(e), self.centred(self.cache[batch])  # (B, D)
+        outside = self.sums[users] - liked.float() @ old  # (R, D)
+        log_likes = torch.as_tensor(np.log1p(self.likes[batch])).to(e)  # (B,)
+        profiles = F.normalize(outside[able], dim=1)
+        result = batch_softmax(profiles, fresh, liked[able], log_likes)
+        self.sums[users] += liked.float() @ (fresh.detach() - old)
+        self.cache[batch] = e.detach()
+        return result
+
+
+RECIPES = {"published": Published, "report": Report, "ours": Ours}
 
 # ------------------------------------------------------------------------------------------------
 # Tuning
@@ -178,12 +264,14 @@ class Settings:
     texts: Path  # one document a line, in item order
     out: Path  # folder to write
     weights: str = ""  # folder with the named encoder's files; empty: from the hub
-    recipe: str = "published"  # published | report
+    recipe: str = "published"  # published | report | ours
     seed: int = 42  # of the examples, their order, LoRA's A and dropout
     epochs: int = 2  # as run
     batch: int = 16  # examples a step; as run: 16 MiniLM, 4 Qwen3
     lr: float = 2e-5  # sentence-transformers' default; LoRA wants about 2e-4
     warmup: int = 100  # steps of linear warm-up before linear decay; as run: 100 MiniLM, 50 Qwen3
+    whole_train: bool = False  # recipes report, ours: keep the validation part, once all is chosen
+    average: int = 0  # leave the mean of the weights after the last so many epochs; 0: the last
     max_steps: int = 0  # stop after so many steps; 0: all
     lora: bool = False  # train low-rank additions instead of the whole encoder
     nf4: bool = False  # base in 4 bits (needs --lora)
@@ -200,6 +288,9 @@ class Settings:
 def build(s, facts, folder):
     """The encoder with what is to be trained switched on."""
     encoder = enc.load_encoder(facts, folder, s.nf4, s.dtype)
+    for module in encoder.model.modules():
+        if isinstance(module, torch.nn.Dropout) and not RECIPES[s.recipe].dropout:
+            module.p = 0.0
     model = with_lora(encoder.model, s, facts) if s.lora else encoder.model.requires_grad_(True)
     if s.checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
@@ -284,6 +375,7 @@ def tune(encoder, ids, examples, s):
     schedule = transformers.get_linear_schedule_with_warmup(optimiser, s.warmup, total)
     total = min(total, s.max_steps or total)
     losses, watch, tokens, start = [], Watch(), 0, time.perf_counter()
+    recent = deque(maxlen=s.average)  # weights after each of the last epochs
     with tqdm(total=total, desc="tuning", disable=enc.rank_and_world()[0] > 0) as bar:
         while len(losses) < total:
             examples.refresh(lambda items: embed_items(encoder, ids, items))
@@ -303,6 +395,11 @@ def tune(encoder, ids, examples, s):
                     f"loss {loss:.3f} cos+ {positive:.3f} cos- {negative:.3f} {speed:.0f} tok/s"
                 )
                 bar.update()
+            if s.average:
+                recent.append([p.detach().clone() for p in params])
+    with torch.no_grad():
+        for p, *after in zip(params, *recent, strict=True) if recent else ():
+            p.copy_(torch.stack(after).mean(dim=0))
     return losses
 
 
@@ -459,7 +556,10 @@ def read_examples(s):
     """The recipe's examples of a ratings file."""
     if s.recipe not in RECIPES:
         raise BadInput(f"--recipe {s.recipe!r} is none of {', '.join(RECIPES)}")
-    examples = RECIPES[s.recipe](metrics.load(s.ratings), s.seed)
+    data = metrics.load(s.ratings)
+    if s.whole_train:
+        data["valid"] = np.zeros_like(data["valid"])  # (N,)
+    examples = RECIPES[s.recipe](data, s.seed)
     if len(examples.items) == 0:
         raise BadInput(f"{s.ratings}: no user has liked enough for recipe {s.recipe!r}")
     return examples

@@ -4,7 +4,8 @@
 
 S_CF = u_u . v_i (cf_logit), E_i the unit embedding of item i's text, E_u the unit centroid of the
 user's liked items. What the authors ran instead: min-max of both scores per user, alpha = 0.85, and
-a content score weighted by recency and rating (published_profiles).
+a content score weighted by recency and rating (published_profiles). The recipe `ours` adds
+standard scores, per user over the candidates, of the ranking PMF and of the text (ours_scorer).
 
 Command:  python fuse.py --ratings out/ratings.safetensors --factors out/pmf-fit.safetensors \\
               --embeddings out/minilm-report.safetensors
@@ -110,6 +111,26 @@ def published_fusion(cf_logit, content, candidates, alpha=0.85):
     return alpha * min_max(cf_logit) + (1 - alpha) * min_max(content, candidates)
 
 
+def standardise(scores, among):
+    """Each row moved and scaled so that its items `among` (bool, (B, I)) have mean 0 and sd 1.
+
+    A row without differences is 0 throughout: it has no say in a sum.
+    """
+    count = np.maximum(among.sum(axis=1, keepdims=True), 1)  # (B, 1)
+    moved = scores - np.sum(scores, axis=1, where=among, keepdims=True) / count  # (B, I)
+    sd = np.sqrt(np.sum(moved**2, axis=1, where=among, keepdims=True) / count)  # (B, 1)
+    return np.where(sd > 1e-12, moved / np.where(sd > 1e-12, sd, 1), 0.0)
+
+
+def text_scores(profiles, embeddings, likes, popularity=0.1):
+    """cos(E_u, E_i) + popularity log(1 + likes_i), (B, I): the content score of `ours`.
+
+    profiles (B, D): centroids() of the liked; embeddings (I, D): pmf.centred(); likes (I,) counts
+    of train likes. Text alone cannot know that nobody watches a film; the second term tells it.
+    """
+    return profiles @ embeddings.T + popularity * np.log1p(likes)
+
+
 def candidates_of(seen, users, n_items):
     """(B, I) bool: the items that a block of users has not seen."""
     free = np.ones((len(users), n_items), dtype=bool)  # (B, I)
@@ -133,6 +154,22 @@ def published_scorer(U, V, profiles, embeddings, seen, alpha):
     def score(users):
         free = candidates_of(seen, users, len(V))  # (B, I)
         return published_fusion(U[users] @ V.T, profiles[users] @ embeddings.T, free, alpha)
+
+    return score
+
+
+def ours_scorer(P, Q, profiles, embeddings, likes, seen, alpha=0.6, popularity=0.1):
+    """Scorer of `ours`: alpha z(p_u.q_i) + (1 - alpha) z(text), z = standardise over candidates.
+
+    P (U, K), Q (I, K): of pmf.fit_ranking; the rest as in text_scores, profiles (U, D); `seen` is
+    the group_by_user pair of the train items. To rank some items only, hand in their rows of Q,
+    embeddings and likes, and `seen` by their new numbers.
+    """
+
+    def score(users):
+        free = candidates_of(seen, users, len(Q))  # (B, I)
+        text = text_scores(profiles[users], embeddings, likes, popularity)  # (B, I)
+        return alpha * standardise(P[users] @ Q.T, free) + (1 - alpha) * standardise(text, free)
 
     return score
 

@@ -14,17 +14,21 @@ Writes:   user_factors (U, K), item_factors (I, K) and loss (epochs,), the mean 
           as each rating was met.
 
 The defaults are the published run's: with them the factors are bit-identical to Cornac 3's PMF.
+
+The recipe `ours` has a model of its own, the last section, "PMF for ranking"; what comes before it
+does not need it.  python pmf.py ranking --embeddings out/minilm.safetensors --out ...
 """
 
 import math
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numba import njit
+from numba import njit, prange
 from tqdm import trange
 
-from metrics import BadInput, load, parse, run, save
+from metrics import BadInput, group_by_user, load, parse, run, save
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,167 @@ def fit(users, items, ratings, n_users, n_items, settings):
     return U, V, loss
 
 
+# ------------------------------------------------------------------------------------------------
+# PMF for ranking (recipe `ours`): a missing rating is a zero of small weight, and the text of an
+# item is the prior of its factors. Coordinate descent minimises over P (U, K), Q (I, K), W (D, K)
+#
+#   sum_rated w_ui (t_ui - p_u.q_i)^2 + m sum_missing (p_u.q_i)^2
+#     + sum_u a_u |p_u|^2 + sum_i b_i |q_i - e_i W|^2 + ridge |W|^2                            (R)
+#
+# t_ui the rating over 5, w_ui = 1, m the weight of a missing entry (Hu, Koren & Volinsky 2008);
+# a_u = reg (n_u + m I)^power with n_u ratings of user u, b_i alike (Rendle et al. 2022); e_i the
+# text features of item i: the Gaussian prior q_i ~ N(e_i W, 1/b_i) is the idea of Collaborative
+# Topic Regression (Wang & Blei 2011). Only users and items with a rating enter the sums; an item
+# without one takes its prior e_i W. Without text (D = 0), t = 1 and power 0 this is weighted MF.
+# ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Ranking:
+    ratings: Path = Path("out/ratings.safetensors")  # of `main.py prepare`
+    out: Path = Path("out/pmf-ours.safetensors")  # the factors to write
+    embeddings: Path = Path()  # of encode.py, for the prior; none: no prior, cold items get zeros
+    k: int = 128  # K; from here to power chosen on validation users
+    missing: float = 0.15  # m, weight of a missing entry against 1 of a rating
+    reg: float = 0.01  # of a_u and b_i
+    power: float = 1.0  # 1: regularisation per rating; 0: the same for every row
+    sweeps: int = 15  # passes over users and items; more change nothing that ranking sees
+    ridge: float = 1.0  # weight of |W|^2
+    seed: int = 42  # of the initial factors, N(0, 0.01 / K)
+    fit_part: bool = False  # leave the validation part of the train rows out
+
+
+@njit(parallel=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
+def half_sweep(starts, others, targets, weights, missing, X, Y, gram, prior, reg):
+    """Each coordinate of each row of X once to its minimum of (R), in place; Y stays as it is.
+
+    Row r is rated by columns others[starts[r]:starts[r + 1]] (int32) with targets and weights (N,).
+    X, prior (R, K); Y (C, K); gram = Y'Y (K, K); reg (R,). A row without ratings stays. Rows do
+    not see each other, so the threads' order changes nothing.
+    """
+    K = X.shape[1]
+    for r in prange(len(X)):
+        first, n, x = starts[r], starts[r + 1] - starts[r], X[r]
+        if n == 0:
+            continue
+        z = np.empty((K, n))  # (K, n) factors of what the row rated, a line each
+        for j in range(n):
+            z[:, j] = Y[others[first + j]]
+        extra = weights[first : first + n] - missing  # (n,) weight beyond that of a missing entry
+        error = weights[first : first + n] * targets[first : first + n]  # (n,) w t - extra x.z
+        pull = reg[r] * (x - prior[r])  # (K,) half the slope without the rated entries' share
+        for k in range(K):
+            error -= extra * x[k] * z[k]
+            pull += missing * x[k] * gram[k]
+        for k in range(K):
+            slope, curve = pull[k], reg[r] + missing * gram[k, k]
+            for j in range(n):
+                slope -= error[j] * z[k, j]
+                curve += extra[j] * z[k, j] * z[k, j]
+            step = slope / curve
+            x[k] -= step
+            for j in range(n):
+                error[j] += extra[j] * step * z[k, j]
+            for f in range(k + 1, K):  # those before have had their turn
+                pull[f] -= missing * step * gram[k, f]
+
+
+def by_row(rows, others, targets, weights, n_rows):
+    """The ratings (N,) grouped by row: the first four arguments of half_sweep."""
+    starts, order = group_by_user(rows, np.arange(len(rows)), n_rows)  # (R + 1,), (N,)
+    return starts, others[order], targets[order], weights[order]
+
+
+def strengths(rows, n_rows, n_others, s):
+    """a_u of (R) for users, b_i for items: (R,); 0 for a row without ratings."""
+    counts = np.bincount(rows, minlength=n_rows)  # (R,)
+    return np.where(counts > 0, s.reg * (counts + s.missing * n_others) ** s.power, 0.0)
+
+
+def centred(embeddings, known):
+    """Embeddings (I, D) minus the mean of the `known` (mask or ids), each of length 1 again.
+
+    Raw ones all point the same way: their cosines mostly measure a shared template.
+    """
+    moved = embeddings.astype(np.float64) - embeddings[known].mean(axis=0, dtype=np.float64)
+    return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)  # (I, D)
+
+
+def text_features(embeddings, known):
+    """e_i of (R): centred unit embeddings and a 1 for the intercept, (I, D + 1)."""
+    return np.hstack([centred(embeddings, known), np.ones((len(embeddings), 1))])
+
+
+def regress(features, Q, reg, ridge):
+    """W (D, K) that minimises (R) for given item factors Q (I, K), in closed form."""
+    weighted = features * reg[:, None]  # (I, D)
+    system = features.T @ weighted + ridge * np.eye(features.shape[1])  # (D, D)
+    return np.linalg.solve(system, weighted.T @ Q)
+
+
+def fit_ranking(users, items, targets, weights, n_users, n_items, settings, features=None):
+    """P (U, K), Q (I, K) and W (D, K) that minimise (R), by settings.sweeps sweeps.
+
+    users, items (N,) int32; targets, weights (N,); features (I, D) as of text_features, or None.
+    n_items may count items without ratings: they get features @ W. The same machine gives the same
+    bytes twice; another processor may differ in the last bits.
+    """
+    s, rng = settings, np.random.default_rng(settings.seed)
+    features = np.zeros((n_items, 0)) if features is None else features  # (I, D)
+    targets, weights = targets.astype(np.float64), weights.astype(np.float64)  # (N,)
+    P, Q = (rng.normal(0, 0.1 / math.sqrt(s.k), (n, s.k)) for n in (n_users, n_items))
+    n_rated = len(np.unique(items))
+    reg_u = strengths(users, n_users, n_rated, s)  # (U,)
+    reg_i = strengths(items, n_items, len(np.unique(users)), s)  # (I,)
+    P[reg_u == 0], Q[reg_i == 0] = 0, 0  # no ratings: outside the sums
+    by_user = by_row(users, items, targets, weights, n_users)
+    by_item = by_row(items, users, targets, weights, n_items)
+    W, zero = np.zeros((features.shape[1], s.k)), np.zeros_like(P)  # (D, K), (U, K)
+    for sweep in trange(s.sweeps, desc="PMF for ranking", unit="sweep", disable=None):
+        half_sweep(*by_user, s.missing, P, Q, Q.T @ Q, zero, reg_u)
+        if sweep:  # the first Q is noise: nothing to regress on
+            W = regress(features, Q, reg_i, s.ridge)
+        half_sweep(*by_item, s.missing, Q, P, P.T @ P, features @ W, reg_i)
+    Q[reg_i == 0] = (features @ W)[reg_i == 0]
+    return P, Q, W
+
+
+def ranking_objective(P, Q, W, users, items, targets, weights, settings, features=None):
+    """(R): what fit_ranking minimises, from its results and its arguments."""
+    s, features = settings, np.zeros((len(Q), 0)) if features is None else features
+    reg_u = strengths(users, len(P), len(np.unique(items)), s)  # (U,)
+    reg_i = strengths(items, len(Q), len(np.unique(users)), s)  # (I,)
+    p, q = P[reg_u > 0], Q[reg_i > 0]  # those in the sums
+    logits = np.einsum("nk,nk->n", P[users], Q[items])  # (N,)
+    everywhere = np.sum((p.T @ p) * (q.T @ q))  # sum over all (u, i) of (p_u.q_i)^2
+    fitted = np.sum(weights * (targets - logits) ** 2)
+    fitted += s.missing * (everywhere - np.sum(logits**2))
+    distance = np.sum((Q - features @ W) ** 2, axis=1)  # (I,)
+    return fitted + reg_u @ np.sum(P**2, axis=1) + reg_i @ distance + s.ridge * np.sum(W**2)
+
+
+def main_ranking(argv):
+    s = parse(Ranking, __doc__, argv)
+    data, inputs, features = load(s.ratings), [s.ratings], None
+    rows = ~data["valid"] if s.fit_part else np.ones(len(data["valid"]), dtype=bool)  # (N,)
+    users, items, ratings = (data[f"train_{x}"][rows] for x in ("users", "items", "ratings"))
+    n_users, n_items = len(data["user_ids"]), len(data["movie_ids"])
+    if s.embeddings != Path():
+        embeddings = load(s.embeddings)["embeddings"]  # (I, D)
+        if len(embeddings) != n_items:
+            raise BadInput(
+                f"{s.embeddings} has {len(embeddings)} rows, {s.ratings} {n_items} items"
+            )
+        features, inputs = text_features(embeddings, np.unique(items)), [s.ratings, s.embeddings]
+    weights = np.ones(len(ratings))  # (N,)
+    P, Q, W = fit_ranking(users, items, ratings / 5, weights, n_users, n_items, s, features)
+    arrays = {"user_factors": P, "item_factors": Q, "text_weights": W}
+    save(s.out, arrays, s, inputs)
+
+
 def main():
+    if sys.argv[1:2] == ["ranking"]:
+        return main_ranking(sys.argv[2:])
     settings = parse(Settings, __doc__)
     data = load(settings.ratings)
     rows = ~data["valid"] if settings.fit_part else np.ones(len(data["valid"]), dtype=bool)  # (N,)

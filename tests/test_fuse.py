@@ -60,6 +60,31 @@ def test_min_max_over_all_or_among_some():
     assert fuse.min_max(scores, np.zeros((1, 4), dtype=bool))[0].tolist() == [0, 0, 0, 0]
 
 
+def test_standardise_by_hand_over_the_candidates():
+    scores = np.array([[1.0, 3, 8], [2, 2, 9]])
+    among = np.array([[True, True, False], [True, True, False]])  # mean 2, sd 1; then no spread
+    assert fuse.standardise(scores, among).tolist() == [[-1, 1, 6], [0, 0, 0]]
+    assert fuse.standardise(scores, np.zeros((2, 3), dtype=bool)).tolist() == [[0] * 3] * 2
+    same = np.full((1, 3), 0.7)
+    assert fuse.standardise(same, same > 0).tolist() == [[0, 0, 0]]  # rounding is no difference
+
+
+def test_text_scores_by_hand():
+    """A user at (1, 0); items at cosines 1, 0, .6 with 0, 7, 1 likes."""
+    got = fuse.text_scores(np.array([[1.0, 0.0]]), E2, np.array([0, 7, 1]), popularity=0.5)
+    assert got[0] == pytest.approx([1, 0.5 * math.log(8), 0.6 + 0.5 * math.log(2)])
+
+
+def test_ours_by_hand():
+    """CF scores 1, 3 and text scores 1, 0 over the two candidates: z = (-1, 1) and (1, -1)."""
+    P, Q = np.array([[1.0]]), np.array([[1.0], [3.0], [9.0]])
+    seen = metrics.group_by_user(np.array([0]), np.array([2]), 1)
+    profiles, likes = np.array([[1.0, 0.0]]), np.zeros(3)
+    scorer = fuse.ours_scorer(P, Q, profiles, E2, likes, seen, alpha=0.7)
+    got = scorer(np.array([0]))
+    assert got[0, :2] == pytest.approx([0.7 * -1 + 0.3 * 1, 0.7 * 1 + 0.3 * -1])
+
+
 def test_published_fusion_scales_cf_over_all_and_content_over_candidates():
     cf, content = np.array([[0.0, 1, 2]]), np.array([[1.0, 3, 9]])
     free = np.array([[True, True, False]])  # the third item is seen
@@ -85,3 +110,14 @@ def test_recommendation_scorers_agree_with_their_parts_at_the_ends():
     cf = fuse.eq1_scorer(U, V, profiles, e, 1.0)(users)
     assert cf == pytest.approx(fuse.sigmoid(U @ V.T))
     assert fuse.eq1_scorer(U, V, profiles, e, 0.0)(users) == pytest.approx(profiles @ e.T)
+
+
+def test_ours_at_its_ends_ranks_as_its_parts():
+    rng = np.random.default_rng(2)
+    P, Q, e = rng.normal(size=(4, 3)), rng.normal(size=(9, 3)), rng.normal(size=(9, 2))
+    profiles, likes, users = rng.normal(size=(4, 2)), rng.integers(0, 30, 9), np.arange(4)
+    seen = metrics.group_by_user(np.array([0, 2]), np.array([1, 5]), 4)
+    cf = fuse.ours_scorer(P, Q, profiles, e, likes, seen, alpha=1.0)(users)
+    text = fuse.ours_scorer(P, Q, profiles, e, likes, seen, alpha=0.0)(users)
+    assert np.array_equal(cf.argsort(1), (P @ Q.T).argsort(1))
+    assert np.array_equal(text.argsort(1), fuse.text_scores(profiles, e, likes).argsort(1))

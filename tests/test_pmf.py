@@ -1,12 +1,18 @@
-"""pmf.py: one step on paper, a plain loop, finite differences, and Cornac's recorded factors."""
+"""pmf.py: one step on paper, a plain loop, finite differences, and Cornac's recorded factors.
+
+The ranking PMF: one coordinate on paper, a descent that never rises, and the closed-form optimum.
+"""
 
 import json
 import math
+import sys
 from pathlib import Path
 
+import numba
 import numpy as np
 import pytest
 
+import metrics
 import pmf
 from metrics import BadInput
 
@@ -103,3 +109,182 @@ def test_equal_ratings_and_divergence_are_clear_errors():
         pmf.fit(users, items, np.full_like(ratings, 4), 6, 8, settings(k=2, epochs=1))
     with pytest.raises(BadInput, match="diverged in epoch"):
         pmf.fit(users, items, ratings, 6, 8, settings(k=2, epochs=9, lr=1e39))
+
+
+# PMF for ranking
+
+
+def ranking_case(seed=0, n_users=7, n_items=9, n_cold=2, d=3):
+    """(users, items, targets, weights, U, I) with I counting cold items, and features (I, D)."""
+    rng = np.random.default_rng(seed)
+    pairs = rng.permutation(n_users * n_items)[:30].astype(np.int32)  # (N,)
+    users, items = pairs // n_items, pairs % n_items
+    targets, weights = rng.random(30), 0.5 + rng.random(30)
+    features = rng.normal(size=(n_items + n_cold, d))
+    return (users, items, targets, weights, n_users, n_items + n_cold), features
+
+
+def test_one_coordinate_on_paper():
+    """(R) of x alone: w (t - x y)^2 + reg (x - prior)^2; its minimum in one step, K = 1."""
+    w, t, y, reg, prior, missing = 2.0, 0.8, 0.5, 0.3, 0.4, 0.1
+    x, one = np.array([[7.0]]), np.zeros(1, dtype=np.int32)
+    Y = np.array([[y], [3.0]])  # the row did not rate column 1: a missing zero
+    ratings = (np.array([0, 1]), one, np.array([t]), np.array([w]))
+    pmf.half_sweep(*ratings, missing, x, Y, Y.T @ Y, np.array([[prior]]), np.array([reg]))
+    best = (w * t * y + reg * prior) / (w * y**2 + missing * 3.0**2 + reg)
+    assert x[0, 0] == pytest.approx(best, rel=1e-14)
+
+
+def test_half_sweep_takes_each_coordinate_in_turn_to_its_minimum():
+    """A plain loop over coordinates and all columns, rated or not."""
+    users, items, targets, weights, n_users, _ = ranking_case()[0]
+    rng, missing = np.random.default_rng(1), 0.3
+    X, Y, prior = (rng.normal(size=(n, 4)) for n in (n_users, 9, n_users))
+    reg, plain = rng.random(n_users), X.copy()
+    w, t = np.full((n_users, 9), missing), np.zeros((n_users, 9))
+    w[users, items], t[users, items] = weights, targets
+    for x, wu, tu, b, p in zip(plain, w, t, reg, prior, strict=True):
+        for k in range(4):
+            rest = tu - Y @ x + Y[:, k] * x[k]  # what the other coordinates leave
+            x[k] = (wu * Y[:, k] @ rest + b * p[k]) / (wu @ Y[:, k] ** 2 + b)
+    by_user = pmf.by_row(users, items, targets, weights, n_users)
+    pmf.half_sweep(*by_user, missing, X, Y, Y.T @ Y, prior, reg)
+    assert pytest.approx(plain, rel=1e-12) == X
+
+
+def test_strengths_by_hand():
+    s = pmf.Ranking(reg=0.01, missing=0.5, power=2.0)
+    got = pmf.strengths(np.array([0, 0, 0, 2]), 3, 4, s)
+    assert got == pytest.approx([0.01 * (3 + 0.5 * 4) ** 2, 0, 0.01 * (1 + 0.5 * 4) ** 2])
+
+
+def test_the_objective_equals_the_double_loop():
+    (users, items, targets, weights, n_users, n_items), features = ranking_case()
+    s, rng = pmf.Ranking(missing=0.2, reg=0.05, ridge=0.7, power=0.5), np.random.default_rng(1)
+    P, Q, W = (rng.normal(size=(n, 2)) for n in (n_users, n_items, 3))
+    rated = {(u, i): n for n, (u, i) in enumerate(zip(users, items, strict=True))}
+    warm_users, warm_items = sorted(set(users)), sorted(set(items))
+    total = 0.7 * sum(W.flatten() ** 2)
+    for u in warm_users:
+        total += 0.05 * (sum(users == u) + 0.2 * len(warm_items)) ** 0.5 * sum(P[u] ** 2)
+        for i in warm_items:
+            n = rated.get((u, i))
+            w, t = (0.2, 0.0) if n is None else (weights[n], targets[n])
+            total += w * (t - P[u] @ Q[i]) ** 2
+    for i in warm_items:
+        b = 0.05 * (sum(items == i) + 0.2 * len(warm_users)) ** 0.5
+        total += b * sum((Q[i] - features[i] @ W) ** 2)
+    got = pmf.ranking_objective(P, Q, W, users, items, targets, weights, s, features)
+    assert got == pytest.approx(total, rel=1e-12)
+
+
+def test_every_half_sweep_and_every_regression_lowers_the_objective():
+    (users, items, targets, weights, n_users, n_items), features = ranking_case()
+    s, rng = pmf.Ranking(missing=0.2, reg=0.05), np.random.default_rng(1)
+    reg_u = pmf.strengths(users, n_users, len(np.unique(items)), s)
+    reg_i = pmf.strengths(items, n_items, n_users, s)
+    P, Q = rng.normal(size=(n_users, 4)), rng.normal(size=(n_items, 4)) * (reg_i > 0)[:, None]
+    W = np.zeros((3, 4))
+    by_user = pmf.by_row(users, items, targets, weights, n_users)
+    by_item = pmf.by_row(items, users, targets, weights, n_items)
+    values = []
+
+    def note():
+        case = (users, items, targets, weights, s, features)
+        values.append(pmf.ranking_objective(P, Q, W, *case))
+
+    note()
+    for _ in range(6):
+        pmf.half_sweep(*by_user, s.missing, P, Q, Q.T @ Q, np.zeros_like(P), reg_u)
+        note()
+        W = pmf.regress(features, Q, reg_i, s.ridge)
+        note()
+        pmf.half_sweep(*by_item, s.missing, Q, P, P.T @ P, features @ W, reg_i)
+        note()
+    assert (np.diff(values) < 0).all()
+
+
+@pytest.mark.parametrize("text", [True, False])
+def test_the_result_is_the_closed_form_optimum_of_each_block(text):
+    """After many sweeps each p_u, each q_i and W solve their own least squares in plain NumPy."""
+    case, features = ranking_case()
+    users, items, targets, weights, n_users, n_items = case
+    s = pmf.Ranking(k=3, missing=0.2, reg=0.05, sweeps=3000, seed=3)
+    features = features if text else np.zeros((n_items, 0))
+    P, Q, W = pmf.fit_ranking(*case, s, features if text else None)
+    reg_u, reg_i = pmf.strengths(users, n_users, 9, s), pmf.strengths(items, n_items, n_users, s)
+    full_w, full_t = np.full((n_users, 9), s.missing), np.zeros((n_users, 9))  # warm items: 0 .. 8
+    full_w[users, items], full_t[users, items] = weights, targets
+    q, prior = Q[:9], features @ W
+    for u in range(n_users):
+        system = q.T @ (full_w[u][:, None] * q) + reg_u[u] * np.eye(3)
+        best = np.linalg.solve(system, q.T @ (full_w[u] * full_t[u]))
+        assert P[u] == pytest.approx(best, abs=1e-7)
+    for i in range(9):
+        system = P.T @ (full_w[:, i][:, None] * P) + reg_i[i] * np.eye(3)
+        best = np.linalg.solve(system, P.T @ (full_w[:, i] * full_t[:, i]) + reg_i[i] * prior[i])
+        assert Q[i] == pytest.approx(best, abs=1e-7)
+    root = np.sqrt(reg_i)[:, None]
+    rows = np.vstack([root * features, np.sqrt(s.ridge) * np.eye(features.shape[1])])  # (I + D, D)
+    wanted = np.vstack([root * Q, np.zeros((features.shape[1], 3))])
+    assert pytest.approx(np.linalg.lstsq(rows, wanted)[0], abs=1e-7) == W
+    assert np.abs(Q[:9]).max() > 0.1  # not the trivial optimum
+
+
+def test_a_cold_item_takes_its_prior_and_moves_nobody():
+    case, features = ranking_case()
+    s = pmf.Ranking(k=4, sweeps=8)
+    P, Q, W = pmf.fit_ranking(*case, s, features)
+    assert np.array_equal(Q[9:], (features @ W)[9:])
+    assert np.abs(Q[9:]).min() > 0
+    assert (pmf.fit_ranking(*case, s)[1][9:] == 0).all()  # no text: nothing is known of it
+    changed = features.copy()
+    changed[9:] *= -5
+    again = pmf.fit_ranking(*case, s, changed)
+    assert np.array_equal(again[0], P) and np.array_equal(again[1][:9], Q[:9])
+
+
+def test_ranking_same_seed_same_bytes_whatever_the_threads():
+    case, features = ranking_case()
+    runs = [pmf.fit_ranking(*case, pmf.Ranking(k=4, seed=s), features) for s in (1, 1, 2)]
+    first, again, other = (b"".join(x.tobytes() for x in run) for run in runs)
+    assert first == again != other
+    threads = numba.get_num_threads()
+    numba.set_num_threads(1)
+    alone = pmf.fit_ranking(*case, pmf.Ranking(k=4, seed=1), features)
+    numba.set_num_threads(threads)
+    assert b"".join(x.tobytes() for x in alone) == first
+
+
+def test_text_features_are_centred_on_the_known_and_unit():
+    e = np.array([[1.0, 0], [3, 0], [2, 5]], dtype=np.float32)
+    got = pmf.text_features(e, np.array([0, 1]))  # mean (2, 0)
+    assert got.tolist() == [[-1, 0, 1], [1, 0, 1], [0, 1, 1]]
+    assert np.isfinite(pmf.text_features(np.ones((2, 2)), [0, 1])).all()  # the mean itself
+
+
+def ranking_files(folder, n_texts=11):
+    (users, items, targets, _, n_users, n_items), features = ranking_case()
+    arrays = {"train_users": users, "train_items": items, "train_ratings": targets * 5}
+    arrays |= {"valid": np.arange(30) % 5 == 0, "user_ids": np.arange(n_users)}
+    metrics.save(folder / "r.safetensors", arrays | {"movie_ids": np.arange(n_items)}, {})
+    metrics.save(folder / "e.safetensors", {"embeddings": features[:n_texts]}, {})
+
+
+def test_the_ranking_command(tmp_path, monkeypatch):
+    ranking_files(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    line = ["pmf.py", "ranking", "--ratings", "r.safetensors", "--embeddings", "e.safetensors"]
+    monkeypatch.setattr(sys, "argv", [*line, "--out", "o", "--k", "4", "--fit-part"])
+    pmf.main()
+    got, data = metrics.load("o", ["r.safetensors", "e.safetensors"]), metrics.load("r.safetensors")
+    fit = ~data["valid"]
+    users, items, ratings = (data[f"train_{x}"][fit] for x in ("users", "items", "ratings"))
+    features = pmf.text_features(metrics.load("e.safetensors")["embeddings"], np.unique(items))
+    s = pmf.Ranking(k=4)
+    wanted = pmf.fit_ranking(users, items, ratings / 5, np.ones(len(items)), 7, 11, s, features)
+    for name, array in zip(("user_factors", "item_factors", "text_weights"), wanted, strict=True):
+        assert np.array_equal(got[name], array)
+    ranking_files(tmp_path, n_texts=10)
+    with pytest.raises(BadInput, match="has 10 rows"):
+        pmf.main()
