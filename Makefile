@@ -81,7 +81,7 @@ $(OUT)/pmf-fit.safetensors: $(OUT)/ratings.safetensors pmf.py $(OUT)/.set-K
 STYLE   = $(strip $(foreach s,report no-leak no-tags ours,$(findstring -$(s),$(1))))
 TEXT    = $(OUT)/documents$(patsubst -ours,-no-leak,$(STYLE)).txt
 RECIPE  = $(or $(patsubst -%,%,$(filter -report -ours,$(STYLE))),published)
-WEIGHTS = $(MINILM)/model.safetensors
+WEIGHTS = $(MINILM)/model.safetensors $(OUT)/.set-MINILM
 MINI    = --encoder minilm --weights $(MINILM)
 QNAME   = $(if $(findstring 0.6,$(QWEN)),qwen3-0.6b,qwen3-4b)
 QTYPE   = $(if $(findstring 0.6,$(QWEN)),float32,bfloat16)
@@ -92,7 +92,7 @@ TUNE    = $(PY) contrastive.py --ratings $(OUT)/ratings.safetensors $(if $(QUICK
 # $(call encode,name,flags,needs): $(OUT)/<name>.safetensors; a name with -report takes that recipe,
 # one with -no-leak or -no-tags those documents, one with -ours the recipe ours and no-leak
 define encode
-$(OUT)/$(1).safetensors: $(TEXT) $(3)
+$(OUT)/$(1).safetensors: $(TEXT) encode.py $(3)
 	$(PY) encode.py --texts $$< --out $$@ $(2)
 endef
 # $(call tune,name,seed,flags,needs): the folder $(OUT)/<name>/
@@ -145,9 +145,9 @@ quick:
 # ---- Qwen3-Embedding: base and LoRA on NF4, both recipes ------------------------------------------
 
 QROWS = $(QNAME) $(QNAME)-report $(QNAME)-tuned $(QNAME)-tuned-report
-$(foreach name,$(QNAME) $(QNAME)-report,$(eval $(call encode,$(name),$(QBASE))))
+$(foreach name,$(QNAME) $(QNAME)-report,$(eval $(call encode,$(name),$(QBASE),$(OUT)/.set-QWEN)))
 $(foreach name,$(QNAME)-tuned $(QNAME)-tuned-report,\
-  $(eval $(call tune,$(name),$(SEED),$(QTUNE)))\
+  $(eval $(call tune,$(name),$(SEED),$(QTUNE),$(OUT)/.set-QWEN))\
   $(eval $(call encode,$(name),$(QBASE) --adapter $(OUT)/$(name),$(OUT)/$(name)/training.json)))
 
 qwen: $(OUT)/documents.txt $(OUT)/documents-report.txt

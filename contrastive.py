@@ -376,7 +376,7 @@ def tune(encoder, ids, examples, s):
     total = min(total, s.max_steps or total)
     losses, watch, tokens, start = [], Watch(), 0, time.perf_counter()
     recent = deque(maxlen=s.average)  # weights after each of the last epochs
-    with tqdm(total=total, desc="tuning", disable=enc.rank_and_world()[0] > 0) as bar:
+    with tqdm(total=total, desc="tuning", disable=enc.rank_and_world()[0] > 0 or None) as bar:
         while len(losses) < total:
             examples.refresh(lambda items: embed_items(encoder, ids, items))
             model.train()

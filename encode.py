@@ -363,7 +363,7 @@ def embed(encoder, ids, budget=2048, dims=0):
         size = encoder.model.config.hidden_size
         raise BadInput(f"--dims {dims}: the encoder has only {size} dimensions")
     encoder.model.eval()
-    tokens, hidden = sum(map(len, ids)), rank_and_world()[0] > 0
+    tokens, hidden = sum(map(len, ids)), rank_and_world()[0] > 0 or None
     with (
         torch.inference_mode(),
         tqdm(total=tokens, unit="tok", unit_scale=True, desc="encoding", disable=hidden) as bar,

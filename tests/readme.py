@@ -4,7 +4,6 @@ Copies the results of out/ into tests/recorded/ and rewrites what stands between
 markers <!-- name --> and <!-- /name -->; tests/test_report.py holds it there.
 """
 
-import json
 import re
 import shutil
 import sys
@@ -12,31 +11,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 RECORDED = ROOT / "tests" / "recorded"
-sys.path.insert(0, str(ROOT))
-
-import main  # noqa: E402
 
 
-def blocks():
-    """The README's generated blocks by name."""
-    results = json.loads((RECORDED / "results.json").read_text(encoding="utf-8"))
-    return {
-        "table1": main.table1(results).strip(),
-        "table2": (RECORDED / "table2.md").read_text(encoding="utf-8").strip(),
-        "tuning": (RECORDED / "tuning.md").read_text(encoding="utf-8").strip(),
-    }
+TABLES = ("table1", "tuning", "table2", "table3")
+OTHERS = ("results.json", "results-ours.json", "figure1.svg", "figure2.svg", "figure3.svg")
 
 
 def write(out):
-    for name in ("results.json", "table2.md", "tuning.md", "figure1.svg"):
+    for name in (*OTHERS, *(f"{table}.md" for table in TABLES)):
         shutil.copy(Path(out, name), RECORDED / name)
     path = ROOT / "README.md"
     text = path.read_text(encoding="utf-8")
-    for name, block in blocks().items():
+    for name in TABLES:
+        table = (RECORDED / f"{name}.md").read_text(encoding="utf-8").strip()
         pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
-        text, found = re.subn(
-            pattern, lambda m, block=block: f"{m[1]}{block}\n{m[2]}", text, flags=re.DOTALL
-        )
+        put = lambda m, table=table: f"{m[1]}{table}\n{m[2]}"  # noqa: E731
+        text, found = re.subn(pattern, put, text, flags=re.DOTALL)
         assert found == 1, name
     path.write_text(text, encoding="utf-8")
 
