@@ -136,7 +136,7 @@ def recorded(out):
         row[part] = {"seeds": [[0.1, 0.2, 0.3]]} | {m: [0.3] * n for m in main.METRICS}
     row["beyond"] = {"coverage": 0.5, "gini": 0.25, "popularity": 7.0}
     split = main.split_of(out / "ratings.safetensors")
-    return {"split": split, "k": 5, "rows": {"EASE": row}}
+    return {"split": split, "k": 5, "quick": False, "rows": {"EASE": row}}
 
 
 def test_table3_end_to_end_on_random_data(out):
@@ -213,3 +213,12 @@ def test_the_temporal_split_looks_at_nothing_after_its_date(out):
     study, _, date = main.temporal_split(lab)
     times = np.concatenate([lab.data["train_times"], lab.data["test_times"]])
     assert len(study.users) == np.sum(times < date) == np.floor(0.8 * len(times))
+
+
+def test_what_is_missing_is_said_in_one_line(out, tmp_path, capsys):
+    for name in ("ratings.safetensors", "documents-no-leak.txt"):
+        with pytest.raises(SystemExit) as leave:
+            metrics.run(lambda: main.run_ours(["--out", str(tmp_path)]))
+        error = capsys.readouterr().err
+        assert leave.value.code == 2 and error.count("\n") == 1 and "is missing" in error
+        (tmp_path / name).write_bytes((out / name).read_bytes())
