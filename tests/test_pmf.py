@@ -209,7 +209,7 @@ def test_the_result_is_the_closed_form_optimum_of_each_block(text):
     """After many sweeps each p_u, each q_i and W solve their own least squares in plain NumPy."""
     case, features = ranking_case()
     users, items, targets, weights, n_users, n_items = case
-    s = pmf.Ranking(k=3, missing=0.2, reg=0.05, sweeps=3000, seed=3)
+    s = pmf.Ranking(k=3, missing=0.2, reg=0.05, sweeps=600, seed=3)
     features = features if text else np.zeros((n_items, 0))
     P, Q, W = pmf.fit_ranking(*case, s, features if text else None)
     reg_u, reg_i = pmf.strengths(users, n_users, 9, s), pmf.strengths(items, n_items, n_users, s)
