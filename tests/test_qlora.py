@@ -16,7 +16,9 @@ import transformers
 import contrastive as con
 import encode as enc
 import fuse
+import main
 import metrics
+import pmf
 from metrics import BadInput
 
 QWEN_4B = {  # from its config.json
@@ -78,6 +80,52 @@ def test_encode_tune_encode(tiny, data, adapter, tmp_path):
     assert inputs["adapter_model.safetensors"] == metrics.sha256(
         adapter / "adapter_model.safetensors"
     )
+
+
+def test_the_way_from_movielens_files_to_a_row_of_the_table(tiny, tmp_path):
+    """The Makefile's command lines, one after the other, with the tiny model as Qwen3-0.6B."""
+    out = tmp_path / "out"
+    folder = movielens(tmp_path / "data")
+    main.prepare(["--data", str(folder), "--out", str(out)])
+    ratings, texts = out / "ratings.safetensors", out / "documents.txt"
+    for name, more in (("pmf", ()), ("pmf-fit", ("--fit-part",))):
+        line = ["pmf.py", "--ratings", str(ratings), "--out", str(out / f"{name}.safetensors")]
+        call(pmf, [*line, "--k", "4", "--epochs", "3", *more])
+    stem = out / "qwen3-0.6b-tuned"
+    embed_file(tiny, (None, texts), out / "qwen3-0.6b.safetensors", "--nf4")
+    line = ["contrastive.py", "--encoder", str(tiny), "--ratings", str(ratings), "--out", str(stem)]
+    line += ["--texts", str(texts), "--lora", "--nf4", "--batch", "4", "--max-steps", "6"]
+    call(con, [*line, "--lr", "0.01", "--warmup", "1"])
+    more = ("--nf4", "--adapter", str(stem))
+    embed_file(tiny, (None, texts), out / "qwen3-0.6b-tuned.safetensors", *more)
+    main.run_evaluate(["--data", str(folder), "--out", str(out), "--k", "3", "--user", "2"])
+    rows = json.loads((out / "results.json").read_text())["rows"]
+    rows = {row["row"]: row for row in rows if row["recipe"] == "published"}
+    for row in ("MF + Qwen3-0.6B (base)", "MF + Qwen3-0.6B (tuned)"):
+        assert rows[row]["status"] == "ok" and rows[row]["users"] == rows["MF only"]["users"]
+    tuning = rows["MF + Qwen3-0.6B (tuned)"]["tuning"]
+    assert tuning["trainable"] == 16 * ((64 + 64) + (64 + 32)) * 2
+    assert rows["MF + Qwen3-0.6B (base)"]["tuning"] == {}
+    assert rows["MF + Qwen3-4B (tuned)"]["status"].startswith("not run")  # never a substitute's
+
+
+def movielens(folder):
+    """A MovieLens folder of the small data set: 8 users like a quarter of 24 movies each."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)  # rows in an order of its own for each user: see the split
+    movies = [f"{movie},{text} (1999),Drama" for movie, text in enumerate(tiny_qwen.TEXTS, 1)]
+    ratings = [
+        f"{user},{movie},{4.5 if (movie - 1) // 6 == user % 4 else 2.0},{100 * user + movie}"
+        for user in range(1, 9)
+        for movie in rng.permutation(24) + 1
+    ]
+    heads = "userId,movieId,rating,timestamp", "movieId,title,genres"
+    tags = "userId,movieId,tag,timestamp"
+    for name, lines in zip(
+        main.FILES, ([heads[0], *ratings], [heads[1], *movies], [tags]), strict=True
+    ):
+        (folder / name).write_text("\n".join(lines) + "\n")
+    return folder
 
 
 def row_of(vectors, data):
