@@ -109,11 +109,8 @@ REPORT_TABLE2 = {  # the report's Table II, user 400
         "Reservoir Dogs; Memento; Fight Club; Fear and Loathing in Las Vegas; The Godfather"
     ),
 }
-NOT_RUN = {  # by the embeddings' name: why a row of the report has no figure
-    "minilm-tuned": "not run: this run leaves its tuning out; `make all` has it",
-    "qwen3-4b": "not run: needs a CUDA GPU and 8 GB of weights; `make qwen` runs it",
-    "qwen3-4b-tuned": "not run: needs a CUDA GPU and 8 GB of weights; `make qwen` runs it",
-}
+NOT_RUN = "not run: its embeddings are not made in this run; `make all` makes them"
+NOT_RUN_QWEN = "not run: needs a CUDA GPU and 8 GB of weights; `make qwen` runs it"
 
 # ------------------------------------------------------------------------------------------------
 # fetch: the data, from the first place that has it
@@ -465,8 +462,11 @@ def measured(bench, recipe, row, seed, scorer, baseline, alpha=None, curve=None)
 def not_run(recipe, row):
     """The entry of a row without its embeddings: no figures, and why."""
     numbers = dict.fromkeys(("users", *NAMES, "alpha", "seed"))
-    status = NOT_RUN.get(CONTENT_ROWS[row])
-    return {"recipe": recipe.name, "row": row, **numbers, "status": status}
+    return {"recipe": recipe.name, "row": row, **numbers, "status": why_not_run(row)}
+
+
+def why_not_run(row):
+    return NOT_RUN_QWEN if "Qwen" in row else NOT_RUN
 
 
 def recipe_rows(bench, recipe, seed):
@@ -652,7 +652,7 @@ def table2(bench, settings, mark):
             scorers[row] = bench.fusion(recipe, embeddings)(recipe.alpha)
         scorers.setdefault(row, None)
     for row, scorer in scorers.items():
-        found = NOT_RUN.get(CONTENT_ROWS.get(row))
+        found = why_not_run(row)
         if scorer:
             best, _ = recommend_items(bench, scorer, user, 5)
             found = "; ".join(titles[item] for item in best)
