@@ -14,7 +14,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DELETE_ON_ERROR:
-.PHONY: all ours seeds quick qwen data test peers baselines clean help FORCE
+.PHONY: all ours seeds quick qwen data test peers bench baselines clean help FORCE
 all: $(OUT)/results.json $(OUT)/results-ours.json
 
 help:
@@ -22,11 +22,12 @@ help:
 	@echo "make ours    the part of it that makes Table III (recipe ours) alone"
 	@echo "make test    set up and run the tests"
 	@echo "make data    fetch MovieLens and MiniLM only"
-	@echo "make quick   a real but small run in $(OUT)-quick/, its tables marked as such"
+	@echo "make quick   a real but small run of the published recipe in $(OUT)-quick/, marked as such"
 	@echo "make seeds   two more seeds of the published tuning, for its mean and range"
 	@echo "make qwen    the Qwen3-Embedding rows (needs CUDA and the weights, or QWEN=...0.6B)"
 	@echo "make peers   compare with Cornac, ir_measures, sentence-transformers, plain peft"
 	@echo "make baselines   tune EASE and weighted MF again for Table III (half an hour)"
+	@echo "make bench   time PMF, evaluation and reading beside Cornac and pandas (after make all)"
 	@echo "make clean   delete $(OUT)/ and $(OUT)-quick/; data/ and .venv/ stay"
 	@echo "variables    SEED=$(SEED)  K=$(K) (factors)  OUT=$(OUT)  MINILM=$(MINILM)"
 	@echo "             QWEN=$(QWEN) (a hub name or a folder)  ML_ZIP=path/to/ml-latest-small.zip"
@@ -123,16 +124,16 @@ $(eval $(call encode,minilm-ours,--encoder $(OUT)/minilm-ours,$(OUT)/minilm-ours
 
 # ---- Tables ---------------------------------------------------------------------------------------
 
-SHORT = pmf pmf-fit minilm minilm-report minilm-tuned
-FULL  = minilm-nf4 minilm-nf4-lora minilm-tuned-report
+SHORT = pmf minilm minilm-tuned
+FULL  = pmf-fit minilm-report minilm-tuned-report minilm-nf4 minilm-nf4-lora
 MADE  = $(patsubst %,$(OUT)/%.safetensors,$(SHORT) $(if $(QUICK),,$(FULL)))
 
 $(OUT)/results.json: $(MADE) $(wildcard $(OUT)/qwen3-*.safetensors $(OUT)/*-[23].safetensors) main.py fuse.py metrics.py
 	$(PY) main.py evaluate --data $(DATA) --out $(OUT) --seed $(SEED) $(if $(QUICK),--quick)
 
-OURS = minilm minilm-no-leak minilm-no-tags $(if $(QUICK),,minilm-ours)
+OURS = minilm minilm-no-leak minilm-no-tags minilm-ours
 $(OUT)/results-ours.json: $(OURS:%=$(OUT)/%.safetensors) main.py pmf.py fuse.py metrics.py $(wildcard tests/recorded/baselines.json)
-	$(PY) main.py ours --out $(OUT) --seed $(SEED) $(if $(QUICK),--quick --starts 1)
+	$(PY) main.py ours --out $(OUT) --seed $(SEED)
 
 ours: $(OUT)/results-ours.json
 
@@ -140,7 +141,7 @@ seeds: $(OUT)/minilm-tuned-2.safetensors $(OUT)/minilm-tuned-3.safetensors
 	@$(MAKE) all
 
 quick:
-	@$(MAKE) all QUICK=1 OUT=$(OUT)-quick
+	@$(MAKE) $(OUT)-quick/results.json QUICK=1 OUT=$(OUT)-quick
 
 # ---- Qwen3-Embedding: base and LoRA on NF4, both recipes ------------------------------------------
 
@@ -170,6 +171,9 @@ test: .venv/.tests $(DATA)/ratings.csv $(MINILM)/model.safetensors
 
 peers: .venv-peers/.done $(DATA)/ratings.csv $(MINILM)/model.safetensors
 	MINILM=$(MINILM) .venv-peers/bin/python -m pytest tests/peers
+
+bench: .venv-peers/.done
+	OMP_NUM_THREADS=1 .venv-peers/bin/python tests/bench.py --out $(OUT) --data $(DATA)
 
 baselines: .venv-peers/.done $(OUT)/ratings.safetensors
 	.venv-peers/bin/python tests/peers/baselines.py --out $(OUT)
