@@ -64,11 +64,15 @@ def evaluation_job(bench):
     U, V = bench.factors()
     data, n_items = bench.data, bench.n_items
     train = Dataset.from_uir(
-        list(zip(*(data[f"train_{c}"].tolist() for c in ("users", "items", "ratings")), strict=True))
+        list(
+            zip(*(data[f"train_{c}"].tolist() for c in ("users", "items", "ratings")), strict=True)
+        )
     )
     known = data["test_items"] < n_items
     uid = {user: train.uid_map[user] for user in train.uid_map}
-    rows = zip(*(data[f"test_{c}"][known].tolist() for c in ("users", "items", "ratings")), strict=True)
+    rows = zip(
+        *(data[f"test_{c}"][known].tolist() for c in ("users", "items", "ratings")), strict=True
+    )
     test = Dataset.build(list(rows), global_uid_map=train.uid_map, global_iid_map=train.iid_map)
     model = cornac.models.PMF(k=U.shape[1], trainable=False, init_params={"U": U, "V": V})
     model.fit(train)

@@ -13,22 +13,21 @@ ROOT = Path(__file__).parents[1]
 RECORDED = ROOT / "tests" / "recorded"
 
 
-TABLES = ("table1", "tuning", "table2", "table3")
-OTHERS = ("results.json", "results-ours.json", "figure1.svg", "figure2.svg", "figure3.svg")
+PARTS = ("results*.json", "table?.md", "tuning.md", "figure?.svg")
 
 
 def write(out):
-    for name in (*OTHERS, *(f"{table}.md" for table in TABLES)):
-        shutil.copy(Path(out, name), RECORDED / name)
-    path = ROOT / "README.md"
-    text = path.read_text(encoding="utf-8")
-    for name in TABLES:
-        table = (RECORDED / f"{name}.md").read_text(encoding="utf-8").strip()
-        pattern = rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)"
+    for path in (path for part in PARTS for path in Path(out).glob(part)):
+        shutil.copy(path, RECORDED)
+    readme = ROOT / "README.md"
+    text = readme.read_text(encoding="utf-8")
+    for path in RECORDED.glob("*.md"):
+        table = path.read_text(encoding="utf-8").strip()
+        pattern = rf"(<!-- {path.stem} -->\n).*?(<!-- /{path.stem} -->)"
         put = lambda m, table=table: f"{m[1]}{table}\n{m[2]}"  # noqa: E731
         text, found = re.subn(pattern, put, text, flags=re.DOTALL)
-        assert found == 1, name
-    path.write_text(text, encoding="utf-8")
+        assert found == 1, path
+    readme.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -113,21 +113,22 @@ def test_table2_has_the_reports_profile_and_mf_column(out):
     assert ours == main.REPORT_TABLE2["MF only"]
 
 
-@pytest.mark.parametrize("name", ["table1", "tuning", "table2", "table3"])
-def test_the_readme_shows_the_recorded_tables(name):
+def test_the_readme_shows_the_recorded_tables():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    assert (RECORDED / f"{name}.md").read_text(encoding="utf-8").strip() in readme
+    tables = {path.stem: path.read_text(encoding="utf-8") for path in RECORDED.glob("*.md")}
+    assert {"table1", "table2", "tuning"} <= set(tables)
+    for name, table in tables.items():
+        assert f"<!-- {name} -->\n{table.strip()}\n<!-- /{name} -->" in readme
 
 
 def test_the_recorded_tables_come_from_the_recorded_results():
     results = json.loads((RECORDED / "results.json").read_text(encoding="utf-8"))
-    ours = json.loads((RECORDED / "results-ours.json").read_text(encoding="utf-8"))
-    for name, made in (
-        ("table1.md", main.table1(results)),
-        ("tuning.md", main.tuning_table(results["rows"])),
-        ("table3.md", main.table3(ours)),
-        ("figure1.svg", main.figure1(results)),
-    ):
-        assert (RECORDED / name).read_text(encoding="utf-8") == made
+    made = {"table1.md": main.table1(results), "figure1.svg": main.figure1(results)}
+    made["tuning.md"] = main.tuning_table(results["rows"])
+    if (RECORDED / "results-ours.json").is_file():
+        ours = json.loads((RECORDED / "results-ours.json").read_text(encoding="utf-8"))
+        made |= {"table3.md": main.table3(ours), "figure3.svg": main.figure3(ours)}
+    for name, text in made.items():
+        assert (RECORDED / name).read_text(encoding="utf-8") == text
     hits = {row["row"]: row["hits"] for row in results["rows"] if row["recipe"] == "published"}
     assert hits["MF only"] == 739 and hits["MF + MiniLM (base)"] == 712
