@@ -6,6 +6,7 @@ the peers (`make bench` sets them up), out/ratings.safetensors and the MovieLens
 """
 
 import statistics
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ import numpy as np
 import pandas
 from cornac.data import Dataset
 from cornac.eval_methods.base_method import ranking_eval
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import fuse
 import main

@@ -18,8 +18,6 @@ import encode as enc
 import metrics
 from metrics import BadInput
 
-REAL = Path("out/ratings.safetensors")
-
 
 def settings(tiny, data, out="out", **changes):
     plain = {"encoder": str(tiny), "ratings": data[0], "texts": data[1], "out": Path(out)}
@@ -218,22 +216,6 @@ def test_seeds(build):
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     assert len(first) == 20 * 10
-
-
-@pytest.mark.skipif(not REAL.is_file(), reason=f"no {REAL}; `make all` writes it")
-def test_counts_on_the_real_data():
-    data = metrics.load(REAL)
-    if len(data["train_users"]) != 80_419:
-        pytest.skip("not the 2018 edition")
-    pairs = con.Published(data, seed=42).items
-    assert len(pairs) == 5970
-    assert (pairs[:, 0] != pairs[:, 1]).all()
-    report = con.Report(data, seed=42)
-    n = len(data["movie_ids"])
-    valid, users = data["valid"], report.users.astype(np.int64)
-    held = data["train_users"][valid] * np.int64(n) + data["train_items"][valid]
-    used = users[:, None] * n + report.items  # (P, 2) each (user, item) as one number
-    assert not np.isin(used, held).any()
 
 
 # Tuning

@@ -113,6 +113,19 @@ def test_table2_has_the_reports_profile_and_mf_column(out):
     assert ours == main.REPORT_TABLE2["MF only"]
 
 
+def test_tuning_has_the_published_number_of_pairs_and_sees_no_validation_row(out):
+    import contrastive
+
+    data = metrics.load(out / "ratings.safetensors")
+    pairs = contrastive.Published(data, seed=42).items  # (P, 2)
+    assert len(pairs) == 5970 and (pairs[:, 0] != pairs[:, 1]).all()
+    report, valid = contrastive.Report(data, seed=42), data["valid"]
+    n = np.int64(len(data["movie_ids"]))
+    held = data["train_users"][valid] * n + data["train_items"][valid]
+    used = report.users.astype(np.int64)[:, None] * n + report.items  # (P, 2) one number a pair
+    assert not np.isin(used, held).any()
+
+
 def test_the_readme_shows_the_recorded_tables():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     tables = {path.stem: path.read_text(encoding="utf-8") for path in RECORDED.glob("*.md")}
