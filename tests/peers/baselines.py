@@ -106,18 +106,18 @@ ROWS = {  # row -> how to fit it, its grid
         weighted_implicit,
         grid(
             factors=[SMALL],
-            missing=[0.05, 0.1, 0.25, 0.5],
-            reg=[1.0, 2.0, 4.0, 8.0, 16.0],
-            liked=[1.0, 2.0, 4.0],
+            missing=[0.1, 0.25, 0.5, 1.0],
+            reg=[4.0, 8.0, 16.0, 32.0, 64.0],
+            liked=[1.0, 2.0, 4.0, 8.0],
         ),
     ),
     "Weighted MF (scaled)": (
         weighted_scaled,
         grid(
             factors=[SMALL],
-            missing=[0.05, 0.1, 0.25],
+            missing=[0.1, 0.25, 0.5, 1.0],
             reg=[0.008, 0.012, 0.02, 0.03],
-            liked=[1.0, 2.0, 4.0],
+            liked=[1.0, 2.0, 4.0, 8.0],
         ),
     ),
 }
