@@ -343,7 +343,7 @@ def write_documents(out, movies, tags, arrays):
     for name, style, source in (
         ("documents.txt", "published", all_tags),
         ("documents-report.txt", "report", all_tags),
-        ("documents-no-leak.txt", "no-leak", honest),
+        ("documents-no-leak.txt", "published", honest),
         ("documents-no-tags.txt", "no-tags", all_tags),
     ):
         lines = documents(titles, genres, [source[movie] for movie in ids], style)
