@@ -45,7 +45,6 @@ STYLES = {  # how a movie's tags enter its text
     "published": list,  # all of them in file order
     "report": dict.fromkeys,  # "aggregated": each once, by first appearance
     "no-tags": lambda tags: (),
-    "no-leak": list,  # as published; the caller passes no tag whose (user, movie) is in test
 }
 
 

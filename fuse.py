@@ -21,10 +21,12 @@ from pathlib import Path
 
 import numpy as np
 
-from metrics import evaluate, group_by_user, load, pairs_of_block, parse, run, summary
+from metrics import evaluate, group_by_user, load, pairs_of_block, parse, run, summary, top_k
 
 LIKED = 4.0  # a rating from which an item counts as liked, and as relevant in the test
 ALPHAS = np.linspace(0, 1, 21)  # both ends included
+OURS_ALPHA = 0.6  # share of the ranking PMF in `ours`, chosen on validation: Figure 2
+POPULARITY = 0.1  # weight of log(1 + likes) in its content score, chosen likewise
 
 
 @dataclass(frozen=True)
@@ -122,7 +124,7 @@ def standardise(scores, among):
     return np.where(sd > 1e-12, moved / np.where(sd > 1e-12, sd, 1), 0.0)
 
 
-def text_scores(profiles, embeddings, likes, popularity=0.1):
+def text_scores(profiles, embeddings, likes, popularity=POPULARITY):
     """cos(E_u, E_i) + popularity log(1 + likes_i), (B, I): the content score of `ours`.
 
     profiles (B, D): centroids() of the liked; embeddings (I, D): pmf.centred(); likes (I,) counts
@@ -136,6 +138,20 @@ def candidates_of(seen, users, n_items):
     free = np.ones((len(users), n_items), dtype=bool)  # (B, I)
     free[pairs_of_block(seen, users)] = False
     return free
+
+
+def random_scorer(seed, n_items):
+    """Scorer that gives every user a random order of their own."""
+
+    def score(users):
+        return np.stack([np.random.default_rng([seed, user]).random(n_items) for user in users])
+
+    return score  # (B, I)
+
+
+def constant_scorer(values):
+    """Scorer of the same order for every user, by values (I,)."""
+    return lambda users: np.tile(values.astype(float), (len(users), 1))  # (B, I)
 
 
 def mf_scorer(U, V):
@@ -158,7 +174,7 @@ def published_scorer(U, V, profiles, embeddings, seen, alpha):
     return score
 
 
-def ours_scorer(P, Q, profiles, embeddings, likes, seen, alpha=0.6, popularity=0.1):
+def ours_scorer(P, Q, profiles, embeddings, likes, seen, alpha=OURS_ALPHA):
     """Scorer of `ours`: alpha z(p_u.q_i) + (1 - alpha) z(text), z = standardise over candidates.
 
     P (U, K), Q (I, K): of pmf.fit_ranking; the rest as in text_scores, profiles (U, D); `seen` is
@@ -168,10 +184,17 @@ def ours_scorer(P, Q, profiles, embeddings, likes, seen, alpha=0.6, popularity=0
 
     def score(users):
         free = candidates_of(seen, users, len(Q))  # (B, I)
-        text = text_scores(profiles[users], embeddings, likes, popularity)  # (B, I)
+        text = text_scores(profiles[users], embeddings, likes)  # (B, I)
         return alpha * standardise(P[users] @ Q.T, free) + (1 - alpha) * standardise(text, free)
 
     return score
+
+
+def best_items(scorer, seen, users, k):
+    """(B, k) the best items that each of `users` (B,) has not seen; -1 where none is left."""
+    scores = np.array(scorer(users), dtype=np.float64)  # (B, I)
+    scores[pairs_of_block(seen, users)] = -np.inf
+    return top_k(scores, k)
 
 
 # ------------------------------------------------------------------------------------------------

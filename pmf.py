@@ -16,7 +16,7 @@ Writes:   user_factors (U, K), item_factors (I, K) and loss (epochs,), the mean 
 The defaults are the published run's: with them the factors are bit-identical to Cornac 3's PMF.
 
 The recipe `ours` has a model of its own, the last section, "PMF for ranking"; what comes before it
-does not need it.  python pmf.py ranking --embeddings out/minilm.safetensors --out ...
+does not need it.  python pmf.py ranking --embeddings out/minilm-no-leak.safetensors
 """
 
 import math

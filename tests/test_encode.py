@@ -34,7 +34,6 @@ def load(folder, **options):
         ("published", "Heat Crime Drama heist al pacino heist"),
         ("report", "Heat Crime Drama heist al pacino"),
         ("no-tags", "Heat Crime Drama"),
-        ("no-leak", "Heat Crime Drama heist al pacino heist"),
     ],
 )
 def test_styles(style, expected):

@@ -9,11 +9,15 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+import table3
 
+import fuse
 import main
 import metrics
+import pmf
 
 ROOT = Path(__file__).parents[1]
+OURS_FACTORS = "pmf-ours.safetensors"
 RATINGS = "userId,movieId,rating,timestamp\n" + "".join(
     f"{user},{movie},{1 + (user + 2 * movie) % 5}.0,{1000 + 10 * user + movie}\n"
     for user in (1, 2, 5)
@@ -183,6 +187,10 @@ def test_recommend_and_evaluate_say_what_is_missing(folder, capsys):
 
 @pytest.fixture
 def artefacts(folder):
+    return make_artefacts(folder)
+
+
+def make_artefacts(folder):
     """An out/ folder with random factors and embeddings in the place of trained ones."""
     out, rng = folder.parent / "out", np.random.default_rng(0)
     main.prepare(["--data", str(folder), "--out", str(out)])
@@ -192,10 +200,13 @@ def artefacts(folder):
         U, V = rng.normal(size=(3, 2)), rng.normal(size=(n_items, 2))
         arrays = {"user_factors": U, "item_factors": V}
         metrics.save(out / f"{name}.safetensors", arrays, {}, [ratings])
-    for name, text in (("minilm", "documents"), ("minilm-report", "documents-report")):
-        e = rng.normal(size=(13, 4)).astype(np.float32)
+    for suffix in ("", "-report", "-no-leak"):
+        e = rng.normal(size=(len(metrics.load(ratings)["movie_ids"]), 4)).astype(np.float32)
         e /= np.linalg.norm(e, axis=1, keepdims=True)
-        metrics.save(out / f"{name}.safetensors", {"embeddings": e}, {}, [out / f"{text}.txt"])
+        path, text = out / f"minilm{suffix}.safetensors", out / f"documents{suffix}.txt"
+        metrics.save(path, {"embeddings": e}, {}, [text])
+    prior = ["--embeddings", str(out / "minilm-no-leak.safetensors"), "--k", "3", "--sweeps", "2"]
+    pmf.main_ranking(["--ratings", str(ratings), "--out", str(out / OURS_FACTORS), *prior])
     return out
 
 
@@ -219,6 +230,89 @@ def test_evaluate_and_recommend_end_to_end_on_a_small_folder(artefacts, folder, 
         assert fused == pytest.approx(alpha * cf + (1 - alpha) * content, abs=2e-4)
     error = refused("recommend", "--user", 77, *options[2:], "--out", artefacts, capsys=capsys)
     assert "user 77 is not in the data" in error
+
+
+def z(scores, free):
+    """Standard scores of one user over the free items."""
+    return (scores - scores[free].mean()) / scores[free].std()
+
+
+@pytest.fixture
+def sparse(folder):
+    """The same with thirty movies of which a user has rated a third, at random."""
+    rng = np.random.default_rng(3)
+    cells = [(user, movie) for user in (1, 2, 5) for movie in range(30) if rng.random() < 0.4]
+    rows = "".join(f"{u},{m},{rng.integers(1, 6)},{1000 + m}\n" for u, m in cells)
+    (folder / "ratings.csv").write_text(f"userId,movieId,rating,timestamp\n{rows}")
+    movies = "".join(f"{m},Film {m} (1999),Drama\n" for m in range(30))
+    (folder / "movies.csv").write_text(f"movieId,title,genres\n{movies}")
+    return make_artefacts(folder)
+
+
+def test_recommend_ours_by_hand(sparse, folder, capsys):
+    """Every score that is printed, from the files with plain arithmetic."""
+    load = lambda name: metrics.load(sparse / f"{name}.safetensors")  # noqa: E731
+    data, factors, e = load("ratings"), load("pmf-ours"), load("minilm-no-leak")["embeddings"]
+    n = int(data["train_items"].max()) + 1
+    e = e[:n].astype(np.float64) - e[:n].astype(np.float64).mean(axis=0)
+    e /= np.linalg.norm(e, axis=1, keepdims=True)
+    mine = data["train_users"] == 2  # of user 5
+    liked = data["train_ratings"] >= 4
+    free = ~np.isin(np.arange(n), data["train_items"][mine])
+    profile = e[data["train_items"][mine & liked]].sum(axis=0)
+    likes = np.array([np.sum(data["train_items"][liked] == item) for item in range(n)])
+    text = z(e @ profile / np.linalg.norm(profile) + 0.1 * np.log(1 + likes), free)
+    cf = z((factors["item_factors"] @ factors["user_factors"][2])[:n], free)
+    fused = 0.6 * cf + 0.4 * text
+    best = np.flatnonzero(free)[np.argsort(-fused[free])]
+    arguments = ["--user", "5", "--recipe", "ours", "--data", str(folder), "--out", str(sparse)]
+    main.recommend(arguments)
+    title, _, *lines = capsys.readouterr().out.splitlines()
+    assert title == "user 5, recipe ours, minilm, alpha 0.60" and len(lines) == 5 < len(best)
+    titles = main.titles_of(main.Bench(sparse), folder)
+    for line, item in zip(lines, best, strict=False):
+        _, *scores, name = line.split(maxsplit=4)
+        assert list(map(float, scores)) == pytest.approx(
+            [fused[item], cf[item], text[item]], abs=6e-5
+        )
+        assert name == titles[item]
+
+
+def test_recommend_ours_scores_as_table3_does(artefacts):
+    bench = main.Bench(artefacts)
+    lab = table3.Lab(table3.Settings(out=artefacts, factors=3, sweeps=2))
+    study = lab.study(lab.train)
+    features = study.features(lab.embeddings("base"))
+    ranker = study.ours_ranker(*study.fit(42, features), features)
+    shelf = table3.Shelf(study, lab.test, study.known)
+    scores = main.recipe_fusion(bench, main.OURS, "minilm")(fuse.OURS_ALPHA)(np.arange(3))
+    assert np.array_equal(scores, ranker(shelf)(np.arange(3)))
+
+
+def test_recommend_ours_says_what_is_missing_or_stale(artefacts, folder, capsys):
+    arguments = ["--user", 5, "--recipe", "ours", "--data", folder, "--out", artefacts]
+    factors, text = artefacts / OURS_FACTORS, artefacts / "minilm-no-leak.safetensors"
+    error = refused("recommend", *arguments, "--encoder", "minilm-tuned", capsys=capsys)
+    assert "minilm-tuned-no-leak.safetensors is missing; `make ours` builds that of minilm" in error
+    kept = text.read_bytes()
+    embeddings = metrics.load(text)["embeddings"]
+    metrics.save(text, {"embeddings": -embeddings}, {}, [artefacts / "documents-no-leak.txt"])
+    error = refused("recommend", *arguments, capsys=capsys)
+    assert f"{OURS_FACTORS} was not made from this {text}" in error
+    text.write_bytes(kept)
+    factors.unlink()
+    error = refused("recommend", *arguments, capsys=capsys)
+    assert f"{factors} is missing; `make ours` builds" in error
+
+
+@pytest.mark.parametrize(("recipe", "numba"), [("published", False), ("ours", True)])
+def test_recommend_imports_no_torch(artefacts, folder, recipe, numba):
+    arguments = ["--user", "5", "--recipe", recipe, "--encoder", "minilm"]
+    arguments += ["--data", str(folder), "--out", str(artefacts)]
+    spy = f"import sys, main; main.recommend({arguments})"
+    spy += "; print('torch' in sys.modules, 'numba' in sys.modules)"
+    found = subprocess.run([sys.executable, "-c", spy], capture_output=True, text=True, cwd=ROOT)
+    assert found.stdout.splitlines()[-1] == f"False {numba}", found.stderr
 
 
 def test_an_artefact_of_other_inputs_is_refused(artefacts, folder, capsys):

@@ -2,7 +2,7 @@
 
     .venv-peers/bin/python tests/peers/baselines.py [--out out]        (or: make baselines)
 
-Writes tests/recorded/baselines.json, from which `main.py ours` takes these rows:
+Writes tests/recorded/baselines.json, from which `tests/table3.py` takes these rows:
   EASE                    item-item ridge (Steck, WWW 2019), solved among the users (Woodbury)
   Weighted MF (implicit)  alternating least squares of the package implicit (Hu et al. 2008)
   Weighted MF (scaled)    the same objective, regularisation scaled by the number of ratings, which
@@ -21,13 +21,13 @@ from pathlib import Path
 import implicit
 import numpy as np
 import scipy.sparse
+import table3
 from conftest import ROOT
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-import main
 import pmf
-from metrics import parse, run, whole_file
+from metrics import parse, run, versions, whole_file
 
 COMMAND = ".venv-peers/bin/python tests/peers/baselines.py"
 
@@ -42,7 +42,7 @@ class Settings:
 
 
 # ------------------------------------------------------------------------------------------------
-# The rankers: a Study and settings -> a ranker of main.Shelf
+# The rankers: a Study and settings -> a ranker of table3.Shelf
 # ------------------------------------------------------------------------------------------------
 
 
@@ -77,7 +77,7 @@ def weighted_implicit(study, seed, factors, missing, reg, liked):
     )
     with threadpool_limits(1, "blas"):
         model.fit(table, show_progress=False)
-    return main.factor_ranker(model.user_factors, model.item_factors)
+    return table3.factor_ranker(model.user_factors, model.item_factors)
 
 
 def weighted_scaled(study, seed, factors, missing, reg, liked):
@@ -85,7 +85,7 @@ def weighted_scaled(study, seed, factors, missing, reg, liked):
     s = pmf.Ranking(k=factors, missing=missing, reg=reg, power=1.0, seed=seed)
     weights = np.where(study.ratings >= 4, liked, 1.0)  # (N,)
     columns = study.users, study.items, np.ones(len(weights)), weights
-    return main.factor_ranker(*pmf.fit_ranking(*columns, study.n_users, study.n_items, s)[:2])
+    return table3.factor_ranker(*pmf.fit_ranking(*columns, study.n_users, study.n_items, s)[:2])
 
 
 def grid(**values):
@@ -133,8 +133,8 @@ def search(name, fit, points, study, shelf):
 
     def measured(points):
         for point in tqdm(points, desc=name, unit="fit", disable=None):
-            found = main.pooled([shelf.measure(fit(study, 42, **point))])
-            yield dict(zip(main.METRICS, found["seeds"][0], strict=True)) | {"settings": point}
+            found = table3.pooled([shelf.measure(fit(study, 42, **point))])
+            yield dict(zip(table3.METRICS, found["seeds"][0], strict=True)) | {"settings": point}
 
     def best_first(rows):
         return sorted(rows, key=lambda row: -row["ndcg"])
@@ -147,8 +147,8 @@ def search(name, fit, points, study, shelf):
 
 
 def rounded(found):
-    """What main.py needs of a measurement, per user to five places."""
-    users = {name: np.round(found[name], 5).tolist() for name in main.METRICS}
+    """What table3.py needs of a measurement, per user to five places."""
+    users = {name: np.round(found[name], 5).tolist() for name in table3.METRICS}
     return {"seeds": np.round(found["seeds"], 6).tolist()} | users
 
 
@@ -162,31 +162,31 @@ def peer_row(lab, name, splits, quick):
     row = {"settings": best, "grid": tried}
     for part, (study, shelf) in splits.items():
         rankers = [fit(study, seed, **best) for seed in (seeds if part == "test" else seeds[:1])]
-        row[part] = rounded(main.pooled([shelf.measure(ranker) for ranker in rankers]))
+        row[part] = rounded(table3.pooled([shelf.measure(ranker) for ranker in rankers]))
         if part == "test":
             lists = shelf.lists(rankers[0])
-            row["beyond"] = main.beyond_accuracy(lists, study.counts[shelf.items])
+            row["beyond"] = table3.beyond_accuracy(lists, study.counts[shelf.items])
     return row | {"seconds": round(time.perf_counter() - start)}
 
 
 def splits_of(lab):
     """{part: (study, shelf)} with the very shelves of Table III."""
     valid = lab.data["valid"]  # (N,)
-    fitted, whole = lab.study(main.choose(lab.train, ~valid)), lab.study(lab.train)
+    fitted, whole = lab.study(table3.choose(lab.train, ~valid)), lab.study(lab.train)
     return {
-        "validation": (fitted, main.Shelf(fitted, main.choose(lab.train, valid), fitted.known)),
-        "test": (whole, main.Shelf(whole, lab.test, whole.known)),
-        "temporal": main.temporal_split(lab)[:2],
+        "validation": (fitted, table3.Shelf(fitted, table3.choose(lab.train, valid), fitted.known)),
+        "test": (whole, table3.Shelf(whole, lab.test, whole.known)),
+        "temporal": table3.temporal_split(lab)[:2],
     }
 
 
 def record():
     s = parse(Settings, __doc__)
-    lab = main.Lab(main.Ours(out=s.out, k=s.k, starts=s.starts))
+    lab = table3.Lab(table3.Settings(out=s.out, k=s.k, starts=s.starts))
     splits = splits_of(lab)
     rows = {name: peer_row(lab, name, splits, s.quick) for name in ROWS}
-    content = {"command": COMMAND, "split": main.split_of(lab.ratings), "k": s.k}
-    content |= {"versions": main.versions() | {"implicit": implicit.__version__}}
+    content = {"command": COMMAND, "split": table3.split_of(lab.ratings), "k": s.k}
+    content |= {"versions": versions() | {"implicit": implicit.__version__}}
     content |= {"quick": s.quick, "options": dataclasses.asdict(s) | {"out": "", "to": ""}}
     with whole_file(s.to) as temporary:
         temporary.write_text(json.dumps(content | {"rows": rows}), encoding="utf-8")

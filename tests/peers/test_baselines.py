@@ -3,8 +3,7 @@
 import baselines
 import numpy as np
 import pytest
-
-import main
+import table3
 
 
 @pytest.fixture
@@ -12,7 +11,7 @@ def study():
     rng = np.random.default_rng(0)
     cells = rng.permutation(20 * 12)[:90]
     ratings = rng.integers(1, 11, 90) / 2
-    return main.Study((cells // 12, cells % 12, ratings), (20, 12), main.Ours(k=3))
+    return table3.Study((cells // 12, cells % 12, ratings), (20, 12), table3.Settings(k=3))
 
 
 @pytest.mark.parametrize("target", ["rating", 0.0, 0.5])
@@ -21,13 +20,13 @@ def test_ease_among_users_is_ease_among_items(study, target):
     inverse = np.linalg.inv(X.T @ X + 7 * np.eye(12))  # (I, I)
     B = np.eye(12) - inverse / np.diag(inverse)  # (I, I)
     assert np.abs(np.diag(B)).max() < 1e-12
-    shelf = main.Shelf(study, (study.users[:5], study.items[:5], np.full(5, 5.0)), study.known)
+    shelf = table3.Shelf(study, (study.users[:5], study.items[:5], np.full(5, 5.0)), study.known)
     scores = baselines.ease(study, 0, target, 7)(shelf)(np.arange(20))
     assert scores == pytest.approx((X @ B)[:, shelf.items], abs=1e-10)
 
 
 def test_weighted_mf_of_implicit_and_ours_fit_the_rated_cells(study):
-    shelf = main.Shelf(study, (study.users[:5], study.items[:5], np.full(5, 5.0)), study.known)
+    shelf = table3.Shelf(study, (study.users[:5], study.items[:5], np.full(5, 5.0)), study.known)
     rated = np.zeros((20, 12), dtype=bool)
     rated[study.users, study.items] = True
     for fit in (baselines.weighted_implicit, baselines.weighted_scaled):
