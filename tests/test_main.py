@@ -99,6 +99,38 @@ def test_a_damaged_file_is_one_line_and_leaves_nothing(folder, capsys, name, old
     assert not out.exists()
 
 
+PLAIN = "1,31,2.5,1260759144\n1,1029,3.0,835355\n12,6,0.5,9\n12,163949,5.0,123456789012345\n"
+
+
+@pytest.mark.parametrize("text", [PLAIN, PLAIN.replace("\n", "\r\n")])
+def test_plain_lines_are_read_at_once_and_as_any_others(text):
+    plain, other = main.plain_columns(text.encode()), main.any_columns("", text.encode(), [])
+    for column, expected in zip(plain, other, strict=True):
+        assert np.array_equal(column, expected)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        *(("2.5", "2"), ("2.5", "2.50"), ("2.5", "2.x"), ("2.5", "x.5"), ("2.5", "2,5")),
+        *((",31", ",+31"), (",31", ",3.1"), (",31", ","), (",31", ",31\r"), ("1,31", "1;31")),
+        *(("9\n", "9\r\n"), ("9\n", "9 \n"), ("9\n", "9\n\n"), ("2345\n", "2345")),
+        *(("5\n12", "5,12"), ("1,31", "\n1,31"), ("012345\n", "0123456\n"), (PLAIN, "")),
+    ],
+)
+def test_lines_of_another_form_are_not_read_as_plain_ones(old, new):
+    assert old in PLAIN
+    assert main.plain_columns(PLAIN.replace(old, new, 1).encode()) is None
+
+
+def test_ratings_in_another_form_are_read_too(folder):
+    ratings = main.read_ratings(folder / "ratings.csv")
+    path = folder / "other.csv"
+    path.write_text((folder / "ratings.csv").read_text().replace(".0,", ","))
+    for column, expected in zip(main.read_ratings(path), ratings, strict=True):
+        assert np.array_equal(column, expected) and column.dtype == expected.dtype
+
+
 def zipped(path, texts):
     with zipfile.ZipFile(path, "w") as archive:
         for name, text in texts.items():
