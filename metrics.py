@@ -157,12 +157,19 @@ def _evaluate_block(score, seen, relevant, users, k):
     scores = np.array(score(users), dtype=np.float64)  # (B, I) a copy: seen items are struck out
     n_items = scores.shape[1]
     scores[pairs_of_block(seen, users)] = -np.inf
+    return metrics_of_lists(top_k(scores, k), relevant, users, n_items, k)
+
+
+def metrics_of_lists(lists, relevant, users, n_items, k):
+    """metrics_at_k of the lists (B, k or fewer) of item ids of `users` (B,); -1 is no item.
+
+    relevant: group_by_user pair. A list shorter than k counts as if the rest were no hits.
+    """
     wanted = np.zeros((len(users), n_items + 1), dtype=bool)  # (B, I + 1); column -1 is "nothing"
     rows, items = pairs_of_block(relevant, users)  # (M,)
     wanted[rows, items] = True
-    best = top_k(scores, k)  # (B, min(K, I))
     gains = np.zeros((len(users), k), dtype=bool)  # (B, K)
-    gains[:, : best.shape[1]] = np.take_along_axis(wanted, best, axis=1)
+    gains[:, : lists.shape[1]] = np.take_along_axis(wanted, lists, axis=1)
     return metrics_at_k(gains, np.bincount(rows, minlength=len(users)))
 
 
