@@ -773,7 +773,8 @@ def start_rows(s, folder):
         script = [str(ROOT / first)] if first.endswith(".py") else [first]
         line = [*script, *rest, *map(str, more.get(title, []))]
         spied = command(["-X", "importtime", *line]).stderr  # also the warm-up
-        loaded = [name for name in HEAVY if f"| {name}\n" in spied.replace("|   ", "| ")]
+        imported = {entry.split("|")[-1].strip() for entry in spied.splitlines()}
+        loaded = [name for name in HEAVY if name in imported]
         seconds = []
         for _ in range(max(3, s.pairs)):
             start = time.perf_counter()

@@ -8,6 +8,7 @@ import os
 import re
 from pathlib import Path
 
+import bench
 import numpy as np
 import pytest
 
@@ -141,6 +142,8 @@ def test_the_recorded_tables_come_from_the_recorded_results():
     if (RECORDED / "results-ours.json").is_file():
         ours = json.loads((RECORDED / "results-ours.json").read_text(encoding="utf-8"))
         made |= {"table3.md": main.table3(ours), "figure3.svg": main.figure3(ours)}
+    if (RECORDED / "bench.json").is_file():
+        made["bench.md"] = bench.table(json.loads((RECORDED / "bench.json").read_text("utf-8")))
     for name, text in made.items():
         assert (RECORDED / name).read_text(encoding="utf-8") == text
     hits = {row["row"]: row["hits"] for row in results["rows"] if row["recipe"] == "published"}
