@@ -255,7 +255,7 @@ def read_ratings(path):
 def plain_columns(body):
     """The columns of lines like 1,31,2.5,1260759144: (N,) int64, ratings float64; else None.
 
-    All lines at once, digit by digit from the right: ten times as fast as np.loadtxt.
+    All lines at once, digit by digit from the right: some ten times as fast as np.loadtxt.
     """
     text = np.frombuffer(body, dtype=np.uint8)  # (bytes,)
     ends = np.flatnonzero((text == ord(",")) | (text == ord("\n")))  # (4 N,) where a cell ends
@@ -264,12 +264,12 @@ def plain_columns(body):
     if np.any(text[ends].reshape(-1, 4) != np.frombuffer(b",,,\n", dtype=np.uint8)):
         return None
     user, movie, rating, line = ends.reshape(-1, 4).T.copy()  # (4, N)
-    time = line - (text[line[0] - 1] == ord("\r"))  # (N,) a stray \r, or a missing one, is no digit
+    stamp = line - (text[line[0] - 1] == ord("\r"))  # (N,) a stray \r, or one missing, is no digit
     start = np.append(0, line[:-1] + 1)  # (N,)
     point = rating - 2  # (N,) of a rating's three characters the middle one
     if np.any(text[point] != ord(".")) or np.any(point != movie + 2):
         return None
-    cells = ((start, user), (user + 1, movie), (rating + 1, time))
+    cells = ((start, user), (user + 1, movie), (rating + 1, stamp))
     cells += ((movie + 1, point), (point + 1, rating))
     columns = [_whole_numbers(text, *cell) for cell in cells]
     if any(column is None for column in columns):
