@@ -283,13 +283,14 @@ def _whole_numbers(text, starts, ends):
     widths = ends - starts  # (N,)
     if widths.min() < 1 or widths.max() > 15:  # float64 holds 15 digits, and so does any_columns
         return None
-    numbers = np.zeros(len(ends), dtype=np.int64)  # (N,)
+    numbers, at = np.zeros(len(ends), dtype=np.int64), ends.copy()  # (N,)
     for place in range(widths.max()):
-        digits = text[ends - 1 - place] - np.uint8(ord("0"))  # (N,) over 9 if it is none
-        digits[widths <= place] = 0  # left of the cell
+        at -= 1
+        digits = text.take(at, mode="clip") - np.uint8(ord("0"))  # (N,) over 9 if it is none
+        digits *= widths > place  # 0 left of the cell
         if digits.max() > 9:
             return None
-        numbers += 10**place * digits.astype(np.int64)
+        numbers += np.multiply(digits, 10**place, dtype=np.int64)
     return numbers
 
 

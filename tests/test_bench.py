@@ -18,7 +18,7 @@ UP = np.nextafter(A, np.inf)  # the last bit of each number
         (bench.same_metrics, [A, B], [A, B], [A[:1], B]),
         (bench.same_vectors, (np.float32(A), ""), (np.float32(A), ""), (np.float32(A) + 1e-3, "")),
         (bench.same_vectors, (np.float32(A), ""), (np.float32(A), ""), (A, "")),
-        (bench.same_curve, [3.0, 2, 1], [3.0, 2, 1.0001], [3.0, 2, 1.01]),
+        (bench.same_curve, [3.0, 2, 1], [3.0, 2, 1.00001], [3.0, 2, 1.01]),
         (bench.same_curve, [3.0, 2, 1], [3.0, 2, 1], [3.0, 2]),
         (bench.same_arrays, {"a": A, "b": B}, {"a": A.copy(), "b": B}, {"a": UP, "b": B}),
         (bench.same_arrays, {"a": A, "b": B}, {"a": A, "b": B}, {"a": A}),
