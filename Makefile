@@ -34,7 +34,7 @@ help:
 	@echo "make qwen    the Qwen3-Embedding rows (needs CUDA and the weights, or QWEN=...0.6B)"
 	@echo "make peers   compare with Cornac, ir_measures, sentence-transformers, plain peft"
 	@echo "make baselines   tune EASE and weighted MF again for Table III (half an hour)"
-	@echo "make bench   time PMF, evaluation and reading beside Cornac and pandas (after make all)"
+	@echo "make bench   time every stage beside its peers, one after the other; BENCH=--quick to try"
 	@echo "make clean   delete $(OUT)/ and $(OUT)-quick/; data/ and .venv/ stay"
 	@echo "variables    SEED=$(SEED)  K=$(K) (factors)  OUT=$(OUT)  MINILM=$(MINILM)"
 	@echo "             QWEN=$(QWEN) (a hub name or a folder)  ML_ZIP=path/to/ml-latest-small.zip"
@@ -183,8 +183,8 @@ test: .venv/.tests $(DATA)/ratings.csv $(MINILM)/model.safetensors
 peers: .venv-peers/.done $(DATA)/ratings.csv $(MINILM)/model.safetensors
 	MINILM=$(MINILM) .venv-peers/bin/python -m pytest tests/peers
 
-bench: .venv-peers/.done
-	OMP_NUM_THREADS=1 .venv-peers/bin/python tests/bench.py --out $(OUT) --data $(DATA)
+bench: .venv-peers/.done $(OUT)/pmf.safetensors $(OUT)/minilm.safetensors
+	.venv-peers/bin/python tests/bench.py --out $(OUT) --data $(DATA) --minilm $(MINILM) $(BENCH)
 
 baselines: .venv-peers/.done $(OUT)/ratings.safetensors
 	.venv-peers/bin/python tests/peers/baselines.py --out $(OUT)

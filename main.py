@@ -236,37 +236,95 @@ def read_ratings(path):
     outside 0.5 .. 5, a (user, movie) rated twice, a user with a single rating.
     """
     header = ["userId", "movieId", "rating", "timestamp"]
-    with open(path, encoding="utf-8") as file:
-        if file.readline().strip() != ",".join(header):
+    with open(path, "rb") as file:
+        if file.readline().strip() != ",".join(header).encode():
             next(read_rows(path, header), None)  # says what is wrong
             raise BadInput(f"{path}:1: unreadable header")
-        lines = file.read().splitlines()
-    if not any(lines):
-        raise BadInput(f"{path} holds no rating")
-    try:
-        table = np.loadtxt(lines, delimiter=",", comments=None, ndmin=2)  # (N, 4)
-    except ValueError as error:
-        raise BadInput(next(bad_numbers(path, header), f"{path}: {error}")) from None
-    users, movies, ratings, times = table.T
-    whole = np.all(table[:, [0, 1, 3]] % 1 == 0, axis=1)  # (N,)
-    _refuse(path, ~whole, table, "an id or a timestamp is no whole number")
-    _refuse(path, ~((ratings >= 0.5) & (ratings <= 5)), table, "the rating is outside 0.5 .. 5")
-    users, movies, times = (column.astype(np.int64) for column in (users, movies, times))
-    order = np.lexsort((movies, users))  # (N,) stable
-    same = (np.diff(users[order]) == 0) & (np.diff(movies[order]) == 0)  # (N - 1,)
-    again = np.zeros(len(users), dtype=bool)  # (N,)
-    again[order[1:][same]] = True
-    _refuse(path, again, table, "the user has rated this movie already")
+        body = file.read()
+    columns = plain_columns(body) or any_columns(path, body, header)
+    users, movies, ratings, times = columns
+    whole = (users % 1 == 0) & (movies % 1 == 0) & (times % 1 == 0)  # (N,)
+    _refuse(path, ~whole, columns, "an id or a timestamp is no whole number")
+    _refuse(path, ~((ratings >= 0.5) & (ratings <= 5)), columns, "the rating is outside 0.5 .. 5")
+    users, movies, times = (c.astype(np.int64, copy=False) for c in (users, movies, times))
+    _refuse(path, repeated(users, movies), columns, "the user has rated this movie already")
     _, user, count = np.unique(users, return_inverse=True, return_counts=True)
-    _refuse(path, count[user] == 1, table, "the user has one rating, a split needs at least two")
+    one = count[user] == 1  # (N,)
+    _refuse(path, one, columns, "the user has one rating, a split needs at least two")
     return users, movies, ratings.astype(np.float32), times
 
 
-def _refuse(path, bad, table, why):
-    """BadInput for the first bad row of the ratings table, with its line."""
+def plain_columns(body):
+    """The columns of lines like 1,31,2.5,1260759144: (N,) int64, ratings float64; else None.
+
+    All lines at once, digit by digit from the right: some ten times as fast as np.loadtxt.
+    """
+    text = np.frombuffer(body, dtype=np.uint8)  # (bytes,)
+    ends = np.flatnonzero((text == ord(",")) | (text == ord("\n")))  # (4 N,) where a cell ends
+    if len(ends) == 0 or len(ends) % 4 or ends[-1] != len(text) - 1:
+        return None
+    if np.any(text[ends].reshape(-1, 4) != np.frombuffer(b",,,\n", dtype=np.uint8)):
+        return None
+    user, movie, rating, line = ends.reshape(-1, 4).T.copy()  # (4, N)
+    stamp = line - (text[line[0] - 1] == ord("\r"))  # (N,) a stray \r, or one missing, is no digit
+    start = np.append(0, line[:-1] + 1)  # (N,)
+    point = rating - 2  # (N,) of a rating's three characters the middle one
+    if np.any(text[point] != ord(".")) or np.any(point != movie + 2):
+        return None
+    cells = ((start, user), (user + 1, movie), (rating + 1, stamp))
+    cells += ((movie + 1, point), (point + 1, rating))
+    columns = [_whole_numbers(text, *cell) for cell in cells]
+    if any(column is None for column in columns):
+        return None
+    users, movies, times, whole, tenths = columns
+    return users, movies, (10 * whole + tenths) / 10, times
+
+
+def _whole_numbers(text, starts, ends):
+    """Numbers (N,) of the cells text[starts:ends]; None if one is not 1 to 15 digits."""
+    widths = ends - starts  # (N,)
+    if widths.min() < 1 or widths.max() > 15:  # float64 holds 15 digits, and so does any_columns
+        return None
+    numbers, at = np.zeros(len(ends), dtype=np.int64), ends.copy()  # (N,)
+    for place in range(widths.max()):
+        at -= 1
+        digits = text.take(at, mode="clip") - np.uint8(ord("0"))  # (N,) over 9 if it is none
+        digits *= widths > place  # 0 left of the cell
+        if digits.max() > 9:
+            return None
+        numbers += np.multiply(digits, 10**place, dtype=np.int64)
+    return numbers
+
+
+def any_columns(path, body, header):
+    """The columns of any CSV text of numbers, (N,) float64."""
+    lines = body.decode("utf-8").splitlines()
+    if not any(lines):
+        raise BadInput(f"{path} holds no rating")
+    try:
+        return np.loadtxt(lines, delimiter=",", comments=None, ndmin=2).T  # (4, N)
+    except ValueError as error:
+        raise BadInput(next(bad_numbers(path, header), f"{path}: {error}")) from None
+
+
+def repeated(users, movies):
+    """Which rows (N,) repeat an earlier (user, movie)."""
+    again = np.zeros(len(users), dtype=bool)  # (N,)
+    keys = users * (movies.max() + 1) + movies  # (N,) equal for equal pairs
+    keys.sort(kind="stable")  # the fastest where the file is in order, as MovieLens is
+    if np.any(keys[1:] == keys[:-1]):  # rare: only now which, and in file order
+        order = np.lexsort((movies, users))  # (N,) stable
+        same = (np.diff(users[order]) == 0) & (np.diff(movies[order]) == 0)  # (N - 1,)
+        again[order[1:][same]] = True
+    return again
+
+
+def _refuse(path, bad, columns, why):
+    """BadInput for the first bad row of the ratings, with its line."""
     if bad.any():
         row = int(np.argmax(bad))
-        cells = ",".join(f"{cell:g}" if cell % 1 else f"{cell:.0f}" for cell in table[row])
+        cells = [column[row] for column in columns]
+        cells = ",".join(f"{cell:g}" if cell % 1 else f"{cell:.0f}" for cell in cells)
         raise BadInput(f"{path}:{row + 2}: {why}: {cells}; mend or drop the line")
 
 

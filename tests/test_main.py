@@ -103,6 +103,38 @@ def test_a_damaged_file_is_one_line_and_leaves_nothing(folder, capsys, name, old
     assert not out.exists()
 
 
+PLAIN = "1,31,2.5,1260759144\n1,1029,3.0,835355\n12,6,0.5,9\n12,163949,5.0,123456789012345\n"
+
+
+@pytest.mark.parametrize("text", [PLAIN, PLAIN.replace("\n", "\r\n")])
+def test_plain_lines_are_read_at_once_and_as_any_others(text):
+    plain, other = main.plain_columns(text.encode()), main.any_columns("", text.encode(), [])
+    for column, expected in zip(plain, other, strict=True):
+        assert np.array_equal(column, expected)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        *(("2.5", "2"), ("2.5", "2.50"), ("2.5", "2.x"), ("2.5", "x.5"), ("2.5", "2,5")),
+        *((",31", ",+31"), (",31", ",3.1"), (",31", ","), (",31", ",31\r"), ("1,31", "1;31")),
+        *(("9\n", "9\r\n"), ("9\n", "9 \n"), ("9\n", "9\n\n"), ("2345\n", "2345")),
+        *(("5\n12", "5,12"), ("1,31", "\n1,31"), ("012345\n", "0123456\n"), (PLAIN, "")),
+    ],
+)
+def test_lines_of_another_form_are_not_read_as_plain_ones(old, new):
+    assert old in PLAIN
+    assert main.plain_columns(PLAIN.replace(old, new, 1).encode()) is None
+
+
+def test_ratings_in_another_form_are_read_too(folder):
+    ratings = main.read_ratings(folder / "ratings.csv")
+    path = folder / "other.csv"
+    path.write_text((folder / "ratings.csv").read_text().replace(".0,", ","))
+    for column, expected in zip(main.read_ratings(path), ratings, strict=True):
+        assert np.array_equal(column, expected) and column.dtype == expected.dtype
+
+
 def zipped(path, texts):
     with zipfile.ZipFile(path, "w") as archive:
         for name, text in texts.items():
@@ -123,14 +155,30 @@ def test_a_zip_of_other_data_or_cut_or_missing_is_refused(folder, capsys):
     assert sorted(p.name for p in folder.parent.iterdir()) == ["data"]
 
 
-def test_the_command_line_ends_without_a_traceback_and_without_torch(tmp_path):
+def test_the_command_line_ends_without_a_traceback(tmp_path):
     run = [sys.executable, ROOT / "main.py"]
     bad = subprocess.run([*run, "prepare", "--data", tmp_path], capture_output=True, text=True)
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1
     assert subprocess.run([*run, "nonsense"], capture_output=True).returncode == 2
-    spy = "import sys, main; main.COMMANDS; print('torch' in sys.modules, 'numba' in sys.modules)"
-    loaded = subprocess.run([sys.executable, "-c", spy], capture_output=True, text=True, cwd=ROOT)
-    assert loaded.stdout.split() == ["False", "False"]
+
+
+def test_help_and_recommend_import_neither_torch_nor_numba(folder):
+    out = folder.parent / "out"
+    main.prepare(["--data", str(folder), "--out", str(out)])
+    data, rng = metrics.load(out / "ratings.safetensors"), np.random.default_rng(0)
+    n_users, n_items = len(data["user_ids"]), int(data["train_items"].max()) + 1
+    factors = {"user_factors": rng.random((n_users, 4)), "item_factors": rng.random((n_items, 4))}
+    metrics.save(out / "pmf.safetensors", factors, {}, [out / "ratings.safetensors"])
+    vectors = {"embeddings": rng.random((len(data["movie_ids"]), 4))}
+    metrics.save(out / "minilm.safetensors", vectors, {}, [out / "documents.txt"])
+    recommend = ["recommend", "--user", "1", "--top", "1", "--encoder", "minilm"]
+    recommend += ["--data", str(folder), "--out", str(out)]
+    for arguments, shown in ((["--help"], "Commands"), (recommend, "user 1, recipe published")):
+        line = [sys.executable, "-X", "importtime", str(ROOT / "main.py"), *arguments]
+        done = subprocess.run(line, capture_output=True, text=True)
+        assert done.returncode == 0 and shown in done.stdout
+        loaded = {entry.split("|")[-1].strip() for entry in done.stderr.splitlines()}
+        assert "numpy" in loaded and not loaded & {"torch", "numba", "transformers", "tqdm"}
 
 
 def test_titles_are_shown_as_one_says_them():

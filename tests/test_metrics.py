@@ -66,6 +66,27 @@ def test_top_k_equals_a_stable_sort_on_scores_with_many_ties():
     assert metrics.top_k(scores, 10).tolist() == expected
 
 
+@pytest.mark.parametrize("n_items", [1, 5, 39, 80, 1003])
+def test_top_k_equals_a_stable_sort_for_any_number_of_items(n_items):
+    """Items struck out, many ties, and more items than the groups of _lower_bound hold."""
+    rng = np.random.default_rng(n_items)
+    for values in (3, 10_000):
+        scores = rng.integers(0, values, (20, n_items)).astype(float)
+        scores[rng.random(scores.shape) < 0.3] = -np.inf
+        scores[:3] = -np.inf
+        best = np.argsort(-scores, axis=1, kind="stable")[:, :5]  # (20, 5)
+        expected = np.where(np.take_along_axis(scores, best, axis=1) == -np.inf, -1, best)
+        assert np.array_equal(metrics.top_k(scores, 5), expected)
+
+
+@pytest.mark.parametrize("place", [0, 500, 1002])
+def test_top_k_refuses_nan_wherever_it_stands(place):
+    scores = np.random.default_rng(0).random((3, 1003))
+    scores[1, place] = np.nan
+    with pytest.raises(ValueError, match="NaN"):
+        metrics.top_k(scores, 5)
+
+
 @pytest.mark.parametrize("k", [0, -1])
 def test_top_k_refuses_no_list(k):
     with pytest.raises(ValueError, match="k >= 1"):
