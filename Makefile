@@ -14,7 +14,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DELETE_ON_ERROR:
-.PHONY: all ours seeds quick qwen data test peers bench baselines clean help FORCE
+.PHONY: all ours seeds quick qwen data test peers bench growth baselines clean help FORCE
 all: $(OUT)/results.json
 
 help:
@@ -28,6 +28,7 @@ help:
 	@echo "make peers   compare with Cornac, ir_measures, sentence-transformers, plain peft"
 	@echo "make baselines   tune EASE and weighted MF again for Table III (half an hour)"
 	@echo "make bench   time PMF, evaluation and reading beside Cornac and pandas (after make all)"
+	@echo "make growth  time and memory from 100,000 to 32 million synthetic ratings (ten minutes)"
 	@echo "make clean   delete $(OUT)/ and $(OUT)-quick/; data/ and .venv/ stay"
 	@echo "variables    SEED=$(SEED)  K=$(K) (factors)  OUT=$(OUT)  MINILM=$(MINILM)"
 	@echo "             QWEN=$(QWEN) (a hub name or a folder)  ML_ZIP=path/to/ml-latest-small.zip"
@@ -174,6 +175,9 @@ peers: .venv-peers/.done $(DATA)/ratings.csv $(MINILM)/model.safetensors
 
 bench: .venv-peers/.done
 	OMP_NUM_THREADS=1 .venv-peers/bin/python tests/bench.py --out $(OUT) --data $(DATA)
+
+growth: .venv/.done
+	$(PY) tests/growth.py --out $(OUT)
 
 baselines: .venv-peers/.done $(OUT)/ratings.safetensors
 	.venv-peers/bin/python tests/peers/baselines.py --out $(OUT)
