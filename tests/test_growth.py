@@ -1,6 +1,8 @@
 """growth.py: synthetic ratings that look like MovieLens's, strata, and the tables of cost."""
 
+import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import growth
 import numpy as np
@@ -109,3 +111,11 @@ def test_padding_to_whole_vectors_keeps_the_values():
     X = np.arange(10.0).reshape(2, 5)
     got = pmf.whole_vectors(X)
     assert got.shape == (2, 8) and np.array_equal(got[:, :5], X) and not got[:, 5:].any()
+
+
+def test_the_recorded_tables_come_from_the_recorded_measurement():
+    recorded = Path(__file__).parent / "recorded"
+    results = json.loads((recorded / "growth.json").read_text(encoding="utf-8"))
+    assert (recorded / "growth.md").read_text(encoding="utf-8") == growth.report(results)
+    assert (recorded / "figure4.svg").read_text(encoding="utf-8") == growth.figure4(results)
+    assert max(row["peak_bytes"] for row in results["sizes"]) < 16 * 2**30
