@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 RECORDED = ROOT / "tests" / "recorded"
 
 
-PARTS = ("results*.json", "table?.md", "tuning.md", "figure?.svg", "bench.json", "bench.md")
+PARTS = ("results*.json", "table?.md", "tuning.md", "bench.*", "growth.*", "figure?.svg")
 
 
 def write(out):
