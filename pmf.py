@@ -221,12 +221,12 @@ class Ranking:
 
 
 @njit(parallel=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
-def half_sweep(starts, others, targets, weights, missing, X, Y, gram, prior, reg):
+def half_sweep(starts, others, targets, weights, missing, X, Y, spectrum, prior, reg):
     """Each coordinate of each row of X once to its minimum of (R), in place; Y stays as it is.
 
     Row r is rated by columns others[starts[r]:starts[r + 1]] (int32) with targets and weights (N,).
-    X, prior (R, K); Y (C, K); gram = Y'Y (K, K); reg (R,). A row without ratings stays. Rows do
-    not see each other, so the threads' order changes nothing.
+    X, prior (R, K); Y (C, K) with Y'Y = diag(spectrum (K,)), see turned(); reg (R,). A row without
+    ratings stays. Rows do not see each other, so the threads' order changes nothing.
     """
     K = X.shape[1]
     for r in prange(len(X)):
@@ -234,16 +234,17 @@ def half_sweep(starts, others, targets, weights, missing, X, Y, gram, prior, reg
         if n == 0:
             continue
         z = np.empty((K, n))  # (K, n) factors of what the row rated, a line each
-        for j in range(n):
-            z[:, j] = Y[others[first + j]]
         extra = weights[first : first + n] - missing  # (n,) weight beyond that of a missing entry
         error = weights[first : first + n] * targets[first : first + n]  # (n,) w t - extra x.z
-        pull = reg[r] * (x - prior[r])  # (K,) half the slope without the rated entries' share
+        for j in range(n):
+            y, score = Y[others[first + j]], 0.0  # (K,)
+            for k in range(K):
+                score += x[k] * y[k]
+                z[k, j] = y[k]
+            error[j] -= extra[j] * score
         for k in range(K):
-            error -= extra * x[k] * z[k]
-            pull += missing * x[k] * gram[k]
-        for k in range(K):
-            slope, curve = pull[k], reg[r] + missing * gram[k, k]
+            slope = missing * spectrum[k] * x[k] + reg[r] * (x[k] - prior[r, k])
+            curve = missing * spectrum[k] + reg[r]
             for j in range(n):
                 slope -= error[j] * z[k, j]
                 curve += extra[j] * z[k, j] * z[k, j]
@@ -251,8 +252,16 @@ def half_sweep(starts, others, targets, weights, missing, X, Y, gram, prior, reg
             x[k] -= step
             for j in range(n):
                 error[j] += extra[j] * step * z[k, j]
-            for f in range(k + 1, K):  # those before have had their turn
-                pull[f] -= missing * step * gram[k, f]
+
+
+def turned(Y, *others):
+    """(spectrum (K,), Y (C, K), others (.., K)): all turned so that Y'Y = diag(spectrum).
+
+    (R) does not change when P, Q and W turn together; but then the missing entries tie no two
+    coordinates of a row to each other, so a step costs O(n) and not O(n + K), and gets further.
+    """
+    spectrum, axes = np.linalg.eigh(Y.T @ Y)  # (K,), (K, K)
+    return spectrum, Y @ axes, *(X @ axes for X in others)
 
 
 def by_row(rows, others, targets, weights, n_rows):
@@ -307,10 +316,12 @@ def fit_ranking(users, items, targets, weights, n_users, n_items, settings, feat
     by_item = by_row(items, users, targets, weights, n_items)
     W, zero = np.zeros((features.shape[1], s.k)), np.zeros_like(P)  # (D, K), (U, K)
     for sweep in trange(s.sweeps, desc="PMF for ranking", unit="sweep", disable=None):
-        half_sweep(*by_user, s.missing, P, Q, Q.T @ Q, zero, reg_u)
+        spectrum, Q, P, W = turned(Q, P, W)
+        half_sweep(*by_user, s.missing, P, Q, spectrum, zero, reg_u)
         if sweep:  # the first Q is noise: nothing to regress on
             W = regress(features, Q, reg_i, s.ridge)
-        half_sweep(*by_item, s.missing, Q, P, P.T @ P, features @ W, reg_i)
+        spectrum, P, Q, W = turned(P, Q, W)
+        half_sweep(*by_item, s.missing, Q, P, spectrum, features @ W, reg_i)
     Q[reg_i == 0] = (features @ W)[reg_i == 0]
     return P, Q, W
 

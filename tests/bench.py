@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[1]
 LIST = 25  # length of the recommended list
 BATCHES = (16, 32, 64, 128, 256)  # of sentence-transformers' encode, to find its best
 MISSING, REG, RANKING_K, ITERATIONS = 0.15, 4.0, 128, 15  # of the ranking PMF
-SWEEPS = {"cg": 21, "exact": 25}  # sweeps of ours until no worse than ITERATIONS of implicit
+SWEEPS = {"cg": 15, "exact": 17}  # sweeps of ours until no worse than ITERATIONS of implicit
 PEERS = ("cornac", "scikit-surprise", "ranx", "sentence-transformers", "implicit", "pandas")
 
 

@@ -130,7 +130,9 @@ def test_one_coordinate_on_paper():
     x, one = np.array([[7.0]]), np.zeros(1, dtype=np.int32)
     Y = np.array([[y], [3.0]])  # the row did not rate column 1: a missing zero
     ratings = (np.array([0, 1]), one, np.array([t]), np.array([w]))
-    pmf.half_sweep(*ratings, missing, x, Y, Y.T @ Y, np.array([[prior]]), np.array([reg]))
+    pmf.half_sweep(
+        *ratings, missing, x, Y, (Y**2).sum(axis=0), np.array([[prior]]), np.array([reg])
+    )
     best = (w * t * y + reg * prior) / (w * y**2 + missing * 3.0**2 + reg)
     assert x[0, 0] == pytest.approx(best, rel=1e-14)
 
@@ -140,6 +142,7 @@ def test_half_sweep_takes_each_coordinate_in_turn_to_its_minimum():
     users, items, targets, weights, n_users, _ = ranking_case()[0]
     rng, missing = np.random.default_rng(1), 0.3
     X, Y, prior = (rng.normal(size=(n, 4)) for n in (n_users, 9, n_users))
+    spectrum, Y = pmf.turned(Y)
     reg, plain = rng.random(n_users), X.copy()
     w, t = np.full((n_users, 9), missing), np.zeros((n_users, 9))
     w[users, items], t[users, items] = weights, targets
@@ -148,8 +151,17 @@ def test_half_sweep_takes_each_coordinate_in_turn_to_its_minimum():
             rest = tu - Y @ x + Y[:, k] * x[k]  # what the other coordinates leave
             x[k] = (wu * Y[:, k] @ rest + b * p[k]) / (wu @ Y[:, k] ** 2 + b)
     by_user = pmf.by_row(users, items, targets, weights, n_users)
-    pmf.half_sweep(*by_user, missing, X, Y, Y.T @ Y, prior, reg)
+    pmf.half_sweep(*by_user, missing, X, Y, spectrum, prior, reg)
     assert pytest.approx(plain, rel=1e-12) == X
+
+
+def test_turning_makes_the_gram_diagonal_and_keeps_every_score_and_length():
+    rng = np.random.default_rng(3)
+    Y, X = rng.normal(size=(9, 4)), rng.normal(size=(5, 4))
+    spectrum, Y2, X2 = pmf.turned(Y, X)
+    assert pytest.approx(np.diag(spectrum), abs=1e-12) == Y2.T @ Y2
+    assert pytest.approx(X @ Y.T) == X2 @ Y2.T
+    assert pytest.approx((X**2).sum(axis=1)) == (X2**2).sum(axis=1)
 
 
 def test_strengths_by_hand():
@@ -195,11 +207,13 @@ def test_every_half_sweep_and_every_regression_lowers_the_objective():
 
     note()
     for _ in range(6):
-        pmf.half_sweep(*by_user, s.missing, P, Q, Q.T @ Q, np.zeros_like(P), reg_u)
+        spectrum, Q, P, W = pmf.turned(Q, P, W)
+        pmf.half_sweep(*by_user, s.missing, P, Q, spectrum, np.zeros_like(P), reg_u)
         note()
         W = pmf.regress(features, Q, reg_i, s.ridge)
         note()
-        pmf.half_sweep(*by_item, s.missing, Q, P, P.T @ P, features @ W, reg_i)
+        spectrum, P, Q, W = pmf.turned(P, Q, W)
+        pmf.half_sweep(*by_item, s.missing, Q, P, spectrum, features @ W, reg_i)
         note()
     assert (np.diff(values) < 0).all()
 

@@ -70,12 +70,12 @@ def test_the_objective_is_as_low_as_implicits(case, theirs):
 def test_one_sweep_leaves_implicits_solution_where_it_is(case, theirs):
     """Its item factors are exact for its user factors: no coordinate of them can still move."""
     users, items, targets, weights, n_users, n_items = case
-    P, Q = (np.ascontiguousarray(x) for x in theirs)
+    spectrum, P, Q = pmf.turned(*theirs)
     moved, prior = Q.copy(), np.zeros_like(Q)
     by_item = pmf.by_row(items, users, targets, weights, n_items)
     reg = pmf.strengths(items, n_items, n_users, settings())
-    pmf.half_sweep(*by_item, MISSING, moved, P, P.T @ P, prior, reg)
+    pmf.half_sweep(*by_item, MISSING, moved, P, spectrum, prior, reg)
     assert np.abs(moved - Q).max() < 1e-9 * np.abs(Q).max()
     wrong = Q.copy()
-    pmf.half_sweep(*by_item, 1.1 * MISSING, wrong, P, P.T @ P, prior, reg)
+    pmf.half_sweep(*by_item, 1.1 * MISSING, wrong, P, spectrum, prior, reg)
     assert np.abs(wrong - Q).max() > 1e-3 * np.abs(Q).max()  # the check can fail
