@@ -26,9 +26,11 @@ from numba import njit
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from table3 import markdown
+
 import pmf
 from fuse import LIKED, mf_scorer
-from main import COLOURS, markdown, svg_page
+from main import COLOURS, svg_page
 from metrics import evaluate, group_by_user, parse, run, split_per_user, whole_file
 
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
@@ -481,7 +483,7 @@ def _panel(title, x, series, left, wide=300, top=90, base=310):
     first = log(next(iter(series.values()))[0]) + log(x) - log(x[0])  # (sizes,) a slope of 1
     path = " ".join(f"{at_x(a):.1f},{at_y(b):.1f}" for a, b in zip(log(x), first, strict=True))
     yield f'<polyline points="{path}" fill="none" stroke="#999" stroke-dasharray="4 4"/>'
-    for i, ((name, line), colour) in enumerate(zip(series.items(), COLOURS.values(), strict=False)):
+    for i, ((name, line), colour) in enumerate(zip(series.items(), COLOURS, strict=False)):
         points = [(at_x(a), at_y(b)) for a, b in zip(log(x), log(line), strict=True)]
         path = " ".join(f"{a:.1f},{b:.1f}" for a, b in points)
         yield f'<polyline points="{path}" fill="none" stroke="{colour}"/>'
