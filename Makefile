@@ -129,7 +129,7 @@ $(eval $(call tune,minilm-nf4-lora,$(SEED),$(MINI) --nf4 --lora --lr 2e-4,$(WEIG
 $(eval $(call encode,minilm-nf4-lora,$(MINI) --nf4 --adapter $(OUT)/minilm-nf4-lora,$(call LORA,minilm-nf4-lora)))
 
 # Recipe ours: its settings were chosen on validation, see contrastive.py
-OURS_TUNE = $(MINI) --batch 256 --epochs 8 --lr 1e-4 --warmup 11 --average 3
+OURS_TUNE = $(MINI) --batch 64 --epochs 8 --lr 1e-4 --warmup 42 --average 3
 $(foreach name,minilm-no-leak minilm-no-tags,$(eval $(call encode,$(name),$(MINI),$(WEIGHTS))))
 $(eval $(call tune,minilm-ours,$(SEED),$(OURS_TUNE),$(WEIGHTS)))
 $(eval $(call encode,minilm-ours,--encoder $(OUT)/minilm-ours,$(OUT)/minilm-ours/training.json))
