@@ -47,7 +47,7 @@ class Settings:
     out: Path = Path("out")  # folder of the artefacts; bench.json and bench.md go there
     data: Path = Path("data/ml-latest-small")  # MovieLens folder
     minilm: Path = Path("data/minilm")  # MiniLM's weights
-    jobs: tuple[str, ...] = ()  # pmf fast surprise evaluation lists ... start; none: all
+    jobs: tuple[str, ...] = ()  # pmf fast surprise evaluation lists ... floor start; none: all
     pairs: int = 5  # timed rounds of each job
     threads: int = 0  # of each side where the table does not say 1; 0: all cores
     epochs: int = 200  # of each PMF fit
@@ -459,6 +459,46 @@ def same_curve(ours, peer, s):
     return gap < bound, f"{text} at most (bound {bound:g})"
 
 
+def matrix_flop(model, lengths):
+    """FLOP of the matrix products of a forward pass over texts of so many tokens, unpadded."""
+    import torch
+
+    weights = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
+    shape = model.config.hidden_size * model.config.num_hidden_layers
+    return 2 * weights * sum(lengths) + 4 * shape * sum(n**2 for n in lengths)  # q.k and p.v
+
+
+def floor_of_minilm(s):
+    """FLOP of our encoding and tuning jobs, and the most FLOP/s of the same products by torch."""
+    import torch
+
+    import contrastive
+    import encode
+
+    encoder = encode.load_encoder(*encode.find("minilm", str(s.minilm)))
+    settings = tuning_settings(s, contrastive)
+    pairs = contrastive.read_examples(settings).items  # (P, 2)
+    order = np.random.default_rng(settings.seed).permutation(len(pairs))  # (P,)
+    steps = np.split(pairs[order], range(settings.batch, len(pairs), settings.batch))
+    lengths = [len(x) for x in encode.tokenize(encoder, encode.read_texts(settings.texts))]
+    tuned = [lengths[i] for step in steps[: s.steps or None] for i in np.unique(step)]
+    encoded = [len(x) for x in encode.tokenize(encoder, texts(s))]
+    a, b = torch.rand(2048, 384), torch.rand(384, 1536)
+
+    def measure():
+        def product():
+            start = time.perf_counter()
+            a @ b
+            return time.perf_counter() - start
+
+        peak = 2 * a.shape[0] * b.numel() / min(product() for _ in range(200))
+        work = {"encoding": matrix_flop(encoder.model, encoded)}
+        work["tuning"] = 3 * matrix_flop(encoder.model, tuned)  # backward: two products for one
+        return work | {"peak": peak}
+
+    return Side(measure)
+
+
 # ------------------------------------------------------------------------------------------------
 # The PMF for ranking against implicit, to the same value of the objective
 # ------------------------------------------------------------------------------------------------
@@ -746,6 +786,15 @@ def run_job(name, job, s):
         }
 
 
+def floor_row(s):
+    """What floor_of_minilm finds, in a process of its own with all threads."""
+    child = Child(floor_of_minilm, s, s.threads or os.cpu_count(), own_threads=False)
+    child.ask("time")
+    found, _ = child.ask("end")
+    child.process.join()
+    return found
+
+
 # ------------------------------------------------------------------------------------------------
 # Start-up
 # ------------------------------------------------------------------------------------------------
@@ -816,6 +865,7 @@ def table(record):
         cells += [", ".join(f"{size / 1e6:.0f}" for size in row["memory"])]
         cells += [row["check"] if row["same"] else f"NO: {row['check']}"]
         lines.append("| " + " | ".join(cells) + " |")
+    lines += floor_lines(record)
     if record["start"]:
         lines += ["", "| command | seconds (lowest..highest) | heavy imports |", "|" + " --- |" * 3]
     for row in record["start"]:
@@ -825,6 +875,23 @@ def table(record):
         middle = statistics.median(row["seconds"])
         lines.append(f"| `{row['title']}` | {middle:.3f} ({low:.3f}..{high:.3f}) | {heavy} |")
     return "\n".join([*lines, ""])
+
+
+def floor_lines(record):
+    """What MiniLM's matrix products alone would take at their measured peak, and what we take."""
+    floor = record["floor"]
+    if not floor:
+        return []
+    head = "MiniLM | matrix products, TFLOP | s at the peak | ours, s | share at the peak"
+    title = f"Peak of a matrix product of MiniLM's shape: {floor['peak'] / 1e9:.0f} GFLOP/s."
+    lines = ["", title, "", f"| {head} |", "|" + " --- |" * 5]
+    for name in ("encoding", "tuning"):
+        took = [statistics.median(r["ours"]) for r in record["rows"] if r["job"] == name][:1]
+        least = floor[name] / floor["peak"]
+        cells = [name, f"{floor[name] / 1e12:.2f}", f"{least:.1f}"]
+        cells += [f"{took[0]:.1f}", f"{least / took[0]:.0%}"] if took else ["", ""]
+        lines.append("| " + " | ".join(cells) + " |")
+    return lines
 
 
 def machine():
@@ -850,18 +917,20 @@ def main_bench():
     s = parse(Settings, __doc__)
     if s.quick:
         s = dataclasses.replace(s, pairs=1, epochs=5, documents=256, steps=5)
-    names = s.jobs or (*JOBS, "start")
-    if unknown := set(names) - {*JOBS, "start"}:
-        raise BadInput(f"--jobs {' '.join(unknown)}: known are {' '.join(JOBS)} start")
+    names = s.jobs or (*JOBS, "floor", "start")
+    if unknown := set(names) - {*JOBS, "floor", "start"}:
+        raise BadInput(f"--jobs {' '.join(unknown)}: known are {' '.join(JOBS)} floor start")
     record = {"machine": machine(), "rounds": s.pairs, "quick": s.quick}
     options = dataclasses.asdict(s)
     record |= {"settings": {k: v for k, v in options.items() if not isinstance(v, Path)}}
     found = {name: importlib.metadata.version(name) for name in PEERS}
-    record |= {"versions": versions() | found, "rows": [], "start": []}
+    record |= {"versions": versions() | found, "rows": [], "floor": {}, "start": []}
     for name in names:
         if name == "start":
             with tempfile.TemporaryDirectory() as folder:
                 record["start"] += start_rows(s, folder)
+        elif name == "floor":
+            record["floor"] = floor_row(s)
         else:
             record["rows"] += run_job(name, JOBS[name], s)
         save(record, s.out)

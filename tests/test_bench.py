@@ -40,8 +40,18 @@ def test_the_table_shows_the_median_its_range_and_what_is_not_so():
     row |= {"peers": [3.0, 4, 5], "least": 3, "same": True, "check": "same vectors"}
     start = {"title": "main.py", "seconds": [0.1, 0.3, 0.2], "heavy": ["torch"], "same": False}
     record = {"machine": "Some CPU", "rounds": 3, "quick": False, "start": [start]}
-    rows = [row, row | {"least": 4, "same": False}]
+    record["floor"] = {"encoding": 2e12, "tuning": 1e12, "peak": 4e12}
+    rows = [row | {"job": "encoding"}, row | {"job": "other", "least": 4, "same": False}]
     lines = bench.table(record | {"rows": rows}).splitlines()
     assert "| 3.00 (2.00..5.00) | 3, met | 1, 2 | same vectors |" in lines[4]
     assert "| 4, missed | 1, 2 | NO: same vectors |" in lines[5]
+    assert "| encoding | 2.00 | 0.5 | 1.0 | 50% |" in lines
+    assert "| tuning | 1.00 | 0.2 |  |  |" in lines
     assert "| `main.py` | 0.200 (0.100..0.300) | NO: torch |" in lines[-1]
+
+
+def test_the_flop_of_one_layer_by_hand():
+    torch = pytest.importorskip("torch")
+    model = torch.nn.Sequential(torch.nn.Linear(4, 3, bias=False))
+    model.config = type("Config", (), {"hidden_size": 4, "num_hidden_layers": 1})
+    assert bench.matrix_flop(model, [2, 5]) == 2 * 12 * 7 + 4 * 4 * (4 + 25)
