@@ -33,7 +33,7 @@ help:
 	@echo "make seeds   two more seeds of the published tuning, for its mean and range"
 	@echo "make qwen    the Qwen3-Embedding rows (needs CUDA and the weights, or QWEN=...0.6B)"
 	@echo "make peers   compare with Cornac, ir_measures, sentence-transformers, plain peft"
-	@echo "make baselines   tune EASE and weighted MF again for Table III (half an hour)"
+	@echo "make baselines   tune EASE and weighted MF again for Table III (a quarter of an hour)"
 	@echo "make bench   time every stage beside its peers, one after the other; BENCH=--quick to try"
 	@echo "make growth  time and memory from 100,000 to 32 million synthetic ratings (ten minutes)"
 	@echo "make clean   delete $(OUT)/ and $(OUT)-quick/; data/ and .venv/ stay"
