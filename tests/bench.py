@@ -6,6 +6,8 @@ its median with the lowest and the highest. The peak memory is that of the side'
 interpreter, imports and data included. Every row has a check that both sides did the same work; a
 check that fails is a NO in the table and the status 1.
 
+--jobs measures these anew and keeps the other rows of an equal run.
+
 Needs the peers, out/ratings.safetensors, out/pmf.safetensors, out/documents.txt and MiniLM.
 Writes out/bench.json and out/bench.md.   python tests/bench.py --quick --jobs evaluation prepare
 """
@@ -686,11 +688,19 @@ JOBS = {
         "PMF for ranking, to implicit's objective",
         als_ours_cg,
         (Peer("implicit ALS, conjugate gradient", als_implicit, same_objective, 1, True),),
+        one_thread=True,
+    ),
+    "als-cores": Job(
+        "the same on all cores",
+        als_ours_cg,
+        (Peer("implicit ALS, conjugate gradient", als_implicit, same_objective, 1, True),),
+        own_threads=True,
     ),
     "als-exact": Job(
-        "the same",
+        "the same on all cores",
         als_ours_exact,
         (Peer("implicit ALS, exact", als_implicit_exact, same_objective, 1, True),),
+        own_threads=True,
     ),
     "prepare": Job(
         "prepare, ratings.csv to the arrays",
@@ -913,6 +923,18 @@ def save(record, out):
             temporary.write_text(text, encoding="utf-8")
 
 
+def kept(path, record, names):
+    """What stays of an earlier record if only `names` run: the same machine, settings, versions."""
+    old = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+    same = json.loads(json.dumps(record)).items() <= old.items()
+    rest = old if same else {"rows": [], "floor": {}, "start": []}
+    return {
+        "rows": [row for row in rest["rows"] if row["job"] not in names],
+        "floor": {} if "floor" in names else rest["floor"],
+        "start": [] if "start" in names else rest["start"],
+    }
+
+
 def main_bench():
     s = parse(Settings, __doc__)
     if s.quick:
@@ -921,10 +943,10 @@ def main_bench():
     if unknown := set(names) - {*JOBS, "floor", "start"}:
         raise BadInput(f"--jobs {' '.join(unknown)}: known are {' '.join(JOBS)} floor start")
     record = {"machine": machine(), "rounds": s.pairs, "quick": s.quick}
-    options = dataclasses.asdict(s)
-    record |= {"settings": {k: v for k, v in options.items() if not isinstance(v, Path)}}
+    options = {k: v for k, v in dataclasses.asdict(s).items() if not isinstance(v, Path)}
     found = {name: importlib.metadata.version(name) for name in PEERS}
-    record |= {"versions": versions() | found, "rows": [], "floor": {}, "start": []}
+    record |= {"settings": options | {"jobs": ()}, "versions": versions() | found}
+    record |= kept(s.out / "bench.json", record, names)
     for name in names:
         if name == "start":
             with tempfile.TemporaryDirectory() as folder:
@@ -933,6 +955,7 @@ def main_bench():
             record["floor"] = floor_row(s)
         else:
             record["rows"] += run_job(name, JOBS[name], s)
+            record["rows"].sort(key=lambda row: list(JOBS).index(row["job"]))
         save(record, s.out)
         print(f"{name} done", file=sys.stderr, flush=True)
     print(table(record))

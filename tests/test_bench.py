@@ -1,5 +1,7 @@
 """bench.py: its checks can fail, and its table says so. Nothing is timed here."""
 
+import json
+
 import bench
 import numpy as np
 import pytest
@@ -55,3 +57,18 @@ def test_the_flop_of_one_layer_by_hand():
     model = torch.nn.Sequential(torch.nn.Linear(4, 3, bias=False))
     model.config = type("Config", (), {"hidden_size": 4, "num_hidden_layers": 1})
     assert bench.matrix_flop(model, [2, 5]) == 2 * 12 * 7 + 4 * 4 * (4 + 25)
+
+
+def test_a_partial_run_keeps_the_other_rows_of_an_equal_run_only(tmp_path):
+    path, record = tmp_path / "bench.json", {"machine": "A", "rounds": 3, "settings": {"jobs": ()}}
+    rows = [{"job": "pmf", "ours": [1.0]}, {"job": "als", "ours": [2.0]}]
+    path.write_text(json.dumps(record | {"rows": rows, "floor": {"peak": 1}, "start": [1]}))
+    assert bench.kept(path, record, ["als"]) == {
+        "rows": rows[:1],
+        "floor": {"peak": 1},
+        "start": [1],
+    }
+    nothing = {"rows": [], "floor": {}, "start": []}
+    assert bench.kept(path, record, ["pmf", "als", "floor", "start"]) == nothing
+    assert bench.kept(path, record | {"machine": "B"}, ["als"]) == nothing
+    assert bench.kept(tmp_path / "none", record, ["als"]) == nothing
