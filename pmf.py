@@ -25,9 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from llvmlite import ir
 from numba import njit, prange, types
-from numba.core import cgutils
+from numba.core.cgutils import get_or_insert_function, ir
 from numba.extending import intrinsic
 from tqdm import trange
 
@@ -72,7 +71,7 @@ def _prefetch(typing_context, address):
     def generate(context, builder, signature, arguments):
         byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
         kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-        hint = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+        hint = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
         pointer = builder.inttoptr(arguments[0], byte)
         builder.call(hint, [pointer, flag(0), flag(3), flag(1)])  # to read, keep it near, data
         return context.get_dummy_value()
