@@ -21,7 +21,7 @@ from pathlib import Path
 
 import numpy as np
 
-from metrics import evaluate, group_by_user, load, pairs_of_block, parse, run, summary, top_k
+from metrics import evaluate, group_by_user, load, pairs_of_block, parse, run, summary
 
 LIKED = 4.0  # a rating from which an item counts as liked, and as relevant in the test
 ALPHAS = np.linspace(0, 1, 21)  # both ends included
@@ -188,13 +188,6 @@ def ours_scorer(P, Q, profiles, embeddings, likes, seen, alpha=OURS_ALPHA):
         return alpha * standardise(P[users] @ Q.T, free) + (1 - alpha) * standardise(text, free)
 
     return score
-
-
-def best_items(scorer, seen, users, k):
-    """(B, k) the best items that each of `users` (B,) has not seen; -1 where none is left."""
-    scores = np.array(scorer(users), dtype=np.float64)  # (B, I)
-    scores[pairs_of_block(seen, users)] = -np.inf
-    return top_k(scores, k)
 
 
 # ------------------------------------------------------------------------------------------------

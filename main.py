@@ -32,6 +32,7 @@ import fuse
 from metrics import (
     NAMES,
     BadInput,
+    best_items,
     evaluate,
     group_by_user,
     load,
@@ -713,7 +714,7 @@ def table2(bench, settings, mark):
     for row, scorer in scorers.items():
         found = why_not_run(row)
         if scorer:
-            best = fuse.best_items(scorer, bench.seen, user, 5)[0]  # (5,)
+            best = best_items(scorer, bench.seen, user, 5)[0]  # (5,)
             found = "; ".join(titles[item] for item in best[best >= 0])
         lines.append(f"| {row} | {found} | {REPORT_TABLE2.get(row, '')} |")
     return "\n".join(lines) + "\n"
@@ -850,7 +851,7 @@ def recommend(argv):
     encoder = settings.encoder or recipe.encoder
     fusion = recipe_fusion(bench, recipe, encoder)
     alpha, user = chosen_alpha(bench, recipe, encoder), user_index(bench, settings.user)
-    best = fuse.best_items(fusion(alpha), bench.seen, user, settings.top)[0]  # (top,)
+    best = best_items(fusion(alpha), bench.seen, user, settings.top)[0]  # (top,)
     fused, cf, content = (fusion(a)(user)[0] for a in (alpha, 1.0, 0.0))  # (I,) each
     titles = titles_of(bench, settings.data)
     print(f"user {settings.user}, recipe {recipe.name}, {encoder}, alpha {alpha:.2f}")

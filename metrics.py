@@ -152,21 +152,24 @@ def metrics_at_k(gains, n_relevant):
     }
 
 
-def _evaluate_block(score, seen, relevant, users, k):
-    """metrics_at_k of one block of users; the only place that holds a (B, I) array."""
+def best_items(score, seen, users, k):
+    """The best items that each of `users` (B,) has not seen, by a scorer as of evaluate().
+
+    The only place that holds a (B, I) array. Returns (B, min(k, I)) ids; -1 where none is left.
+    """
     scores = np.array(score(users), dtype=np.float64)  # (B, I) a copy: seen items are struck out
-    n_items = scores.shape[1]
     scores[pairs_of_block(seen, users)] = -np.inf
-    return metrics_of_lists(top_k(scores, k), relevant, users, n_items, k)
+    return top_k(scores, k)
 
 
-def metrics_of_lists(lists, relevant, users, n_items, k):
+def metrics_of_lists(lists, relevant, users, k):
     """metrics_at_k of the lists (B, k or fewer) of item ids of `users` (B,); -1 is no item.
 
     relevant: group_by_user pair. A list shorter than k counts as if the rest were no hits.
     """
-    wanted = np.zeros((len(users), n_items + 1), dtype=bool)  # (B, I + 1); column -1 is "nothing"
     rows, items = pairs_of_block(relevant, users)  # (M,)
+    last = max(lists.max(initial=-1), items.max(initial=-1))  # the highest item id
+    wanted = np.zeros((len(users), last + 2), dtype=bool)  # (B, ids + 1); column -1 is "nothing"
     wanted[rows, items] = True
     gains = np.zeros((len(users), k), dtype=bool)  # (B, K)
     gains[:, : lists.shape[1]] = np.take_along_axis(wanted, lists, axis=1)
@@ -187,7 +190,8 @@ def evaluate(score, seen, relevant, k=25, block=128, threads=1):
         raise BadInput("no user has a relevant item, so there is nothing to measure")
     blocks = np.split(users, range(block, len(users), block))
     with ThreadPoolExecutor(threads) as pool:
-        parts = list(pool.map(lambda b: _evaluate_block(score, seen, relevant, b, k), blocks))
+        lists = pool.map(lambda users: best_items(score, seen, users, k), blocks)
+        parts = [metrics_of_lists(x, relevant, b, k) for x, b in zip(lists, blocks, strict=True)]
     result = {name: np.concatenate([part[name] for part in parts]) for name in NAMES}
     return {"users": users, "skipped": len(relevant[0]) - 1 - len(users), **result}
 

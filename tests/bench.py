@@ -254,10 +254,8 @@ def in_order(found):
 def lists_ours(s):
     import metrics
 
-    users, scores, lists, relevant = scores_and_lists(s)
-    return Side(
-        lambda: metrics.metrics_of_lists(lists, relevant, users, scores.shape[1], LIST), in_order
-    )
+    users, _, lists, relevant = scores_and_lists(s)
+    return Side(lambda: metrics.metrics_of_lists(lists, relevant, users, LIST), in_order)
 
 
 def ranking_ours(s):
@@ -267,7 +265,7 @@ def ranking_ours(s):
 
     def measure():
         lists = metrics.top_k(scores, LIST)  # (E, 25)
-        return metrics.metrics_of_lists(lists, relevant, users, scores.shape[1], LIST)
+        return metrics.metrics_of_lists(lists, relevant, users, LIST)
 
     return Side(measure, in_order)
 

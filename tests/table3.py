@@ -38,6 +38,7 @@ from main import (
     write_texts,
 )
 from metrics import (
+    best_items,
     evaluate,
     group_by_user,
     load,
@@ -182,7 +183,7 @@ class Shelf:
     def lists(self, ranker):
         """What each user is shown, as columns: (E, K), -1 where there is nothing left."""
         scorer, blocks = ranker(self), np.split(self.users, range(64, len(self.users), 64))
-        return np.concatenate([fuse.best_items(scorer, self.seen, b, self.k) for b in blocks])
+        return np.concatenate([best_items(scorer, self.seen, b, self.k) for b in blocks])
 
 
 class Lab:
@@ -702,7 +703,7 @@ def figure3(results, width=760):
     """Figure 3 as SVG: NDCG by bucket, a panel each for users, thinned users and movies."""
     parts = []
     for i, (row, colour) in enumerate(BUCKET_COLOURS.items()):
-        parts += svg_legend(20 + 148 * i, colour, row, size=11)
+        parts += svg_legend(20 + 165 * i, colour, row, size=11)
     values = [v for part in PANELS for row in results[part] for v in row["ndcg"].values()]
     top = max(values, default=1) * 1.1 or 1
     for i, (part, title) in enumerate(PANELS.items()):
