@@ -242,13 +242,9 @@ def read_ratings(path):
         if file.readline().strip() != ",".join(header).encode():
             next(read_rows(path, header), None)  # says what is wrong
             raise BadInput(f"{path}:1: unreadable header")
-        body = file.read()
-    columns = plain_columns(body) or any_columns(path, body, header)
+        columns = plain_columns(file) or any_columns(path, header)
     users, movies, ratings, times = columns
-    whole = (users % 1 == 0) & (movies % 1 == 0) & (times % 1 == 0)  # (N,)
-    _refuse(path, ~whole, columns, "an id or a timestamp is no whole number")
     _refuse(path, ~((ratings >= 0.5) & (ratings <= 5)), columns, "the rating is outside 0.5 .. 5")
-    users, movies, times = (c.astype(np.int64, copy=False) for c in (users, movies, times))
     _refuse(path, repeated(users, movies), columns, "the user has rated this movie already")
     _, user, count = np.unique(users, return_inverse=True, return_counts=True)
     one = count[user] == 1  # (N,)
@@ -256,18 +252,29 @@ def read_ratings(path):
     return users, movies, ratings.astype(np.float32), times
 
 
-def plain_columns(body):
+def plain_columns(file, part=2**18):
     """The columns of lines like 1,31,2.5,1260759144: (N,) int64, ratings float64; else None.
 
-    All lines at once, digit by digit from the right: some ten times as fast as np.loadtxt.
+    By parts of so many bytes, which stay in the cache: twenty times as fast as np.loadtxt.
     """
+    parts = []
+    while body := file.read(part):
+        parts.append(_plain_part(body + file.readline()))
+        if parts[-1] is None:
+            return None
+    return tuple(np.concatenate(columns) for columns in zip(*parts, strict=True)) or None
+
+
+def _plain_part(body):
+    """The columns of whole lines, all at once and digit by digit from the right; else None."""
     text = np.frombuffer(body, dtype=np.uint8)  # (bytes,)
-    ends = np.flatnonzero((text == ord(",")) | (text == ord("\n")))  # (4 N,) where a cell ends
-    if len(ends) == 0 or len(ends) % 4 or ends[-1] != len(text) - 1:
-        return None
-    if np.any(text[ends].reshape(-1, 4) != np.frombuffer(b",,,\n", dtype=np.uint8)):
+    breaks = text == ord("\n")  # (bytes,)
+    ends = np.flatnonzero(breaks | (text == ord(",")))  # (4 N,) where a cell ends
+    if len(ends) == 0 or len(ends) % 4:
         return None
     user, movie, rating, line = ends.reshape(-1, 4).T.copy()  # (4, N)
+    if np.count_nonzero(breaks) != len(line) or not breaks[line].all():
+        return None  # else the other three are commas
     stamp = line - (text[line[0] - 1] == ord("\r"))  # (N,) a stray \r, or one missing, is no digit
     start = np.append(0, line[:-1] + 1)  # (N,)
     point = rating - 2  # (N,) of a rating's three characters the middle one
@@ -291,22 +298,27 @@ def _whole_numbers(text, starts, ends):
     for place in range(widths.max()):
         at -= 1
         digits = text.take(at, mode="clip") - np.uint8(ord("0"))  # (N,) over 9 if it is none
-        digits *= widths > place  # 0 left of the cell
+        if place >= widths.min():
+            digits *= widths > place  # 0 left of the cell
         if digits.max() > 9:
             return None
-        numbers += np.multiply(digits, 10**place, dtype=np.int64)
+        numbers += digits.astype(np.int64) * 10**place
     return numbers
 
 
-def any_columns(path, body, header):
-    """The columns of any CSV text of numbers, (N,) float64."""
-    lines = body.decode("utf-8").splitlines()
+def any_columns(path, header):
+    """The same of any CSV file of numbers; raises BadInput where it is none."""
+    lines = path.read_text(encoding="utf-8").splitlines()[1:]
     if not any(lines):
         raise BadInput(f"{path} holds no rating")
     try:
-        return np.loadtxt(lines, delimiter=",", comments=None, ndmin=2).T  # (4, N)
+        columns = np.loadtxt(lines, delimiter=",", comments=None, ndmin=2).T  # (4, N)
     except ValueError as error:
         raise BadInput(next(bad_numbers(path, header), f"{path}: {error}")) from None
+    broken = np.any(columns[[0, 1, 3]] % 1 != 0, axis=0)  # (N,)
+    _refuse(path, broken, columns, "an id or a timestamp is no whole number")
+    users, movies, ratings, times = columns
+    return users.astype(np.int64), movies.astype(np.int64), ratings, times.astype(np.int64)
 
 
 def repeated(users, movies):
@@ -363,26 +375,26 @@ def read_tags(path, movies):
 
 
 def number_by_appearance(values, others):
-    """(ids, index): values numbered in order of first appearance, `others` appended in order.
+    """Ids in order of first appearance among values (N,), then `others` in order: (I,).
 
     The published run numbers its items so, and equal scores rank by that number.
     """
     _, first = np.unique(values, return_index=True)
     ids = values[np.sort(first)]
-    ids = np.concatenate([ids, others[~np.isin(others, ids)]])  # (I,)
-    return ids, {movie: index for index, movie in enumerate(ids.tolist())}
+    return np.concatenate([ids, others[~np.isin(others, ids)]])
 
 
 def split_ratings(users, movies, ratings, times, all_movies, settings):
     """The arrays of ratings.safetensors, see Prepare and the README's protocol."""
     user_ids, user_index = np.unique(users, return_inverse=True)  # (U,), (N,)
     train, test = split_per_user(user_index, 0.2, settings.seed)
-    movie_ids, index = number_by_appearance(movies[train], all_movies)
-    items = np.array([index[movie] for movie in movies.tolist()], dtype=np.int32)  # (N,)
+    movie_ids = number_by_appearance(movies[train], all_movies)  # (I,)
+    ascending = np.argsort(movie_ids)  # (I,)
+    items = ascending[np.searchsorted(movie_ids[ascending], movies)]  # (N,)
     valid = np.zeros(len(train), dtype=bool)  # (N,)
     valid[split_per_user(user_index[train], settings.valid_share, settings.valid_seed)[1]] = True
     arrays = {"user_ids": user_ids, "movie_ids": movie_ids, "valid": valid}
-    columns = {"users": user_index.astype(np.int32), "items": items}
+    columns = {"users": user_index.astype(np.int32), "items": items.astype(np.int32)}
     columns |= {"ratings": ratings, "times": times}
     for part, rows in (("train", train), ("test", test)):
         arrays |= {f"{part}_{name}": column[rows] for name, column in columns.items()}

@@ -1,5 +1,6 @@
 """main.py: reading MovieLens, the errors a user can meet, the tables and the figure."""
 
+import io
 import json
 import subprocess
 import sys
@@ -107,10 +108,13 @@ PLAIN = "1,31,2.5,1260759144\n1,1029,3.0,835355\n12,6,0.5,9\n12,163949,5.0,12345
 
 
 @pytest.mark.parametrize("text", [PLAIN, PLAIN.replace("\n", "\r\n")])
-def test_plain_lines_are_read_at_once_and_as_any_others(text):
-    plain, other = main.plain_columns(text.encode()), main.any_columns("", text.encode(), [])
-    for column, expected in zip(plain, other, strict=True):
-        assert np.array_equal(column, expected)
+@pytest.mark.parametrize("part", [1, 21, 22, 30, 10**6])
+def test_plain_lines_are_read_by_parts_and_as_any_others(tmp_path, text, part):
+    path = tmp_path / "plain.csv"
+    path.write_bytes(b"header\n" + text.encode())
+    plain = main.plain_columns(io.BytesIO(text.encode()), part)
+    for column, expected in zip(plain, main.any_columns(path, []), strict=True):
+        assert np.array_equal(column, expected) and column.dtype == expected.dtype
 
 
 @pytest.mark.parametrize(
@@ -124,7 +128,7 @@ def test_plain_lines_are_read_at_once_and_as_any_others(text):
 )
 def test_lines_of_another_form_are_not_read_as_plain_ones(old, new):
     assert old in PLAIN
-    assert main.plain_columns(PLAIN.replace(old, new, 1).encode()) is None
+    assert main.plain_columns(io.BytesIO(PLAIN.replace(old, new, 1).encode())) is None
 
 
 def test_ratings_in_another_form_are_read_too(folder):
