@@ -35,7 +35,7 @@ from safetensors.torch import load_file
 from tqdm import tqdm
 from transformers.utils.hub import snapshot_download
 
-from metrics import BadInput, parse, run, save, sha256
+from metrics import BadInput, parse, read_text, run, save, sha256
 
 # ------------------------------------------------------------------------------------------------
 # Documents
@@ -66,7 +66,7 @@ def read_texts(path):
     """The lines of a text file, one document each."""
     if not Path(path).is_file():
         raise BadInput(f"{path} is missing; `python main.py prepare` writes it")
-    texts = Path(path).read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    texts = read_text(path).removesuffix("\n").split("\n")
     for number, text in enumerate(texts, 1):
         if not text.strip():
             raise BadInput(f"{path}: line {number} is empty; every item needs a text")

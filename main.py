@@ -14,6 +14,7 @@ Only this file reads MovieLens. A recipe is a choice of documents, factors, fusi
 
 import csv
 import html
+import io
 import json
 import os
 import re
@@ -39,6 +40,7 @@ from metrics import (
     paired_bootstrap,
     parse,
     provenance,
+    read_text,
     run,
     save,
     sha256,
@@ -218,17 +220,16 @@ def edition_of(folder):
 
 def read_rows(path, header):
     """(line number, cells) of a CSV file with exactly this header and row length."""
-    with open(path, encoding="utf-8", newline="") as file:
-        reader = csv.reader(file)
-        first = next(reader, None)
-        if first is None:
-            raise BadInput(f"{path} is empty; expected a header {','.join(header)}")
-        if first != header:
-            raise BadInput(f"{path}:1: header is {','.join(first)}, expected {','.join(header)}")
-        for cells in reader:
-            if len(cells) != len(header):
-                raise BadInput(f"{path}:{reader.line_num}: {len(cells)} cells, not {len(header)}")
-            yield reader.line_num, cells
+    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    first = next(reader, None)
+    if first is None:
+        raise BadInput(f"{path} is empty; expected a header {','.join(header)}")
+    if first != header:
+        raise BadInput(f"{path}:1: header is {','.join(first)}, expected {','.join(header)}")
+    for cells in reader:
+        if len(cells) != len(header):
+            raise BadInput(f"{path}:{reader.line_num}: {len(cells)} cells, not {len(header)}")
+        yield reader.line_num, cells
 
 
 def read_ratings(path):
@@ -308,7 +309,7 @@ def _whole_numbers(text, starts, ends):
 
 def any_columns(path, header):
     """The same of any CSV file of numbers; raises BadInput where it is none."""
-    lines = path.read_text(encoding="utf-8").splitlines()[1:]
+    lines = read_text(path).splitlines()[1:]
     if not any(lines):
         raise BadInput(f"{path} holds no rating")
     try:

@@ -300,6 +300,16 @@ def sha256(path):
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_text(path):
+    """Text of a UTF-8 file, its line ends as they are; BadInput names the line that is no UTF-8."""
+    data = Path(path).read_bytes()
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise BadInput(f"{path}:{line}: not UTF-8 ({error.reason}); save it as UTF-8") from None
+
+
 def versions():
     """Versions of Python and of the runtime packages that are installed."""
     found = {"python": platform.python_version()}

@@ -73,6 +73,15 @@ def test_prepare_twice_writes_the_same_bytes(folder):
     assert [f.read_bytes() for f in files[0]] == [f.read_bytes() for f in files[1]]
 
 
+def test_a_file_that_is_not_utf8_is_one_line_that_names_it(folder, capsys):
+    for name in ("ratings.csv", "movies.csv", "tags.csv"):
+        path, whole = folder / name, (folder / name).read_bytes()
+        path.write_bytes(whole + b"\xe9,1,2\n")
+        message = refused("prepare", "--data", folder, "--out", folder / "out", capsys=capsys)
+        assert f"{path}:{len(whole.splitlines()) + 1}: not UTF-8" in message
+        path.write_bytes(whole)
+
+
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
