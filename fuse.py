@@ -156,7 +156,8 @@ def constant_scorer(values):
 
 def mf_scorer(U, V):
     """Scorer of PMF alone: u_u . v_i; U (U, K), V (I, K)."""
-    return lambda users: U[users] @ V.T  # (B, I)
+    lines = np.ascontiguousarray(V.T)  # (K, I) as a product of few rows reads it
+    return lambda users: U[users] @ lines  # (B, I)
 
 
 def eq1_scorer(U, V, profiles, embeddings, alpha):

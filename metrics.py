@@ -179,7 +179,7 @@ def metrics_of_lists(lists, relevant, users, k):
     return metrics_at_k(gains, np.bincount(rows, minlength=len(users)))
 
 
-def evaluate(score, seen, relevant, k=25, block=128, threads=1):
+def evaluate(score, seen, relevant, k=25, block=64, threads=1):
     """Metrics of a ranker for every user that has a relevant item.
 
     score: function of a block of user ids (B,) that returns (B, I) scores over all candidate items.

@@ -41,6 +41,7 @@ LIST = 25  # length of the recommended list
 BATCHES = (16, 32, 64, 128, 256)  # of sentence-transformers' encode, to find its best
 MISSING, REG, RANKING_K, ITERATIONS = 0.15, 4.0, 128, 15  # of the ranking PMF
 SWEEPS = {"cg": 15, "exact": 17}  # sweeps of ours until no worse than ITERATIONS of implicit
+REST = 0.5  # seconds before each timed call: the other side's idle threads stop spinning
 PEERS = ("cornac", "scikit-surprise", "ranx", "sentence-transformers", "implicit", "pandas")
 
 
@@ -201,16 +202,20 @@ def shelf(s):
     return *bench.factors(), bench.seen, bench.relevant
 
 
-def evaluation_ours(s):
+def evaluation_ours(s, dtype=np.float64):
     import fuse
     import metrics
 
     U, V, seen, relevant = shelf(s)
-    score = fuse.mf_scorer(U, V)
+    score = fuse.mf_scorer(U.astype(dtype), V.astype(dtype))
     return Side(
         lambda: metrics.evaluate(score, seen, relevant, LIST, threads=s.threads),
         lambda found: [found[name] for name in ("precision", "recall", "ndcg")],
     )
+
+
+def evaluation_float32(s):
+    return evaluation_ours(s, np.float32)
 
 
 def evaluation_cornac(s):
@@ -655,6 +660,12 @@ JOBS = {
         (Peer("Cornac ranking_eval", evaluation_cornac, same_metrics, 20),),
         own_threads=True,
     ),
+    "evaluation-32": Job(
+        "the same from float32 factors",
+        evaluation_float32,
+        (Peer("Cornac ranking_eval, float64", evaluation_cornac, same_metrics, 20),),
+        own_threads=True,
+    ),
     "ranking": Job(
         "scores to metrics at 25",
         ranking_ours,
@@ -731,6 +742,7 @@ def serve(pipe, build, s):
         pipe.send(None)
         while pipe.recv() == "time":
             side.before()
+            time.sleep(REST)
             start = time.perf_counter()
             result = side.call()
             pipe.send(time.perf_counter() - start)
