@@ -216,7 +216,11 @@ class Ranking:
     sweeps: int = 15  # passes over users and items; more change nothing that ranking sees
     ridge: float = 1.0  # weight of |W|^2
     seed: int = 42  # of the initial factors, N(0, 0.01 / K)
+    fast: bool = False  # float32: as good, the objective the same to some 1e-6
     fit_part: bool = False  # leave the validation part of the train rows out
+
+
+PARTS = 64  # of a sweep: part p has rows p, p + 64, ..; popular items are neighbours, this deals them
 
 
 @njit(parallel=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
@@ -224,33 +228,42 @@ def half_sweep(starts, others, targets, weights, missing, X, Y, spectrum, prior,
     """Each coordinate of each row of X once to its minimum of (R), in place; Y stays as it is.
 
     Row r is rated by columns others[starts[r]:starts[r + 1]] (int32) with targets and weights (N,).
-    X, prior (R, K); Y (C, K) with Y'Y = diag(spectrum (K,)), see turned(); reg (R,). A row without
-    ratings stays. Rows do not see each other, so the threads' order changes nothing.
+    X, prior (R, K); Y (C, K) with Y'Y = diag(spectrum (K,)), see turned(); reg (R,); all, `missing`
+    too, of one float type. A row without ratings stays. Rows do not see each other, so the threads'
+    order changes nothing.
     """
-    K = X.shape[1]
-    for r in prange(len(X)):
-        first, n, x = starts[r], starts[r + 1] - starts[r], X[r]
-        if n == 0:
-            continue
-        z = np.empty((K, n))  # (K, n) factors of what the row rated, a line each
-        extra = weights[first : first + n] - missing  # (n,) weight beyond that of a missing entry
-        error = weights[first : first + n] * targets[first : first + n]  # (n,) w t - extra x.z
-        for j in range(n):
-            y, score = Y[others[first + j]], 0.0  # (K,)
-            for k in range(K):
-                score += x[k] * y[k]
-                z[k, j] = y[k]
-            error[j] -= extra[j] * score
+    for part in prange(PARTS):
+        for r in range(part, len(X), PARTS):
+            rated = slice(starts[r], starts[r + 1])
+            if starts[r] < starts[r + 1]:
+                cells = others[rated], targets[rated], weights[rated]
+                _descend(X[r], Y, cells, missing, spectrum, prior[r], reg[r])
+
+
+@njit(error_model="numpy", fastmath={"reassoc", "contract"})
+def _descend(x, Y, cells, missing, spectrum, prior, reg):
+    """half_sweep of one row x (K,) with cells (n,): others, targets, weights."""
+    others, targets, weights = cells
+    K, n = len(x), len(others)
+    z = np.empty((K, n), x.dtype)  # factors of what the row rated, a line each
+    extra = weights - missing  # (n,) weight beyond that of a missing entry
+    error = weights * targets  # (n,) w t - extra x.z
+    for j in range(n):
+        y, score = Y[others[j]], missing - missing  # (K,), 0 of the float type
         for k in range(K):
-            slope = missing * spectrum[k] * x[k] + reg[r] * (x[k] - prior[r, k])
-            curve = missing * spectrum[k] + reg[r]
-            for j in range(n):
-                slope -= error[j] * z[k, j]
-                curve += extra[j] * z[k, j] * z[k, j]
-            step = slope / curve
-            x[k] -= step
-            for j in range(n):
-                error[j] += extra[j] * step * z[k, j]
+            score += x[k] * y[k]
+            z[k, j] = y[k]
+        error[j] -= extra[j] * score
+    for k in range(K):
+        slope = missing * spectrum[k] * x[k] + reg * (x[k] - prior[k])
+        curve = missing * spectrum[k] + reg
+        for j in range(n):
+            slope -= error[j] * z[k, j]
+            curve += extra[j] * z[k, j] * z[k, j]
+        step = slope / curve
+        x[k] -= step
+        for j in range(n):
+            error[j] += extra[j] * step * z[k, j]
 
 
 def turned(Y, *others):
@@ -292,7 +305,7 @@ def text_features(embeddings, known):
 def regress(features, Q, reg, ridge):
     """W (D, K) that minimises (R) for given item factors Q (I, K), in closed form."""
     weighted = features * reg[:, None]  # (I, D)
-    system = features.T @ weighted + ridge * np.eye(features.shape[1])  # (D, D)
+    system = features.T @ weighted + ridge * np.eye(features.shape[1], dtype=Q.dtype)  # (D, D)
     return np.linalg.solve(system, weighted.T @ Q)
 
 
@@ -304,23 +317,24 @@ def fit_ranking(users, items, targets, weights, n_users, n_items, settings, feat
     bytes twice; another processor may differ in the last bits.
     """
     s, rng = settings, np.random.default_rng(settings.seed)
-    features = np.zeros((n_items, 0)) if features is None else features  # (I, D)
-    targets, weights = targets.astype(np.float64), weights.astype(np.float64)  # (N,)
-    P, Q = (rng.normal(0, 0.1 / math.sqrt(s.k), (n, s.k)) for n in (n_users, n_items))
-    n_rated = len(np.unique(items))
-    reg_u = strengths(users, n_users, n_rated, s)  # (U,)
-    reg_i = strengths(items, n_items, len(np.unique(users)), s)  # (I,)
+    dtype = np.float32 if s.fast else np.float64
+    features = (np.zeros((n_items, 0)) if features is None else features).astype(dtype)  # (I, D)
+    targets, weights = targets.astype(dtype), weights.astype(dtype)  # (N,)
+    missing, sd = dtype(s.missing), 0.1 / math.sqrt(s.k)
+    P, Q = (rng.normal(0, sd, (n, s.k)).astype(dtype) for n in (n_users, n_items))
+    reg_u = strengths(users, n_users, len(np.unique(items)), s).astype(dtype)  # (U,)
+    reg_i = strengths(items, n_items, len(np.unique(users)), s).astype(dtype)  # (I,)
     P[reg_u == 0], Q[reg_i == 0] = 0, 0  # no ratings: outside the sums
     by_user = by_row(users, items, targets, weights, n_users)
     by_item = by_row(items, users, targets, weights, n_items)
-    W, zero = np.zeros((features.shape[1], s.k)), np.zeros_like(P)  # (D, K), (U, K)
+    W, zero = np.zeros((features.shape[1], s.k), dtype), np.zeros_like(P)  # (D, K), (U, K)
     for sweep in trange(s.sweeps, desc="PMF for ranking", unit="sweep", disable=None):
         spectrum, Q, P, W = turned(Q, P, W)
-        half_sweep(*by_user, s.missing, P, Q, spectrum, zero, reg_u)
+        half_sweep(*by_user, missing, P, Q, spectrum, zero, reg_u)
         if sweep:  # the first Q is noise: nothing to regress on
             W = regress(features, Q, reg_i, s.ridge)
         spectrum, P, Q, W = turned(P, Q, W)
-        half_sweep(*by_item, s.missing, Q, P, spectrum, features @ W, reg_i)
+        half_sweep(*by_item, missing, Q, P, spectrum, features @ W, reg_i)
     Q[reg_i == 0] = (features @ W)[reg_i == 0]
     return P, Q, W
 

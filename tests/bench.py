@@ -510,10 +510,12 @@ def floor_of_minilm(s):
 
 
 def als_settings(sweeps):
-    """(R) of pmf.py with targets 1, weights 1, no text and power 0: implicit's objective."""
+    """(R) of pmf.py with targets 1, weights 1, no text, power 0: implicit's objective and floats."""
     import pmf
 
-    return pmf.Ranking(k=RANKING_K, missing=MISSING, reg=REG, power=0.0, sweeps=sweeps)
+    return pmf.Ranking(
+        k=RANKING_K, missing=MISSING, reg=REG, power=0.0, sweeps=sweeps, fast=True
+    )
 
 
 def als_ours(s, sweeps):
@@ -694,7 +696,7 @@ JOBS = {
         ),
     ),
     "als": Job(
-        "PMF for ranking, to implicit's objective",
+        "PMF for ranking, `--fast`, to implicit's objective",
         als_ours_cg,
         (Peer("implicit ALS, conjugate gradient", als_implicit, same_objective, 1, True),),
         one_thread=True,
