@@ -220,7 +220,7 @@ class Ranking:
     fit_part: bool = False  # leave the validation part of the train rows out
 
 
-PARTS = 64  # of a sweep: part p has rows p, p + 64, ..; popular items are neighbours, this deals them
+PARTS = 64  # part p of a sweep has rows p, p + 64, ..: popular items are neighbours, so deal them
 
 
 @njit(parallel=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})

@@ -55,7 +55,7 @@ class Settings:
     threads: int = 0  # of each side where the table does not say 1; 0: all cores
     epochs: int = 200  # of each PMF fit
     documents: int = 0  # to encode, spread evenly; 0: all
-    steps: int = 30  # of tuning; 0: a whole epoch
+    steps: int = 30  # of tuning, where it is timed more than once
     quick: bool = False  # one round, 5 epochs, 256 documents, 5 steps: to try the script
 
 
@@ -456,10 +456,23 @@ def tuning_peer(s):
     )
 
 
+def whole(s):
+    """The settings for a whole epoch of tuning."""
+    return s if s.quick else dataclasses.replace(s, steps=0)
+
+
+def epoch_ours(s):
+    return tuning_ours(whole(s))
+
+
+def epoch_peer(s):
+    return tuning_peer(whole(s))
+
+
 def same_curve(ours, peer, s):
     a, b = np.array(ours), np.array(peer)
     gap = np.abs(a / b - 1).max() if len(a) == len(b) else np.inf
-    bound = 1e-4 if 0 < s.steps <= 100 else 1e-2  # found in 30 steps: 3e-7; rounding grows
+    bound = 1e-4 if len(a) <= 100 else 1e-2  # found in 30 steps: 3e-7; rounding grows
     text = f"losses of {len(a)} steps, {a[0]:.4f} to {a[-1]:.4f}, differ by {gap:.0e} of them"
     return gap < bound, f"{text} at most (bound {bound:g})"
 
@@ -510,12 +523,10 @@ def floor_of_minilm(s):
 
 
 def als_settings(sweeps):
-    """(R) of pmf.py with targets 1, weights 1, no text, power 0: implicit's objective and floats."""
+    """(R) of pmf.py with targets 1, weights 1, no text, power 0: implicit's objective; float32."""
     import pmf
 
-    return pmf.Ranking(
-        k=RANKING_K, missing=MISSING, reg=REG, power=0.0, sweeps=sweeps, fast=True
-    )
+    return pmf.Ranking(k=RANKING_K, missing=MISSING, reg=REG, power=0.0, sweeps=sweeps, fast=True)
 
 
 def als_ours(s, sweeps):
@@ -635,6 +646,7 @@ class Job(NamedTuple):
     peers: tuple[Peer, ...]
     one_thread: bool = False
     own_threads: bool = False  # as in Peer, for our side
+    rounds: int = 0  # timed rounds, where s.pairs would take too long
 
 
 JOBS = {
@@ -694,6 +706,12 @@ JOBS = {
                 "sentence-transformers, MultipleNegativesRankingLoss", tuning_peer, same_curve, 1.5
             ),
         ),
+    ),
+    "epoch": Job(
+        "the same, a whole epoch",
+        epoch_ours,
+        (Peer("sentence-transformers, MultipleNegativesRankingLoss", epoch_peer, same_curve, 1.5),),
+        rounds=1,
     ),
     "als": Job(
         "PMF for ranking, `--fast`, to implicit's objective",
@@ -788,7 +806,7 @@ def run_job(name, job, s):
     threads = 1 if job.one_thread else s.threads or os.cpu_count()
     sides = [(job.ours, job.own_threads), *((p.side, p.own_threads) for p in job.peers)]
     children = [Child(build, s, threads, own) for build, own in sides]
-    rounds = [[child.ask("time") for child in children] for _ in range(s.pairs)]
+    rounds = [[child.ask("time") for child in children] for _ in range(job.rounds or s.pairs)]
     digests, memory = zip(*(child.ask("end") for child in children), strict=True)
     for child in children:
         child.process.join()
@@ -882,7 +900,8 @@ def table(record):
         ratio = statistics.median(ratios)
         cells = [row["title"], row["peer"], str(row["threads"])]
         cells += [f"{statistics.median(row[side]):.3g}" for side in ("ours", "peers")]
-        cells += [f"{ratio:.2f} ({min(ratios):.2f}..{max(ratios):.2f})"]
+        spread = f"{min(ratios):.2f}..{max(ratios):.2f}" if len(ratios) > 1 else "one round"
+        cells += [f"{ratio:.2f} ({spread})"]
         cells += [f"{row['least']:g}, {'met' if ratio >= row['least'] else 'missed'}"]
         cells += [", ".join(f"{size / 1e6:.0f}" for size in row["memory"])]
         cells += [row["check"] if row["same"] else f"NO: {row['check']}"]

@@ -124,6 +124,16 @@ def test_evaluate_does_not_depend_on_blocks_or_threads_or_write_to_the_scores():
     assert np.array_equal(scores, kept)
 
 
+@pytest.mark.parametrize(
+    ("given", "ranked"), [(np.float32, np.float32), (np.float64, np.float64), (int, np.float64)]
+)
+def test_scores_keep_their_float_type_and_whole_numbers_rank_too(monkeypatch, given, ranked):
+    scores, top_k, types = np.array([[3, 9, 1, 7], [2, 4, 8, 6]], dtype=given), metrics.top_k, []
+    monkeypatch.setattr(metrics, "top_k", lambda s, k: types.append(s.dtype) or top_k(s, k))
+    best = metrics.best_items(lambda u: scores[u], lists([1], [0, 1]), np.array([0, 1]), 3)
+    assert best.tolist() == [[3, 0, 2], [2, 3, -1]] and types == [ranked]
+
+
 def test_evaluate_counts_a_list_longer_than_the_candidates_against_k():
     got = metrics.evaluate(lambda u: np.ones((len(u), 3)), lists([0]), lists([1]), k=5)
     assert got["precision"] == [1 / 5] and got["recall"] == [1.0]

@@ -155,6 +155,23 @@ def test_half_sweep_takes_each_coordinate_in_turn_to_its_minimum():
     assert pytest.approx(plain, rel=1e-12) == X
 
 
+def test_a_sweep_of_many_rows_is_the_sweep_of_each_alone():
+    rng, n_rows, K = np.random.default_rng(6), 150, 3  # more rows than parts
+    spectrum, Y = pmf.turned(rng.normal(size=(7, K)))
+    counts = rng.integers(0, 6, n_rows)
+    starts = np.append(0, np.cumsum(counts))
+    cells = rng.integers(0, 7, starts[-1]).astype(np.int32), *rng.random((2, starts[-1]))
+    X, prior, reg = rng.normal(size=(n_rows, K)), rng.normal(size=(n_rows, K)), rng.random(n_rows)
+    together, alone = X.copy(), X.copy()
+    pmf.half_sweep(starts, *cells, 0.2, together, Y, spectrum, prior, reg)
+    for r in range(n_rows):
+        row = slice(r, r + 1)
+        part = starts[r : r + 2], *cells, 0.2, alone[row], Y, spectrum, prior[row], reg[row]
+        pmf.half_sweep(*part)
+    assert np.array_equal(together, alone)
+    assert np.array_equal((together != X).any(axis=1), counts > 0)
+
+
 def test_turning_makes_the_gram_diagonal_and_keeps_every_score_and_length():
     rng = np.random.default_rng(3)
     Y, X = rng.normal(size=(9, 4)), rng.normal(size=(5, 4))
@@ -268,6 +285,18 @@ def test_ranking_same_seed_same_bytes_whatever_the_threads():
     alone = pmf.fit_ranking(*case, pmf.Ranking(k=4, seed=1), features)
     numba.set_num_threads(threads)
     assert b"".join(x.tobytes() for x in alone) == first
+
+
+def test_ranking_fast_is_float32_and_ends_at_the_same_objective():
+    case, features = ranking_case()
+    values = []
+    for fast in (False, True):
+        s = pmf.Ranking(k=4, fast=fast)
+        factors = pmf.fit_ranking(*case, s, features)
+        assert {x.dtype for x in factors} == {np.dtype(np.float32 if fast else np.float64)}
+        factors = [x.astype(np.float64) for x in factors]
+        values.append(pmf.ranking_objective(*factors, *case[:4], s, features))
+    assert values[1] == pytest.approx(values[0], rel=1e-6)
 
 
 def test_text_features_are_centred_on_the_known_and_unit():
