@@ -1,10 +1,10 @@
 """Us and the peers in turn, in one run, on the same data: make bench, or python tests/bench.py
 
 Every side of a job lives in a process of its own. A round times each side once, ours first, after
-one warm-up of each and half a second of rest; a ratio is the peer's seconds over ours of the same round, and the table shows
-its median with the lowest and the highest. The peak memory is that of the side's whole process,
-interpreter, imports and data included. Every row has a check that both sides did the same work; a
-check that fails is a NO in the table and the status 1.
+one warm-up of each and half a second of rest; a ratio is the peer's seconds over ours of the same
+round, and the table shows its median with the lowest and the highest. The peak memory is that of
+the side's whole process, interpreter, imports and data included. Every row has a check that both
+sides did the same work; a check that fails is a NO in the table and the status 1.
 
 --jobs measures these anew and keeps the other rows of an equal run.
 
