@@ -155,9 +155,9 @@ def metrics_at_k(gains, n_relevant):
 def best_items(score, seen, users, k):
     """The best items that each of `users` (B,) has not seen, by a scorer as of evaluate().
 
-    The only place that holds a (B, I) array. Scores keep their float type: half the bytes are half
-    the time, at equal lists unless two scores are one to float32. Returns (B, min(k, I)) ids; -1
-    where none is left.
+    The only place that holds a (B, I) array. Scores keep their float type: float32 takes half the
+    bytes, and lists differ only where two scores are one to float32. Returns (B, min(k, I)) ids;
+    -1 where none is left.
     """
     found = score(users)  # (B, I)
     scores = np.array(found, dtype=np.result_type(found, np.float32))  # seen items are struck out

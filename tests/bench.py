@@ -109,7 +109,7 @@ def triples(columns):
     return list(zip(*(column.tolist() for column in columns), strict=True))
 
 
-def cornac_pmf(columns, epochs):
+def cornac_pmf(columns, epochs, variant="non_linear"):
     import cornac
 
     data = cornac.data.Dataset.from_uir(triples(columns))
@@ -122,7 +122,7 @@ def cornac_pmf(columns, epochs):
             lambda_reg=0.001,
             gamma=0.9,
             seed=42,
-            variant="non_linear",
+            variant=variant,
         ).fit(data)
         return model.U, model.V
 

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-import cornac
+import bench
 import numpy as np
 import pytest
 
@@ -30,15 +30,6 @@ def test_factors_are_bit_identical(data, ours, theirs, epochs):
     settings = pmf.Settings(ratings=Path(), out=Path(), epochs=epochs, variant=ours)
     n_users, n_items = len(data["user_ids"]), int(columns[1].max()) + 1
     U, V, _ = pmf.fit(*columns, n_users, n_items, settings)
-    triples = list(zip(*(column.tolist() for column in columns), strict=True))
-    model = cornac.models.PMF(
-        k=100,
-        max_iter=epochs,
-        learning_rate=0.005,
-        lambda_reg=0.001,
-        gamma=0.9,
-        seed=42,
-        variant=theirs,
-    ).fit(cornac.data.Dataset.from_uir(triples))
-    assert np.array_equal(U, model.U)
-    assert np.array_equal(V, model.V)
+    theirs_U, theirs_V = bench.cornac_pmf(columns, epochs, theirs).call()
+    assert np.array_equal(U, theirs_U)
+    assert np.array_equal(V, theirs_V)
