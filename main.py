@@ -314,6 +314,8 @@ def any_columns(path, header):
         raise BadInput(f"{path} holds no rating")
     try:
         columns = np.loadtxt(lines, delimiter=",", comments=None, ndmin=2).T  # (4, N)
+        if len(columns) != len(header):
+            raise ValueError(f"{len(columns)} cells in every line")
     except ValueError as error:
         raise BadInput(next(bad_numbers(path, header), f"{path}: {error}")) from None
     broken = np.any(columns[[0, 1, 3]] % 1 != 0, axis=0)  # (N,)

@@ -113,6 +113,14 @@ def test_a_damaged_file_is_one_line_and_leaves_nothing(folder, capsys, name, old
     assert not out.exists()
 
 
+def test_a_cell_too_few_in_every_line_names_the_first(folder):
+    path = folder / "ratings.csv"
+    header, *lines = path.read_text().splitlines()
+    path.write_text("\n".join([header, *(line.rsplit(",", 1)[0] for line in lines), ""]))
+    with pytest.raises(metrics.BadInput, match=r"ratings\.csv:2: 3 cells, not 4"):
+        main.read_ratings(path)
+
+
 PLAIN = "1,31,2.5,1260759144\n1,1029,3.0,835355\n12,6,0.5,9\n12,163949,5.0,123456789012345\n"
 
 
@@ -122,7 +130,7 @@ def test_plain_lines_are_read_by_parts_and_as_any_others(tmp_path, text, part):
     path = tmp_path / "plain.csv"
     path.write_bytes(b"header\n" + text.encode())
     plain = main.plain_columns(io.BytesIO(text.encode()), part)
-    for column, expected in zip(plain, main.any_columns(path, []), strict=True):
+    for column, expected in zip(plain, main.any_columns(path, list("umrt")), strict=True):
         assert np.array_equal(column, expected) and column.dtype == expected.dtype
 
 
