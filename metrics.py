@@ -160,7 +160,8 @@ def best_items(score, seen, users, k):
     -1 where none is left.
     """
     found = score(users)  # (B, I)
-    scores = np.array(found, dtype=np.result_type(found, np.float32))  # seen items are struck out
+    floats = np.result_type(found, np.float32)
+    scores = found.astype(floats, copy=found.base is not None)  # of an array of its own, no copy
     scores[pairs_of_block(seen, users)] = -np.inf
     return top_k(scores, k)
 
@@ -179,19 +180,22 @@ def metrics_of_lists(lists, relevant, users, k):
     return metrics_at_k(gains, np.bincount(rows, minlength=len(users)))
 
 
-def evaluate(score, seen, relevant, k=25, block=64, threads=1):
+def evaluate(score, seen, relevant, k=25, block=128, threads=1):
     """Metrics of a ranker for every user that has a relevant item.
 
-    score: function of a block of user ids (B,) that returns (B, I) scores over all candidate items.
+    score: function of a block of user ids (B,) that returns (B, I) scores over all candidate items;
+    a new array at each call, for seen items are struck out in it (a view is copied first).
     seen, relevant: group_by_user pairs over the same users; seen items are never recommended.
-    Users go in blocks of `block`, so memory is block x I, whatever U; blocks may use `threads`.
+    Users go in blocks of at most `block`, equal shares for each of `threads`, so memory is threads
+    x block x I, whatever U.
     Returns {"users": (E,) ids, "skipped": U - E, and by NAMES: (E,) arrays}.
     Raises BadInput if no user has a relevant item.
     """
     users = np.flatnonzero(np.diff(relevant[0]))  # (E,)
     if len(users) == 0:
         raise BadInput("no user has a relevant item, so there is nothing to measure")
-    blocks = np.split(users, range(block, len(users), block))
+    shares = threads * math.ceil(len(users) / (threads * block))
+    blocks = np.array_split(users, min(shares, len(users)))
     with ThreadPoolExecutor(threads) as pool:
         lists = pool.map(lambda users: best_items(score, seen, users, k), blocks)
         parts = [metrics_of_lists(x, relevant, b, k) for x, b in zip(lists, blocks, strict=True)]

@@ -236,7 +236,7 @@ def measure_floor(settings):
     """ns per rating of the step's parts and of the kernel itself on rows in the first cache."""
     found, repeats = {}, 2000
     for name, fast, dtype in (("strict", False, np.float64), ("fast", True, np.float32)):
-        k = settings.k if fast else settings.k + -settings.k % 8  # as pmf.fit pads
+        k = settings.k + -settings.k % 8  # as pmf.fit pads
         ones, eps = [np.ones(k, dtype) for _ in range(4)], dtype(0)  # (K,)
         roots, dots = (njit(error_model="numpy", fastmath=fast)(f) for f in (_roots, _dots))
         part = {"roots": best(lambda r=roots, o=ones, e=eps: r(*o, e, repeats)) / repeats * 1e9}
@@ -300,8 +300,8 @@ def stratified(data, k, epochs, fast, parts=2):
         for line in strata(users, items, n_users, n_items, parts)
     ]
     rng = np.random.RandomState(0)
-    factors = [rng.normal(0, 0.001, (n, k)).astype(dtype) for n in (n_users, n_items)]
-    factors = factors if fast else [pmf.whole_vectors(X) for X in factors]
+    start = [rng.normal(0, 0.001, (n, k)).astype(dtype) for n in (n_users, n_items)]
+    factors = [pmf.whole_vectors(X) for X in start]
     caches = [np.zeros_like(X) for X in factors]
     lr, reg, gamma, one = np.float32([0.005, 0.001, 0.9, 1])
     step = tuple(map(dtype, (lr, reg, gamma, one - gamma, 1e-8)))

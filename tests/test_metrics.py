@@ -134,6 +134,22 @@ def test_scores_keep_their_float_type_and_whole_numbers_rank_too(monkeypatch, gi
     assert best.tolist() == [[3, 0, 2], [2, 3, -1]] and types == [ranked]
 
 
+def test_a_view_of_stored_scores_is_not_written_to():
+    scores = np.array([[3.0, 9, 1], [2, 4, 8]])
+    best = metrics.best_items(lambda u: scores[:], lists([1], [2]), np.array([0, 1]), 1)
+    assert best.tolist() == [[0], [1]]
+    assert scores.tolist() == [[3, 9, 1], [2, 4, 8]]
+
+
+@pytest.mark.parametrize(("n", "block", "threads"), [(1, 4, 3), (9, 4, 1), (9, 4, 2), (8, 4, 2)])
+def test_blocks_are_no_larger_than_asked_and_even(n, block, threads):
+    sizes, everybody = [], lists(*[[0]] * n)
+    score = lambda u: sizes.append(len(u)) or np.ones((len(u), 2))  # noqa: E731
+    metrics.evaluate(score, lists(*[[1]] * n), everybody, 1, block, threads)
+    assert sum(sizes) == n and max(sizes) <= block and max(sizes) - min(sizes) <= 1
+    assert len(sizes) % threads == 0 or n < threads
+
+
 def test_evaluate_counts_a_list_longer_than_the_candidates_against_k():
     got = metrics.evaluate(lambda u: np.ones((len(u), 3)), lists([0]), lists([1]), k=5)
     assert got["precision"] == [1 / 5] and got["recall"] == [1.0]
