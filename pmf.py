@@ -87,6 +87,15 @@ def _fetch_row(X, r):
         _prefetch(address)
 
 
+@njit(inline="always")
+def _predicted(u, v, sigmoid, zero):
+    """g(u . v) of u, v (K,), summed in their order from `zero`, a 0 of their float type."""
+    s = zero
+    for f in range(len(u)):
+        s += u[f] * v[f]
+    return type(zero)(_logistic(s)) if sigmoid else s
+
+
 def _epoch(users, items, ratings, U, V, cache_u, cache_v, step, sigmoid):
     """One pass over the ratings in their order, in place; returns the sum of squared errors.
 
@@ -95,34 +104,31 @@ def _epoch(users, items, ratings, U, V, cache_u, cache_v, step, sigmoid):
     strict float64 it decides the last bit, and the last bits decide some ten hits of 739.
     """
     lr, reg, gamma, rest, eps = step
-    one = type(eps)(1)  # a plain 1 would turn float32 arithmetic into float64
-    total = 0.0
+    one, zero = type(eps)(1), type(eps)(0)  # plain ones would turn float32 into float64
+    total, g = 0.0, zero
     for n in range(len(ratings)):
         if n + 2 < len(ratings):  # the item after next: its rows arrive while these steps compute
             _fetch_row(V, items[n + 2])
             _fetch_row(cache_v, items[n + 2])
         u, v = U[users[n]], V[items[n]]  # (K,) views, written in place
         cu, cv = cache_u[users[n]], cache_v[items[n]]  # (K,)
-        s = eps - eps
-        for f in range(len(u)):
-            s += u[f] * v[f]
-        if sigmoid:
-            g = type(eps)(_logistic(s))
-            error = ratings[n] - g
-            pull = error * g * (one - g)
-        else:
-            error = ratings[n] - s
-            pull = error
+        if n == 0 or items[n] == items[n - 1]:
+            g = _predicted(u, v, sigmoid, zero)  # else it is known already, see below
+        error = ratings[n] - g
+        pull = error * g * (one - g) if sigmoid else error
         total += error * error
         for f in range(len(u)):  # vectorised: no cell of a row sees another
-            x, y = u[f], v[f]
-            gradient = pull * y - reg * x
+            gradient = pull * v[f] - reg * u[f]
             cu[f] = gamma * cu[f] + rest * (gradient * gradient)
-            x += lr * (gradient / (math.sqrt(cu[f]) + eps))
-            gradient = pull * x - reg * y  # u has moved already
+            u[f] += lr * (gradient / (math.sqrt(cu[f]) + eps))
+        if n + 1 < len(ratings) and items[n + 1] != items[n]:
+            # All that the next g needs is ready. It waits for sums, the rest of this step for roots
+            # and divisions: side by side they take a tenth less time, in float32 a fifth.
+            g = _predicted(U[users[n + 1]], V[items[n + 1]], sigmoid, zero)
+        for f in range(len(v)):
+            gradient = pull * u[f] - reg * v[f]  # u has moved already
             cv[f] = gamma * cv[f] + rest * (gradient * gradient)
-            y += lr * (gradient / (math.sqrt(cv[f]) + eps))
-            u[f], v[f] = x, y
+            v[f] += lr * (gradient / (math.sqrt(cv[f]) + eps))
     return total
 
 
