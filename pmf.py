@@ -21,6 +21,7 @@ does not need it.  python pmf.py ranking --embeddings out/minilm-no-leak.safeten
 
 import math
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -45,6 +46,7 @@ class Settings:
     seed: int = 42  # of the initial factors, N(0, 0.001^2)
     variant: str = "sigmoid"  # g: "sigmoid" or "linear"
     fast: bool = False  # float32 and fastmath: as good, but its bits depend on the processor
+    threads: int = 1  # more, with --fast: blocks of ratings side by side, so in another order
     fit_part: bool = False  # leave the validation part of the train rows out
 
 
@@ -160,6 +162,36 @@ def whole_vectors(X):
     return np.pad(X, ((0, 0), (0, -X.shape[1] % 8)))
 
 
+def strata(users, items, n_users, n_items, parts):
+    """parts x parts blocks of rows: [part of the users][part of the items], rows in their order.
+
+    Users and items are cut where the ratings are even, so that threads wait little.
+    """
+    if parts == 1:
+        return [[slice(None)]]
+    cuts = []
+    for ids, size in ((users, n_users), (items, n_items)):
+        share = np.cumsum(np.bincount(ids, minlength=size)) / len(ids)  # (size,)
+        cuts.append(np.minimum((share * parts).astype(np.int16), parts - 1)[ids])  # (N,)
+    return [
+        [np.flatnonzero((cuts[0] == a) & (cuts[1] == b)) for b in range(parts)]
+        for a in range(parts)
+    ]
+
+
+def _pass(epoch, blocks, pool, *arguments):
+    """One pass over blocks[a][b] of (users, items, ratings); returns the sum of squared errors.
+
+    In round r thread a visits block [a][a + r]. No two share a row of U or V, so the factors do not
+    depend on the threads' pace: stratified SGD (Gemulla et al., KDD 2011).
+    """
+    parts, total = len(blocks), 0.0
+    for r in range(parts):
+        line = [blocks[a][(a + r) % parts] for a in range(parts)]
+        total += sum(pool.map(lambda block: epoch(*block, *arguments), line))
+    return total
+
+
 def fit(users, items, ratings, n_users, n_items, settings):
     """User factors (U, K), item factors (I, K) and the mean squared error of each epoch.
 
@@ -168,9 +200,11 @@ def fit(users, items, ratings, n_users, n_items, settings):
 
     settings.fast takes float32 and lets the compiler reorder sums. It learns equally well, and the
     same machine gives the same bytes twice; but another processor or compiler gives other factors,
-    and hits differ by some ten of 739 from the strict run's.
-    Raises BadInput if the loss is no longer finite.
+    and hits differ by some ten of 739 from the strict run's. Its ratings may be dealt to threads.
+    Raises BadInput if the loss is no longer finite, or on threads without fast.
     """
+    if settings.threads < 1 or (settings.threads > 1 and not settings.fast):
+        raise BadInput(f"--threads {settings.threads}: 1, or more with --fast (another order)")
     dtype = np.float32 if settings.fast else np.float64
     epoch = _epoch_fast if settings.fast else _epoch_strict
     sigmoid = {"sigmoid": True, "linear": False}[settings.variant]
@@ -182,10 +216,15 @@ def fit(users, items, ratings, n_users, n_items, settings):
     targets = targets.astype(dtype)
     lr, reg, gamma, one = np.float32([settings.lr, settings.reg, settings.gamma, 1])
     step = tuple(map(dtype, (lr, reg, gamma, one - gamma, 1e-8)))  # float32 constants, promoted
+    blocks = [
+        [(users[rows], items[rows], targets[rows]) for rows in line]
+        for line in strata(users, items, n_users, n_items, settings.threads)
+    ]
     loss = np.empty(settings.epochs)  # (epochs,)
-    with trange(settings.epochs, desc="PMF", unit="epoch", disable=None) as bar:
+    bar = trange(settings.epochs, desc="PMF", unit="epoch", disable=None)
+    with ThreadPoolExecutor(settings.threads) as pool, bar:
         for t in bar:
-            squares = epoch(users, items, targets, U, V, *caches, step, sigmoid)
+            squares = _pass(epoch, blocks, pool, U, V, *caches, step, sigmoid)
             loss[t] = squares / len(users)
             bar.set_postfix(mse=f"{loss[t]:.5f}")
             if not np.isfinite(loss[t]):

@@ -40,7 +40,8 @@ ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", 
 class Settings:
     out: Path = Path("out")  # folder to write to
     sizes: tuple[int, ...] = (1, 10, 100, 320)  # in 100,000 ratings
-    cores_size: int = 200  # of the measurements on two cores: ML-20M's
+    cores_size: int = 200  # of the fit on two cores: ML-20M's
+    cores_epochs: int = 200  # of that fit
     k: int = 100  # K, factors
     users: int = 4096  # evaluate this many users, drawn at random, where there are more
     child: str = ""  # what the child process measures: a size, "floor" or "cores"
@@ -145,27 +146,27 @@ def peak_bytes():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts KiB
 
 
-def fit(data, k, epochs, fast, seed=0):
+def fit(data, k, epochs, fast, seed=0, threads=1):
     """pmf.fit on generate()'s data: (U, V, loss)."""
-    settings = pmf.Settings(Path(), Path(), k=k, epochs=epochs, fast=fast, seed=seed)
+    options = {"k": k, "epochs": epochs, "fast": fast, "seed": seed, "threads": threads}
+    settings = pmf.Settings(Path(), Path(), **options)
     return pmf.fit(*data, settings)
 
 
-def epoch_seconds(data, k, epochs, fast, clock=seconds):
-    """(seconds of each epoch, U, V) of a fit; the kernel's calls are the epochs."""
-    name, times = "_epoch_fast" if fast else "_epoch_strict", []
-    kernel = getattr(pmf, name)
+def epoch_seconds(data, k, epochs, fast, clock=seconds, threads=1):
+    """(seconds of each epoch, U, V) of a fit; the calls of pmf._pass are the epochs."""
+    one_pass, times = pmf._pass, []
 
     def clocked(*arguments):
-        spent, squares = clock(lambda: kernel(*arguments))
+        spent, squares = clock(lambda: one_pass(*arguments))
         times.append(spent)
         return squares
 
-    setattr(pmf, name, clocked)
+    pmf._pass = clocked
     try:
-        U, V, _ = fit(data, k, epochs, fast)
+        U, V, _ = fit(data, k, epochs, fast, threads=threads)
     finally:
-        setattr(pmf, name, kernel)
+        pmf._pass = one_pass
     return times, U, V
 
 
@@ -271,51 +272,6 @@ def in_turn_and_together(job, arguments, rounds=3):
     return [statistics.median(column) for column in zip(*spent, strict=True)]
 
 
-def strata(users, items, n_users, n_items, parts=2):
-    """parts x parts lists of rows, [user part][item part], each in the order given.
-
-    Users and items are cut where the ratings are even, so that the threads wait little.
-    """
-    cuts = []
-    for ids, size in ((users, n_users), (items, n_items)):
-        share = np.cumsum(np.bincount(ids, minlength=size)) / len(ids)  # (size,)
-        cuts.append(np.minimum((share * parts).astype(np.int8), parts - 1)[ids])  # (N,)
-    return [
-        [np.flatnonzero((cuts[0] == a) & (cuts[1] == b)) for b in range(parts)]
-        for a in range(parts)
-    ]
-
-
-def stratified(data, k, epochs, fast, parts=2):
-    """(seconds of each epoch, U, V): pmf.fit by stratified SGD (Gemulla et al., KDD 2011).
-
-    In round r of an epoch thread a visits the ratings of users' part a and items' part a + r: no
-    two threads share a row, so the result does not depend on their pace.
-    """
-    users, items, ratings, n_users, n_items = data
-    dtype, kernel = (np.float32, pmf._epoch_fast) if fast else (np.float64, pmf._epoch_strict)
-    targets = pmf.scale_ratings(ratings).astype(dtype)  # (N,)
-    blocks = [
-        [(users[rows], items[rows], targets[rows]) for rows in line]
-        for line in strata(users, items, n_users, n_items, parts)
-    ]
-    rng = np.random.RandomState(0)
-    start = [rng.normal(0, 0.001, (n, k)).astype(dtype) for n in (n_users, n_items)]
-    factors = [pmf.whole_vectors(X) for X in start]
-    caches = [np.zeros_like(X) for X in factors]
-    lr, reg, gamma, one = np.float32([0.005, 0.001, 0.9, 1])
-    step = tuple(map(dtype, (lr, reg, gamma, one - gamma, 1e-8)))
-
-    def epoch():
-        for r in range(parts):
-            line = [blocks[a][(a + r) % parts] for a in range(parts)]
-            list(pool.map(lambda block: kernel(*block, *factors, *caches, step, True), line))
-
-    with ThreadPoolExecutor(parts) as pool:
-        times = [seconds(epoch)[0] for _ in range(epochs)]
-    return times, factors[0][:, :k], factors[1][:, :k]
-
-
 def loss(data, U, V, most=1_000_000):
     """Mean squared error of the scaled ratings over every so-many-th, by final factors."""
     users, items, ratings, *_ = data
@@ -330,16 +286,13 @@ def loss(data, U, V, most=1_000_000):
 
 
 def measure_cores(settings):
-    """Stratified SGD against the plain one at cores_size; seeds and evaluation in threads at 10."""
-    k, found = settings.k, {"stratified": {}, "seeds": {}}
+    """One fit in one thread and in two at cores_size; seeds and evaluation in threads at 10."""
+    k, found = settings.k, {"fit": [], "seeds": {}}
     warm_up(k)
     data = generate(100_000 * settings.cores_size)
-    found["stratified"]["ratings"] = len(data[0])
-    for name, fast, epochs in (("fast", True, 10), ("strict", False, 3)):
-        plain, U, V = epoch_seconds(data, k, epochs, fast)
-        part = {"plain": plain, "plain_loss": loss(data, U, V)}
-        part["stratified"], U, V = stratified(data, k, epochs, fast)
-        found["stratified"][name] = part | {"stratified_loss": loss(data, U, V)}
+    for threads in (1, 2):
+        times, U, V = epoch_seconds(data, k, settings.cores_epochs, True, threads=threads)
+        found["fit"].append({"ratings": len(data[0]), "epochs": times, "loss": loss(data, U, V)})
     data = generate(1_000_000)
     for name, fast in (("strict", False), ("fast", True)):
         job = lambda seed, fast=fast: fit(data, k, 3, fast, seed)  # noqa: E731
@@ -403,15 +356,12 @@ def floor_table(results):
 
 
 def cores_table(cores):
-    lines = []
-    for name in ("strict", "fast"):
-        part = cores["stratified"][name]
-        one, two = (statistics.median(part[x]) for x in ("plain", "stratified"))
-        gap = part["stratified_loss"] / part["plain_loss"] - 1
-        note = f"loss {part['plain_loss']:.5f}, {part['stratified_loss']:.5f} ({gap:+.1%})"
-        note += f" after {len(part['plain'])} epochs"
-        job = f"one fit, {name}, {cores['stratified']['ratings']:,} ratings, stratified, s/epoch"
-        lines.append((job, one, two, note))
+    alone, together = cores["fit"]
+    gap = together["loss"] / alone["loss"] - 1
+    note = f"loss {alone['loss']:.5f}, {together['loss']:.5f} ({gap:+.2%})"
+    note += f" after {len(alone['epochs'])} epochs"
+    job = f"one fit, fast, {alone['ratings']:,} ratings, s/epoch"
+    lines = [(job, *(statistics.median(x["epochs"]) for x in (alone, together)), note)]
     for name in ("strict", "fast"):
         job = f"two seeds, {name}, 1,000,000 ratings, in a thread each, s"
         lines.append((job, *cores["seeds"][name], ""))
@@ -498,6 +448,7 @@ def child(settings, what):
     """What a child process of its own measures, as a dict."""
     line = [sys.executable, __file__, "--child", str(what), "--k", str(settings.k)]
     line += ["--users", str(settings.users), "--cores-size", str(settings.cores_size)]
+    line += ["--cores-epochs", str(settings.cores_epochs)]
     options = {"check": True, "stdout": subprocess.PIPE, "env": os.environ | ONE_THREAD}
     spent, done = seconds(lambda: subprocess.run(line, **options))
     print(f"{what}: {spent:.0f} s", file=sys.stderr, flush=True)

@@ -1,4 +1,4 @@
-"""growth.py: synthetic ratings that look like MovieLens's, strata, and the tables of cost."""
+"""growth.py: synthetic ratings that look like MovieLens's, and the tables of cost."""
 
 import json
 from concurrent.futures import ThreadPoolExecutor
@@ -61,23 +61,6 @@ def test_gini_by_hand():
     assert growth.gini(np.array([2, 2, 2])) == 0
     assert growth.gini(np.array([0, 0, 0, 8])) == pytest.approx(3 / 4)
     assert growth.gini(np.array([1, 3])) == pytest.approx(1 / 4)
-
-
-def test_strata_share_no_row_and_hold_every_rating_once(ratings):
-    users, items, _, n_users, n_items = ratings
-    blocks = growth.strata(users, items, n_users, n_items)
-    assert np.array_equal(np.sort(np.concatenate([*blocks[0], *blocks[1]])), np.arange(100_000))
-    for r in range(2):
-        a, b = blocks[0][r], blocks[1][(1 + r) % 2]
-        assert not set(users[a]) & set(users[b]) and not set(items[a]) & set(items[b])
-        assert (np.diff(a) > 0).all() and len(a) == pytest.approx(25_000, rel=0.1)
-
-
-def test_one_stratum_is_the_plain_fit(ratings):
-    small = (*(column[:3000] for column in ratings[:3]), *ratings[3:])
-    times, U, V = growth.stratified(small, 5, 2, False, parts=1)
-    plain = growth.fit(small, 5, 2, False)
-    assert np.array_equal(U, plain[0]) and np.array_equal(V, plain[1]) and len(times) == 2
 
 
 def test_fits_in_threads_give_the_same_bytes(ratings):

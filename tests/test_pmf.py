@@ -3,6 +3,7 @@
 The ranking PMF: one coordinate on paper, a descent that never rises, and the closed-form optimum.
 """
 
+import dataclasses
 import json
 import math
 import sys
@@ -100,6 +101,49 @@ def test_fast_is_float32_and_learns_the_same():
     fast = pmf.fit(*small(), 6, 8, settings(k=5, epochs=20, fast=True))
     assert fast[0].dtype == np.float32
     assert fast[2][-1] == pytest.approx(strict[2][-1], rel=1e-3)
+
+
+def many(n=3000, n_users=40, n_items=60, seed=0):
+    """Ratings of popular and rare items, sorted by user: columns (n,), U, I."""
+    rng = np.random.default_rng(seed)
+    users = np.sort(rng.integers(n_users, size=n)).astype(np.int32)
+    items = (n_items * rng.random(n) ** 2).astype(np.int32)
+    return users, items, rng.integers(1, 11, n).astype(np.float32) / 2, n_users, n_items
+
+
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_strata_share_no_row_and_hold_every_rating_once(parts):
+    users, items, _, n_users, n_items = many()
+    every = np.arange(len(users))
+    blocks = [[every[x] for x in a] for a in pmf.strata(users, items, n_users, n_items, parts)]
+    assert np.array_equal(np.sort(np.concatenate([x for line in blocks for x in line])), every)
+    for r in range(parts):
+        together = [blocks[a][(a + r) % parts] for a in range(parts)]
+        for ids in (users, items):
+            owners = [set(ids[rows]) for rows in together]
+            assert sum(map(len, owners)) == len(set().union(*owners))
+        for rows in together:
+            assert (np.diff(rows) > 0).all()
+            assert len(rows) == pytest.approx(len(users) / parts**2, rel=0.25)
+
+
+def test_threads_give_the_bytes_of_one_thread_on_the_rounds_one_after_the_other():
+    users, items, ratings, *shape = many()
+    s = settings(k=9, epochs=4, fast=True)
+    blocks = pmf.strata(users, items, *shape, 2)
+    rounds = np.concatenate([blocks[0][0], blocks[1][1], blocks[0][1], blocks[1][0]])
+    plain = pmf.fit(users[rounds], items[rounds], ratings[rounds], *shape, s)
+    for _ in range(3):
+        dealt = pmf.fit(users, items, ratings, *shape, dataclasses.replace(s, threads=2))
+        assert dealt[0].tobytes() == plain[0].tobytes()
+        assert dealt[1].tobytes() == plain[1].tobytes()
+        assert dealt[2] == pytest.approx(plain[2], rel=1e-12)
+
+
+@pytest.mark.parametrize("changes", [{"threads": 2}, {"threads": 0, "fast": True}])
+def test_threads_are_for_fast_alone_and_at_least_one(changes):
+    with pytest.raises(BadInput, match=f"--threads {changes['threads']}"):
+        pmf.fit(*small(), 6, 8, settings(k=4, epochs=1, **changes))
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
