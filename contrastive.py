@@ -40,6 +40,7 @@ import time
 from collections import deque
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -280,7 +281,7 @@ class Settings:
     alpha: int = 32  # LoRA's additions are scaled by alpha / rank
     dropout: float = 0.1  # on LoRA's input
     targets: tuple[str, ...] = ()  # layers that LoRA adapts; none: the encoder's own default
-    dtype: str = "float32"  # float32 | bfloat16, of the frozen weights and the arithmetic
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the frozen weights and the arithmetic
     checkpointing: bool = False  # recompute activations: less memory, a third more time
     budget: int = 2048  # padded tokens a micro-batch
     check: bool = False  # only tell whether, and for how long, this would run here
@@ -567,7 +568,9 @@ def read_examples(s):
 
 
 def main():
-    s = parse(Settings, __doc__)
+    counts = dict.fromkeys(("epochs", "batch", "rank", "alpha", "budget"), 1)
+    counts |= dict.fromkeys(("lr", "warmup", "average", "max_steps"), 0)
+    s = parse(Settings, __doc__, dropout=(0, 1), seed=metrics.SEEDS, **counts)
     if s.nf4 and not s.lora:
         raise BadInput("--nf4 freezes the encoder: give --lora too")
     if not s.lora and s.dtype != "float32":

@@ -25,7 +25,7 @@ import re
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -380,13 +380,13 @@ class Settings:
     weights: str = ""  # folder with the named encoder's files; empty: from the hub
     adapter: str = ""  # folder of a peft adapter
     nf4: bool = False  # load the linear layers in 4 bits
-    dtype: str = "float32"  # float32 | bfloat16, of the weights (with NF4: of the arithmetic)
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights (NF4: of the arithmetic)
     dims: int = 0  # keep the first so many dimensions; 0: all
     budget: int = 2048  # padded tokens a batch; a GPU wants 16384 or more
 
 
 def main():
-    s = parse(Settings, __doc__)
+    s = parse(Settings, __doc__, dims=0, budget=1)
     start_processes()
     texts = read_texts(s.texts)
     facts, folder = find(s.encoder, s.weights)

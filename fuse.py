@@ -228,7 +228,7 @@ def validation_search(data, U, V, embeddings, k=25):
 
 
 def main():
-    settings = parse(Settings, __doc__)
+    settings = parse(Settings, __doc__, k=1)
     data = load(settings.ratings)
     factors = load(settings.factors, [settings.ratings])
     V = factors["item_factors"]  # (I, K)

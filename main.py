@@ -26,12 +26,14 @@ import zipfile
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
 import fuse
 from metrics import (
     NAMES,
+    SEEDS,
     BadInput,
     best_items,
     evaluate,
@@ -436,7 +438,8 @@ def write_texts(folder, texts):
 
 def prepare(argv):
     """CSV files -> ratings.safetensors and the movie documents."""
-    settings = parse(Prepare, prepare.__doc__, argv)
+    bounds = {"seed": SEEDS, "valid_seed": SEEDS, "valid_share": (0, 1)}
+    settings = parse(Prepare, prepare.__doc__, argv, **bounds)
     sources = [settings.data / name for name in FILES]
     movies = read_movies(sources[1])
     tags = read_tags(sources[2], movies)
@@ -588,7 +591,7 @@ def tuning_of(file):
 
 def run_evaluate(argv):
     """Artefacts -> results.json, table1.md, table2.md, figure1.svg."""
-    settings = parse(Evaluate, run_evaluate.__doc__, argv)
+    settings = parse(Evaluate, run_evaluate.__doc__, argv, k=1, seed=0)
     bench = Bench(settings.out, settings.k)
     rows = [row for r in (PUBLISHED, REPORT) for row in recipe_rows(bench, r, settings.seed)]
     edition = provenance(bench.ratings)["settings"]["edition"]
@@ -822,7 +825,7 @@ def _panel(rows, y, width, top, tall=200):
 class Recommend:
     user: int  # MovieLens user id
     top: int = 5  # how many titles
-    recipe: str = "published"  # published, report or ours
+    recipe: Literal["published", "report", "ours"] = "published"  # see above
     encoder: str = ""  # minilm, minilm-tuned, ..; empty: minilm-tuned, with recipe ours minilm
     data: Path = Path("data/ml-latest-small")  # for the titles
     out: Path = Path("out")  # folder of the artefacts
@@ -859,9 +862,7 @@ def recommend(argv):
     Scores are on the scale on which the recipe adds them: min-max per user (published), sigmoid
     and cosine (report), standard scores among the user's candidates (ours).
     """
-    settings = parse(Recommend, recommend.__doc__, argv)
-    if settings.recipe not in RECIPES or settings.top < 1:
-        raise BadInput(f"--recipe is one of {', '.join(RECIPES)}, and --top at least 1")
+    settings = parse(Recommend, recommend.__doc__, argv, top=1)
     recipe, bench = RECIPES[settings.recipe], Bench(settings.out)
     encoder = settings.encoder or recipe.encoder
     fusion = recipe_fusion(bench, recipe, encoder)

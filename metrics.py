@@ -246,15 +246,22 @@ class BadInput(ValueError):
     """Input that a user can mend; the message names the file, the value and what to do."""
 
 
-def parse(settings, doc, argv=None):
+SEEDS = 0, 2**32 - 1  # what NumPy's RandomState takes
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message):
+        raise BadInput(f"{message}; --help lists the options")
+
+
+def parse(settings, doc, argv=None, **bounds):
     """An instance of the frozen dataclass `settings` from the command line.
 
     A field's trailing comment is its --help; a field without a default is required; bool fields
-    become --flag/--no-flag, tuples take any number of values.
+    become --flag/--no-flag, tuples take any number of values, a Literal one of its own.
+    bounds: by field the least value, or (least, most). Raises BadInput on any other command line.
     """
-    parser = argparse.ArgumentParser(
-        description=doc, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = inspect.getsource(settings)
     comments = dict(re.findall(r"^    (\w+):.*?  # (.+)$", source, re.MULTILINE))
     kinds = typing.get_type_hints(settings)
@@ -271,8 +278,15 @@ def parse(settings, doc, argv=None):
             del options["type"]
         elif typing.get_origin(kind) is tuple:
             options |= {"nargs": "*", "type": typing.get_args(kind)[0]}
+        elif typing.get_origin(kind) is typing.Literal:
+            options |= {"choices": typing.get_args(kind), "type": str}
         parser.add_argument("--" + field.name.replace("_", "-"), **options)
     values = vars(parser.parse_args(argv))
+    for name, bound in bounds.items():
+        least, most = bound if isinstance(bound, tuple) else (bound, math.inf)
+        if not least <= values[name] <= most:
+            flag, limit = name.replace("_", "-"), f" and at most {most}" if most < math.inf else ""
+            raise BadInput(f"--{flag} {values[name]}: it must be at least {least}{limit}")
     return settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 

@@ -24,6 +24,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numba import njit, prange, types
@@ -31,7 +32,7 @@ from numba.core.cgutils import get_or_insert_function, ir
 from numba.extending import intrinsic
 from tqdm import trange
 
-from metrics import BadInput, group_by_user, load, parse, run, save
+from metrics import SEEDS, BadInput, group_by_user, load, parse, run, save
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Settings:
     reg: float = 0.001  # weight of the squared norms, per rating
     gamma: float = 0.9  # decay of the RMSprop cache
     seed: int = 42  # of the initial factors, N(0, 0.001^2)
-    variant: str = "sigmoid"  # g: "sigmoid" or "linear"
+    variant: Literal["sigmoid", "linear"] = "sigmoid"  # g
     fast: bool = False  # float32 and fastmath: as good, but its bits depend on the processor
     threads: int = 1  # more, with --fast: blocks of ratings side by side, so in another order
     fit_part: bool = False  # leave the validation part of the train rows out
@@ -157,7 +158,7 @@ def scale_ratings(ratings):
 def whole_vectors(X):
     """X (R, K) with columns of zeros up to a multiple of 8; the steps leave them 0.
 
-    What the kernel leaves over from its vectors of 4 or 8 cells it does singly, as slow as a vector.
+    What the kernel leaves over from its vectors of 4 or 8 cells it does singly, as slow as one.
     """
     return np.pad(X, ((0, 0), (0, -X.shape[1] % 8)))
 
@@ -357,7 +358,8 @@ def fit_ranking(users, items, targets, weights, n_users, n_items, settings, feat
 
     users, items (N,) int32; targets, weights (N,); features (I, D) as of text_features, or None.
     n_items may count items without ratings: they get features @ W. The same machine gives the same
-    bytes twice; another processor may differ in the last bits.
+    bytes twice; another processor may differ in the last bits. Raises BadInput if the weights and
+    the regularisation are too small for a finite solution.
     """
     s, rng = settings, np.random.default_rng(settings.seed)
     dtype = np.float32 if s.fast else np.float64
@@ -379,6 +381,8 @@ def fit_ranking(users, items, targets, weights, n_users, n_items, settings, feat
         spectrum, P, Q, W = turned(P, Q, W)
         half_sweep(*by_item, missing, Q, P, spectrum, features @ W, reg_i)
     Q[reg_i == 0] = (features @ W)[reg_i == 0]
+    if not (np.isfinite(P).all() and np.isfinite(Q).all()):
+        raise BadInput(f"no finite factors; raise --reg ({s.reg}) or --missing ({s.missing})")
     return P, Q, W
 
 
@@ -397,7 +401,8 @@ def ranking_objective(P, Q, W, users, items, targets, weights, settings, feature
 
 
 def main_ranking(argv):
-    s = parse(Ranking, __doc__, argv)
+    bounds = {"k": 1, "missing": (0, 1), "reg": 0, "sweeps": 1, "ridge": 0, "seed": SEEDS}
+    s = parse(Ranking, __doc__, argv, **bounds)
     data, inputs, features = load(s.ratings), [s.ratings], None
     rows = ~data["valid"] if s.fit_part else np.ones(len(data["valid"]), dtype=bool)  # (N,)
     users, items, ratings = (data[f"train_{x}"][rows] for x in ("users", "items", "ratings"))
@@ -418,7 +423,8 @@ def main_ranking(argv):
 def main():
     if sys.argv[1:2] == ["ranking"]:
         return main_ranking(sys.argv[2:])
-    settings = parse(Settings, __doc__)
+    bounds = {"k": 1, "epochs": 1, "lr": 0, "reg": 0, "gamma": (0, 1), "threads": 1, "seed": SEEDS}
+    settings = parse(Settings, __doc__, **bounds)
     data = load(settings.ratings)
     rows = ~data["valid"] if settings.fit_part else np.ones(len(data["valid"]), dtype=bool)  # (N,)
     n_items = int(data["train_items"].max()) + 1

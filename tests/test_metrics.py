@@ -1,6 +1,8 @@
 """metrics.py against cases computed by hand; expectations are written as the arithmetic."""
 
 import math
+from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -195,6 +197,58 @@ def test_bootstrap_brackets_a_known_difference_and_is_seeded():
     assert (mean, low, high) == metrics.paired_bootstrap(a + 0.05 + noise, a)
     with pytest.raises(ValueError, match="same users"):
         metrics.paired_bootstrap(a, a[:-1])
+
+
+@dataclass(frozen=True)
+class Options:
+    count: int  # how many
+    share: float = 0.5  # a part, 0.5 is 50 %
+    kind: Literal["a", "b"] = "a"  # which
+    names: tuple[str, ...] = ()  # some
+    loud: bool = False  # say more
+
+
+def options(line):
+    return metrics.parse(Options, "About.", line.split(), count=1, share=(0, 1))
+
+
+def test_settings_come_from_the_command_line_or_their_defaults():
+    assert options("--count 1") == Options(1)
+    line = "--count 7 --share 1 --kind b --names x y --loud"
+    assert options(line) == Options(7, 1.0, "b", ("x", "y"), True)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("--count 0", "--count 0: it must be at least 1"),
+        ("--count 1 --share 1.5", "--share 1.5: it must be at least 0 and at most 1"),
+        ("--count 1 --share nan", "--share nan: it must be"),
+    ],
+)
+def test_settings_out_of_their_bounds_are_clear_errors(line, message):
+    with pytest.raises(metrics.BadInput, match=message):
+        options(line)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("", "required: --count"),
+        ("--count x", "invalid int"),
+        ("--count 1 --kind c", "from .*a.*b"),
+    ],
+)
+def test_settings_of_a_wrong_kind_are_clear_errors(line, message):
+    with pytest.raises(metrics.BadInput, match=message):
+        options(line)
+
+
+def test_help_shows_comments_and_defaults(capsys):
+    with pytest.raises(SystemExit):
+        options("--help")
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "About." in shown and "a part, 0.5 is 50 % (default: 0.5)" in shown
 
 
 def test_saved_arrays_come_back_are_the_same_bytes_twice_and_know_their_inputs(tmp_path):

@@ -225,6 +225,12 @@ def test_turning_makes_the_gram_diagonal_and_keeps_every_score_and_length():
     assert pytest.approx((X**2).sum(axis=1)) == (X2**2).sum(axis=1)
 
 
+def test_ranking_factors_that_are_not_finite_are_a_clear_error():
+    case, _ = ranking_case()
+    with pytest.raises(BadInput, match=r"raise --reg \(0.0\) or --missing \(0.0\)"):
+        pmf.fit_ranking(*case, pmf.Ranking(k=8, missing=0.0, reg=0.0, sweeps=3))
+
+
 def test_strengths_by_hand():
     s = pmf.Ranking(reg=0.01, missing=0.5, power=2.0)
     got = pmf.strengths(np.array([0, 0, 0, 2]), 3, 4, s)
