@@ -353,6 +353,11 @@ def regress(features, Q, reg, ridge):
     return np.linalg.solve(system, weighted.T @ Q)
 
 
+def _refuse_infinite(X, s):
+    if not np.isfinite(X).all():
+        raise BadInput(f"no finite factors; raise --reg ({s.reg}) or --missing ({s.missing})")
+
+
 def fit_ranking(users, items, targets, weights, n_users, n_items, settings, features=None):
     """P (U, K), Q (I, K) and W (D, K) that minimise (R), by settings.sweeps sweeps.
 
@@ -376,13 +381,13 @@ def fit_ranking(users, items, targets, weights, n_users, n_items, settings, feat
     for sweep in trange(s.sweeps, desc="PMF for ranking", unit="sweep", disable=None):
         spectrum, Q, P, W = turned(Q, P, W)
         half_sweep(*by_user, missing, P, Q, spectrum, zero, reg_u)
+        _refuse_infinite(P, s)
         if sweep:  # the first Q is noise: nothing to regress on
             W = regress(features, Q, reg_i, s.ridge)
         spectrum, P, Q, W = turned(P, Q, W)
         half_sweep(*by_item, missing, Q, P, spectrum, features @ W, reg_i)
+        _refuse_infinite(Q, s)
     Q[reg_i == 0] = (features @ W)[reg_i == 0]
-    if not (np.isfinite(P).all() and np.isfinite(Q).all()):
-        raise BadInput(f"no finite factors; raise --reg ({s.reg}) or --missing ({s.missing})")
     return P, Q, W
 
 
