@@ -45,7 +45,7 @@ class Settings:
     reg: float = 0.001  # weight of the squared norms, per rating
     gamma: float = 0.9  # decay of the RMSprop cache
     seed: int = 42  # of the initial factors, N(0, 0.001^2)
-    variant: Literal["sigmoid", "linear"] = "sigmoid"  # g
+    variant: Literal["sigmoid", "linear"] = "sigmoid"  # g: logistic function or identity
     fast: bool = False  # float32 and fastmath: as good, but its bits depend on the processor
     threads: int = 1  # more, with --fast: blocks of ratings side by side, so in another order
     fit_part: bool = False  # leave the validation part of the train rows out
