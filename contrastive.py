@@ -266,7 +266,7 @@ class Settings:
     texts: Path  # one document a line, in item order
     out: Path  # folder to write
     weights: str = ""  # folder with the named encoder's files; empty: from the hub
-    recipe: str = "published"  # published | report | ours
+    recipe: Literal["published", "report", "ours"] = "published"  # whose examples and loss
     seed: int = 42  # of the examples, their order, LoRA's A and dropout
     epochs: int = 2  # as run
     batch: int = 16  # examples a step; as run: 16 MiniLM, 4 Qwen3
@@ -556,8 +556,6 @@ def report_of(s, encoder, folder, losses, seconds):
 
 def read_examples(s):
     """The recipe's examples of a ratings file."""
-    if s.recipe not in RECIPES:
-        raise BadInput(f"--recipe {s.recipe!r} is none of {', '.join(RECIPES)}")
     data = metrics.load(s.ratings)
     if s.whole_train:
         data["valid"] = np.zeros_like(data["valid"])  # (N,)

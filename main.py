@@ -438,7 +438,7 @@ def write_texts(folder, texts):
 
 def prepare(argv):
     """CSV files -> ratings.safetensors and the movie documents."""
-    bounds = {"seed": SEEDS, "valid_seed": SEEDS, "valid_share": (0, 1)}
+    bounds = {"seed": SEEDS, "valid_seed": SEEDS, "valid_share": (0, 0.5)}
     settings = parse(Prepare, prepare.__doc__, argv, **bounds)
     sources = [settings.data / name for name in FILES]
     movies = read_movies(sources[1])

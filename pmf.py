@@ -158,7 +158,7 @@ def scale_ratings(ratings):
 def whole_vectors(X):
     """X (R, K) with columns of zeros up to a multiple of 8; the steps leave them 0.
 
-    What the kernel leaves over from its vectors of 4 or 8 cells it does singly, as slow as one.
+    Cells left over from the kernel's vectors of 4 or 8 go singly, each as slow as a vector.
     """
     return np.pad(X, ((0, 0), (0, -X.shape[1] % 8)))
 
@@ -169,7 +169,7 @@ def strata(users, items, n_users, n_items, parts):
     Users and items are cut where the ratings are even, so that threads wait little.
     """
     if parts == 1:
-        return [[slice(None)]]
+        return [[slice(None)]]  # all rows, without a copy
     cuts = []
     for ids, size in ((users, n_users), (items, n_items)):
         share = np.cumsum(np.bincount(ids, minlength=size)) / len(ids)  # (size,)
@@ -428,7 +428,7 @@ def main_ranking(argv):
 def main():
     if sys.argv[1:2] == ["ranking"]:
         return main_ranking(sys.argv[2:])
-    bounds = {"k": 1, "epochs": 1, "lr": 0, "reg": 0, "gamma": (0, 1), "threads": 1, "seed": SEEDS}
+    bounds = {"k": 1, "epochs": 1, "lr": 0, "reg": 0, "gamma": (0, 1), "seed": SEEDS}
     settings = parse(Settings, __doc__, **bounds)
     data = load(settings.ratings)
     rows = ~data["valid"] if settings.fit_part else np.ones(len(data["valid"]), dtype=bool)  # (N,)

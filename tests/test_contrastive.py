@@ -338,7 +338,7 @@ def test_a_run_that_diverges_writes_nothing(command, tmp_path):
     [
         (("--nf4",), "give --lora too"),
         (("--dtype", "bfloat16"), "needs float32"),
-        (("--recipe", "theirs"), "'theirs' is none of published, report"),
+        (("--recipe", "theirs"), "invalid choice: 'theirs'"),
     ],
 )
 def test_refusals(command, tmp_path, more, message):

@@ -224,22 +224,12 @@ def test_settings_come_from_the_command_line_or_their_defaults():
         ("--count 0", "--count 0: it must be at least 1"),
         ("--count 1 --share 1.5", "--share 1.5: it must be at least 0 and at most 1"),
         ("--count 1 --share nan", "--share nan: it must be"),
-    ],
-)
-def test_settings_out_of_their_bounds_are_clear_errors(line, message):
-    with pytest.raises(metrics.BadInput, match=message):
-        options(line)
-
-
-@pytest.mark.parametrize(
-    ("line", "message"),
-    [
         ("", "required: --count"),
         ("--count x", "invalid int"),
         ("--count 1 --kind c", "from .*a.*b"),
     ],
 )
-def test_settings_of_a_wrong_kind_are_clear_errors(line, message):
+def test_settings_out_of_bounds_or_of_a_wrong_kind_are_clear_errors(line, message):
     with pytest.raises(metrics.BadInput, match=message):
         options(line)
 
