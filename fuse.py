@@ -203,12 +203,16 @@ def eq1(cf, content, candidates, alpha):
 
 
 def min_max(scores, among=True):
-    """Each row scaled so that its items `among` (bool, (B, I)) span [0, 1]; 0 if all are equal."""
+    """Each row scaled so that its items `among` (bool, (B, I)) span [0, 1]; 0 if all are equal.
+
+    NaN stays NaN, and top_k refuses it.
+    """
     low = np.min(scores, axis=1, where=among, initial=np.inf, keepdims=True)  # (B, 1)
     high = np.max(scores, axis=1, where=among, initial=-np.inf, keepdims=True)  # (B, 1)
     with np.errstate(invalid="ignore"):
         span = high - low
-    return np.where(span > 0, (scores - low) / np.where(span > 0, span, 1), 0.0)
+    flat = span <= 0  # (B, 1)
+    return np.where(flat, 0.0, (scores - low) / np.where(flat, 1, span))
 
 
 def published_fusion(cf, content, candidates, alpha=0.85):
@@ -219,12 +223,13 @@ def published_fusion(cf, content, candidates, alpha=0.85):
 def standardise(scores, among):
     """Each row moved and scaled so that its items `among` (bool, (B, I)) have mean 0 and sd 1.
 
-    A row without differences is 0 throughout: it has no say in a sum.
+    A row without differences is 0 throughout: it has no say in a sum. NaN stays NaN.
     """
     count = np.maximum(among.sum(axis=1, keepdims=True), 1)  # (B, 1)
     moved = scores - np.sum(scores, axis=1, where=among, keepdims=True) / count  # (B, I)
     sd = np.sqrt(np.sum(moved**2, axis=1, where=among, keepdims=True) / count)  # (B, 1)
-    return np.where(sd > 1e-12, moved / np.where(sd > 1e-12, sd, 1), 0.0)
+    flat = sd <= 1e-12  # (B, 1)
+    return np.where(flat, 0.0, moved / np.where(flat, 1, sd))
 
 
 def ours_fusion(cf, content, candidates, alpha=OURS_ALPHA):

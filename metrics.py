@@ -161,13 +161,11 @@ def metrics_at_k(gains, n_relevant):
 def best_items(score, seen, users, k):
     """The best items that each of `users` (B,) has not seen, by a scorer as of evaluate().
 
-    The only place that holds a (B, I) array. Scores keep their float type: float32 takes half the
-    bytes, and lists differ only where two scores are one to float32. Returns (B, min(k, I)) ids;
-    -1 where none is left.
+    The only place that holds a (B, I) array: a copy, because a scorer may keep what it returns.
+    float32 scores stay float32. Returns (B, min(k, I)) ids; -1 where none is left.
     """
     found = score(users)  # (B, I)
-    floats = np.result_type(found, np.float32)
-    scores = found.astype(floats, copy=found.base is not None)  # of an array of its own, no copy
+    scores = np.array(found, dtype=np.result_type(found, np.float32))  # (B, I)
     scores[pairs_of_block(seen, users)] = -np.inf
     return top_k(scores, k)
 
@@ -176,7 +174,11 @@ def metrics_of_lists(lists, relevant, users, k):
     """metrics_at_k of the lists (B, k or fewer) of item ids of `users` (B,); -1 is no item.
 
     relevant: group_by_user pair. A list shorter than k counts as if the rest were no hits.
+    Raises ValueError if a list holds an item twice, or an id below -1.
     """
+    ordered = np.sort(lists, axis=1)  # (B, K)
+    if np.any((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)) or np.any(lists < -1):
+        raise ValueError("metrics_of_lists: a list holds an item twice, or an id below -1")
     rows, items = pairs_of_block(relevant, users)  # (M,)
     last = max(lists.max(initial=-1), items.max(initial=-1))  # the highest item id
     wanted = np.zeros((len(users), last + 2), dtype=bool)  # (B, ids + 1); column -1 is "nothing"
@@ -189,8 +191,7 @@ def metrics_of_lists(lists, relevant, users, k):
 def evaluate(score, seen, relevant, k=25, block=128):
     """Metrics of a ranker for every user that has a relevant item.
 
-    score: function of a block of user ids (B,) that returns (B, I) scores over all candidate items;
-    a new array at each call, for seen items are struck out in it (a view is copied first).
+    score: function of a block of user ids (B,) that returns (B, I) scores over all candidate items.
     seen, relevant: group_by_user pairs over the same users; seen items are never recommended.
     Users go in even blocks of at most `block`, so memory is block x I, whatever U.
     Returns {"users": (E,) ids, "skipped": U - E, and by NAMES: (E,) arrays}.

@@ -1,6 +1,8 @@
 """fuse.py against two-dimensional cases by hand and against plain loops."""
 
 import math
+from functools import partial
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -18,7 +20,7 @@ def test_centroid_of_two_likes_is_their_unit_sum():
 
 
 def test_eq1_by_hand():
-    got = fuse.eq1(np.array([[0.0, math.log(3)]]), np.array([[0.5, -1.0]]), 0.75)
+    got = fuse.eq1(np.array([[0.0, math.log(3)]]), np.array([[0.5, -1.0]]), None, 0.75)
     assert got[0] == pytest.approx([0.75 * 1 / 2 + 0.25 * 0.5, 0.75 * 3 / 4 - 0.25], rel=1e-15)
 
 
@@ -69,19 +71,93 @@ def test_standardise_by_hand_over_the_candidates():
     assert fuse.standardise(same, same > 0).tolist() == [[0, 0, 0]]  # rounding is no difference
 
 
-def test_text_scores_by_hand():
-    """A user at (1, 0); items at cosines 1, 0, .6 with 0, 7, 1 likes."""
-    got = fuse.text_scores(np.array([[1.0, 0.0]]), E2, np.array([0, 7, 1]), popularity=0.5)
-    assert got[0] == pytest.approx([1, 0.5 * math.log(8), 0.6 + 0.5 * math.log(2)])
+def data_of(users, items, ratings, valid, test):
+    """The arrays of a ratings.safetensors by hand; test: its users, items, ratings."""
+    train = [np.array(users), np.array(items), np.array(ratings), np.arange(len(users))]
+    test = [*map(np.array, test), np.zeros(len(test[0]))]
+    arrays = {"user_ids": np.arange(10, 13), "valid": np.array(valid, dtype=bool)}
+    for part, columns in (("train", train), ("test", test)):
+        names = ("users", "items", "ratings", "times")
+        arrays |= {f"{part}_{name}": x for name, x in zip(names, columns, strict=True)}
+    return arrays
 
 
-def test_ours_by_hand():
+DATA = data_of(
+    users=[0, 0, 0, 1, 1, 2],
+    items=[0, 1, 2, 0, 3, 2],
+    ratings=[5.0, 4.0, 3.5, 4.0, 4.5, 2.0],
+    valid=[0, 1, 0, 0, 1, 0],
+    test=([0, 1, 2, 2], [3, 1, 0, 4], [4.0, 3.5, 5.0, 5.0]),  # item 4 is not in train
+)
+
+
+def pairs(grouped):
+    indptr, items = grouped
+    return [items[a:b].tolist() for a, b in pairwise(indptr)]
+
+
+def test_a_task_from_train_to_test_finds_liked_items_of_train():
+    task = fuse.ranking_task(DATA)
+    assert (task.n_users, task.n_items) == (3, 4)
+    assert pairs(task.seen) == [[0, 1, 2], [0, 3], [2]]
+    assert pairs(task.relevant) == [[3], [], [0]]  # 3.5 is not liked
+    assert task.ratings.tolist() == [5, 4, 3.5, 4, 4.5, 2] and task.times.tolist() == [*range(6)]
+
+
+def test_a_task_on_validation_hides_its_rows_and_keeps_all_items_of_train():
+    task = fuse.ranking_task(DATA, validation=True)
+    assert task.n_items == 4
+    assert pairs(task.seen) == [[0, 2], [0], [2]]
+    assert pairs(task.relevant) == [[1], [3], []]
+    assert task.items.tolist() == [0, 2, 0, 2] and task.times.tolist() == [0, 2, 3, 5]
+
+
+def test_candidates_are_the_unseen_items():
+    free = fuse.candidates_of(fuse.ranking_task(DATA).seen, np.array([1, 0]), 4)
+    assert free.tolist() == [[False, True, True, False], [False, False, False, True]]
+
+
+def test_content_scores_are_products_plus_a_bias_of_the_item():
+    content = fuse.Content(np.array([[1.0, 0.0], [0.0, 2.0]]), E2, np.array([0.0, 10.0, 20.0]))
+    assert content.scores(np.array([1])).tolist() == [[0, 12, 21.6]]
+
+
+E4 = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [-1.0, 0.0]])  # (I, D) of DATA's items
+
+
+def test_content_of_the_report_is_the_cosine_to_the_centroid_of_the_liked():
+    content = fuse.report_content(fuse.ranking_task(DATA), E4)
+    half = math.sqrt(1 / 2)
+    assert content.profiles == pytest.approx(np.array([[half, half], [0, 0], [0, 0]]))
+    assert content.scores(np.array([0]))[0] == pytest.approx(
+        [half, half, 1.4 * half, -half], rel=1e-12
+    )
+
+
+def test_content_as_published_is_the_weighted_mean_of_cosines():
+    task = fuse.ranking_task(DATA)
+    content = fuse.published_content(task, E4)
+    w = [math.exp(0) * 5 / 5, math.exp(1 / 2) * 4 / 5, math.exp(1) * 3.5 / 5]
+    cosines = E4[[0, 1, 2]] @ E4[3]
+    expected = sum(a * b for a, b in zip(w, cosines, strict=True)) / sum(w)
+    assert content.scores(np.array([0]))[0, 3] == pytest.approx(expected, rel=1e-12)
+
+
+def test_content_of_ours_is_centred_and_knows_what_is_liked():
+    """All four items are rated: the mean is (.15, .45). Likes of the items: 2, 1, 0, 1."""
+    content = fuse.ours_content(fuse.ranking_task(DATA), E4, popularity=0.5)
+    moved = E4 - [0.15, 0.45]
+    moved /= np.linalg.norm(moved, axis=1, keepdims=True)
+    assert content.items == pytest.approx(moved)
+    profile = moved[0] + moved[1]
+    assert content.profiles[0] == pytest.approx(profile / np.linalg.norm(profile))
+    assert content.bias == pytest.approx([0.5 * math.log(n) for n in (3, 2, 1, 2)])
+
+
+def test_ours_fusion_by_hand():
     """CF scores 1, 3 and text scores 1, 0 over the two candidates: z = (-1, 1) and (1, -1)."""
-    P, Q = np.array([[1.0]]), np.array([[1.0], [3.0], [9.0]])
-    seen = metrics.group_by_user(np.array([0]), np.array([2]), 1)
-    profiles, likes = np.array([[1.0, 0.0]]), np.zeros(3)
-    scorer = fuse.ours_scorer(P, Q, profiles, E2, likes, seen, alpha=0.7)
-    got = scorer(np.array([0]))
+    free = np.array([[True, True, False]])
+    got = fuse.ours_fusion(np.array([[1.0, 3, 9]]), np.array([[1.0, 0, 0.6]]), free, alpha=0.7)
     assert got[0, :2] == pytest.approx([0.7 * -1 + 0.3 * 1, 0.7 * 1 + 0.3 * -1])
 
 
@@ -92,32 +168,69 @@ def test_published_fusion_scales_cf_over_all_and_content_over_candidates():
     assert got[0, :2] == pytest.approx([0.85 * 0 + 0.15 * 0, 0.85 * 1 / 2 + 0.15 * 1])
 
 
+def test_what_is_not_a_number_stays_so():
+    scores, all_of = np.array([[1.0, np.nan, 3]]), np.ones((1, 3), dtype=bool)
+    assert np.isnan(fuse.min_max(scores)).all()
+    assert np.isnan(fuse.standardise(scores, all_of)).all()
+
+
+def hidden_task(seen, relevant):
+    nothing = np.array([])
+    return fuse.Task(*[nothing] * 4, n_users=1, n_items=3, seen=seen, relevant=relevant)
+
+
 def test_grid_search_tries_both_ends_and_prefers_cf_among_equals():
     seen = metrics.group_by_user(np.array([], int), np.array([], int), 1)
     relevant = metrics.group_by_user(np.array([0]), np.array([1]), 1)
     good, bad = np.array([[0.0, 1, 0]]), np.array([[1.0, 0, 0.5]])
-    blend = lambda a: lambda users: a * bad + (1 - a) * good  # noqa: E731
-    alpha, curve = fuse.grid_search(blend, seen, relevant, k=1)
+    blend = lambda users, alpha: alpha * bad + (1 - alpha) * good  # noqa: E731
+    alpha, curve = fuse.grid_search(blend, hidden_task(seen, relevant), k=1)
     assert [row["alpha"] for row in curve][:: len(curve) - 1] == [0, 1]
     assert alpha == 0.45  # 1 - a > a alone ranks item 1 first: a < .5, and the largest such
     assert curve[0]["ndcg"] == 1 and curve[-1]["ndcg"] == 0
 
 
-def test_recommendation_scorers_agree_with_their_parts_at_the_ends():
-    rng = np.random.default_rng(1)
+def test_validation_search_looks_for_the_hidden_rows_with_what_is_left():
+    """User 0 should find item 1, user 1 item 3. The factors know, the text points elsewhere."""
+    U = np.eye(3, 2)
+    V = np.array([[0.0, 0], [9, 0], [0, 0], [0, 9]])
+    found, curve = fuse.validation_search(fuse.REPORT, DATA, U, V, E4, k=1)
+    assert found == 1 and curve[-1]["recall"] == 1 and curve[-1]["users"] == 2
+    # the text alone: of its candidates 1 (cosine .6) and 3 (-.6) user 0 gets item 1 for item 0's
+    # liking; user 1, who liked item 0, gets item 2
+    assert curve[0]["hits"] == 1
+
+
+@pytest.mark.parametrize("recipe", fuse.RECIPES.values())
+def test_a_recipe_at_its_ends_ranks_as_its_parts(recipe):
+    rng, users = np.random.default_rng(2), np.array([1, 2])  # with two candidates or more
+    task, embeddings = fuse.ranking_task(DATA), rng.normal(size=(4, 3))
+    U, V, content = rng.normal(size=(3, 2)), rng.normal(size=(4, 2)), recipe.content
+    scores = partial(fuse.hybrid_scores, users, U, V, content(task, embeddings), task.seen)
+    cf, text = (scores(fusion=recipe.fusion, alpha=alpha) for alpha in (1.0, 0.0))  # (U, I)
+    assert np.array_equal(cf.argsort(1), (U[users] @ V.T).argsort(1))
+    expected = content(task, embeddings).scores(users)
+    free = fuse.candidates_of(task.seen, users, 4)
+    for row in range(2):
+        some = np.flatnonzero(free[row])
+        assert np.array_equal(text[row, some].argsort(), expected[row, some].argsort())
+
+
+def test_the_scorer_of_eq1_is_eq1_of_its_parts():
+    rng, users = np.random.default_rng(1), np.array([2, 0])
     U, V, e = rng.normal(size=(3, 2)), rng.normal(size=(5, 2)), rng.normal(size=(5, 4))
-    profiles, users = rng.normal(size=(3, 4)), np.arange(3)
-    cf = fuse.eq1_scorer(U, V, profiles, e, 1.0)(users)
-    assert cf == pytest.approx(fuse.sigmoid(U @ V.T))
-    assert fuse.eq1_scorer(U, V, profiles, e, 0.0)(users) == pytest.approx(profiles @ e.T)
+    content = fuse.Content(rng.normal(size=(3, 4)), e)
+    seen = metrics.group_by_user(np.array([0]), np.array([1]), 3)
+    got = fuse.hybrid_scores(users, U, V, content, seen, fuse.eq1, 0.3)
+    logit, cosine = U[users] @ V.T, content.profiles[users] @ e.T
+    assert got == pytest.approx(0.3 / (1 + np.exp(-logit)) + 0.7 * cosine, rel=1e-12)
 
 
-def test_ours_at_its_ends_ranks_as_its_parts():
-    rng = np.random.default_rng(2)
-    P, Q, e = rng.normal(size=(4, 3)), rng.normal(size=(9, 3)), rng.normal(size=(9, 2))
-    profiles, likes, users = rng.normal(size=(4, 2)), rng.integers(0, 30, 9), np.arange(4)
-    seen = metrics.group_by_user(np.array([0, 2]), np.array([1, 5]), 4)
-    cf = fuse.ours_scorer(P, Q, profiles, e, likes, seen, alpha=1.0)(users)
-    text = fuse.ours_scorer(P, Q, profiles, e, likes, seen, alpha=0.0)(users)
-    assert np.array_equal(cf.argsort(1), (P @ Q.T).argsort(1))
-    assert np.array_equal(text.argsort(1), fuse.text_scores(profiles, e, likes).argsort(1))
+def test_plain_scorers():
+    assert fuse.constant_scores(np.arange(2), np.array([3, 1])).tolist() == [[3.0, 1.0]] * 2
+    U, V = np.array([[1.0, 2.0], [0.0, 1.0]]), np.array([[1.0, 0.0], [3.0, 4.0]])
+    assert fuse.mf_scores(np.array([1, 0]), U, V).tolist() == [[0, 4], [1, 11]]
+    many = fuse.random_scores(np.arange(4), 7, 5)
+    assert many.shape == (4, 5) and len(np.unique(many)) == 20
+    assert np.array_equal(fuse.random_scores(np.array([2]), 7, 5), many[2:3])
+    assert not np.array_equal(fuse.random_scores(np.array([2]), 8, 5), many[2:3])

@@ -113,14 +113,14 @@ def test_evaluate_skips_seen_items_and_users_without_relevant_ones():
     assert metrics.summary(got)["precision"] == (1 / 2 + 1 / 2) / 2
 
 
-def test_evaluate_does_not_depend_on_blocks_or_threads_or_write_to_the_scores():
+def test_evaluate_does_not_depend_on_blocks_or_write_to_the_scores():
     rng = np.random.default_rng(1)
     scores = rng.random((30, 50))
     kept = scores.copy()
     seen = lists(*[rng.choice(50, 10, replace=False) for _ in range(30)])
     relevant = lists(*[rng.choice(50, rng.integers(0, 5), replace=False) for _ in range(30)])
     one = metrics.evaluate(lambda u: scores[u], seen, relevant, 5, block=64)
-    many = metrics.evaluate(lambda u: scores[u], seen, relevant, 5, block=7, threads=2)
+    many = metrics.evaluate(lambda u: scores[u], seen, relevant, 5, block=7)
     for name in metrics.NAMES:
         assert np.array_equal(one[name], many[name])
     assert np.array_equal(scores, kept)
@@ -136,20 +136,32 @@ def test_scores_keep_their_float_type_and_whole_numbers_rank_too(monkeypatch, gi
     assert best.tolist() == [[3, 0, 2], [2, 3, -1]] and types == [ranked]
 
 
-def test_a_view_of_stored_scores_is_not_written_to():
+@pytest.mark.parametrize("view", [lambda x: x, lambda x: x[:]])
+def test_scores_that_a_scorer_keeps_are_not_written_to(view):
     scores = np.array([[3.0, 9, 1], [2, 4, 8]])
-    best = metrics.best_items(lambda u: scores[:], lists([1], [2]), np.array([0, 1]), 1)
+    best = metrics.best_items(lambda u: view(scores), lists([1], [2]), np.array([0, 1]), 1)
     assert best.tolist() == [[0], [1]]
     assert scores.tolist() == [[3, 9, 1], [2, 4, 8]]
 
 
-@pytest.mark.parametrize(("n", "block", "threads"), [(1, 4, 3), (9, 4, 1), (9, 4, 2), (8, 4, 2)])
-def test_blocks_are_no_larger_than_asked_and_even(n, block, threads):
+@pytest.mark.parametrize("bad", [[[4, 2, 4]], [[1, -1, 1]], [[1, -2, 3]]])
+def test_a_list_with_an_item_twice_or_an_id_that_is_none_is_refused(bad):
+    with pytest.raises(ValueError, match="twice, or an id below -1"):
+        metrics.metrics_of_lists(np.array(bad), lists([4, 1]), np.array([0]), 3)
+
+
+def test_nothing_may_stand_in_a_list_more_than_once():
+    got = metrics.metrics_of_lists(np.array([[1, -1, -1]]), lists([4, 1]), np.array([0]), 3)
+    assert got["hits"] == [1] and got["recall"] == [1 / 2] and got["precision"] == [1 / 3]
+
+
+@pytest.mark.parametrize(("n", "block"), [(1, 4), (9, 4), (8, 4)])
+def test_blocks_are_no_larger_than_asked_and_even(n, block):
     sizes, everybody = [], lists(*[[0]] * n)
     score = lambda u: sizes.append(len(u)) or np.ones((len(u), 2))  # noqa: E731
-    metrics.evaluate(score, lists(*[[1]] * n), everybody, 1, block, threads)
+    metrics.evaluate(score, lists(*[[1]] * n), everybody, 1, block)
     assert sum(sizes) == n and max(sizes) <= block and max(sizes) - min(sizes) <= 1
-    assert len(sizes) % threads == 0 or n < threads
+    assert len(sizes) == math.ceil(n / block)
 
 
 def test_evaluate_counts_a_list_longer_than_the_candidates_against_k():
@@ -167,6 +179,20 @@ def test_standard_error_of_three_users():
     result |= {name: np.array([0.0, 1.0, 2.0]) for name in metrics.NAMES[1:]}
     row = metrics.summary(result)
     assert row["ndcg"] == 1.0 and row["ndcg_se"] == pytest.approx(1 / math.sqrt(3))
+
+
+def test_recorded_means_may_lack_a_metric():
+    result = {"users": np.arange(2), "skipped": 0, "hits": np.array([0.6, 1.0])}
+    row = metrics.summary(result | {"ndcg": np.array([0.5, 0.7])})
+    assert row["hits"] == 2 and row["ndcg"] == 0.6 and "recall" not in row
+
+
+def test_centred_by_hand():
+    """The mean of the known (1, 0) and (0, 1) is (1/2, 1/2); what is left points along (1, -1)."""
+    got = metrics.centred(np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 1.5]]), [0, 1])
+    half = math.sqrt(1 / 2)
+    assert got == pytest.approx(np.array([[half, -half], [-half, half], [0, 1]]))
+    assert metrics.centred(np.ones((2, 3)), slice(None)).tolist() == [[0] * 3] * 2
 
 
 def test_split_holds_out_the_first_share_of_a_fixed_permutation():
