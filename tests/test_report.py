@@ -3,15 +3,13 @@
 Skipped where data/ml-latest-small is missing or is another edition than the report's.
 """
 
-import json
 import os
 import re
+from functools import partial
 from pathlib import Path
 
-import bench
 import numpy as np
 import pytest
-import table3
 
 import fuse
 import main
@@ -19,7 +17,6 @@ import metrics
 
 ROOT = Path(__file__).parents[1]
 DATA = ROOT / "data" / "ml-latest-small"
-RECORDED = ROOT / "tests" / "recorded"
 MINILM = Path(os.environ.get("MINILM", ROOT / "data" / "minilm"))
 
 
@@ -75,24 +72,38 @@ def test_the_split_has_the_published_sizes(out):
     assert np.array_equal(left, np.ceil(0.1 * counts))
 
 
+def measured(out, scores):
+    return metrics.evaluate(scores, out.task.seen, out.task.relevant)
+
+
 def test_mf_only_has_739_hits(out):
-    result = main.Bench(out).measure(fuse.mf_scorer(*main.Bench(out).factors()))
+    files = main.Artefacts(out)
+    U, V = files.factors("pmf")
+    result = measured(files, partial(fuse.mf_scores, U=U, V=V))
     assert result["hits"].sum() == 739 and len(result["users"]) == 600 and result["skipped"] == 10
     expected = {"precision": 0.0493, "recall": 0.0883, "ndcg_own_hits": 0.2768, "ndcg": 0.0888}
     assert rounded(result) == expected
 
 
 def test_most_popular_beats_the_report(out):
-    rows = {row: scorer for row, _, scorer in main.plain_rows(main.Bench(out), 42)}
-    result = main.Bench(out).measure(rows["Most popular"])
-    assert rounded(result)["precision"] == 0.0875
-    assert rounded(result)["precision"] > max(row[0] for row in main.REPORT_TABLE1.values())
+    files = main.Artefacts(out)
+    rankers = {row: scores for row, _, scores in main.plain_rankers(files.task, 42)}
+    found = rounded(measured(files, rankers["Most popular"]))
+    assert found["precision"] == 0.0875
+    assert found["precision"] > max(row[0] for row in main.REPORT_TABLE1.values())
+
+
+def hybrid(files, recipe, embeddings):
+    """A recipe's scores with these embeddings, as Artefacts.hybrid has them from a file."""
+    U, V = files.factors(recipe.factors)
+    content = recipe.content(files.task, embeddings[: files.task.n_items])
+    bound = {"content": content, "seen": files.task.seen, "fusion": recipe.fusion}
+    return partial(fuse.hybrid_scores, U=U, V=V, **bound)
 
 
 def test_mf_plus_minilm_base_has_712_hits(out, minilm):
-    bench = main.Bench(out)
-    recipe = main.RECIPES["published"]
-    result = bench.measure(bench.fusion(recipe, minilm[: bench.n_items])(recipe.alpha))
+    files = main.Artefacts(out)
+    result = measured(files, partial(hybrid(files, fuse.PUBLISHED, minilm), alpha=0.85))
     assert result["hits"].sum() == 712
     expected = {"precision": 0.0475, "recall": 0.0907, "ndcg_own_hits": 0.2782, "ndcg": 0.0890}
     assert rounded(result) == expected
@@ -102,14 +113,17 @@ def test_mf_plus_minilm_base_has_712_hits(out, minilm):
     ("alpha", "hits"), [(1.0, 739), (0.95, 750), (0.85, 724), (0.5, 421), (0.0, 68)]
 )
 def test_eq1_as_written_on_the_published_text(out, minilm, alpha, hits):
-    bench = main.Bench(out)
-    scorer = bench.fusion(main.RECIPES["report"], minilm[: bench.n_items])(alpha)
-    assert bench.measure(scorer)["hits"].sum() == hits
+    files = main.Artefacts(out)
+    scores = partial(hybrid(files, fuse.REPORT, minilm), alpha=alpha)
+    assert measured(files, scores)["hits"].sum() == hits
 
 
 def test_table2_has_the_reports_profile_and_mf_column(out):
-    table = main.table2(main.Bench(out), main.Evaluate(data=DATA, out=out), "")
+    files = main.Artefacts(out)
+    results = {"edition": main.REPORTED, "quick": False}
+    table = main.table2(files, files.user_index(0), results)
     profile = "Donnie Darko; The Godfather: Part II; Forrest Gump; Heat; Requiem for a Dream"
+    assert "user 400, recipe `published`. Last five rated 4.5 or more in train" in table
     assert f"newest first: {profile}." in table
     ours = re.search(r"\| MF only \| (.*?) \|", table)[1]
     assert ours == main.REPORT_TABLE2["MF only"]
@@ -126,27 +140,3 @@ def test_tuning_has_the_published_number_of_pairs_and_sees_no_validation_row(out
     held = data["train_users"][valid] * n + data["train_items"][valid]
     used = report.users.astype(np.int64)[:, None] * n + report.items  # (P, 2) one number a pair
     assert not np.isin(used, held).any()
-
-
-def test_the_readme_shows_the_recorded_tables():
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    tables = {path.stem: path.read_text(encoding="utf-8") for path in RECORDED.glob("*.md")}
-    assert {"table1", "table2", "tuning"} <= set(tables)
-    for name, table in tables.items():
-        assert f"<!-- {name} -->\n{table.strip()}\n<!-- /{name} -->" in readme
-
-
-def test_the_recorded_tables_come_from_the_recorded_results():
-    results = json.loads((RECORDED / "results.json").read_text(encoding="utf-8"))
-    made = {"table1.md": main.table1(results), "figure1.svg": main.figure1(results)}
-    made["tuning.md"] = main.tuning_table(results["rows"])
-    if (RECORDED / "results-ours.json").is_file():
-        ours = json.loads((RECORDED / "results-ours.json").read_text(encoding="utf-8"))
-        made |= {"table3.md": table3.table3(ours), "figure2.svg": table3.figure2(ours)}
-        made["figure3.svg"] = table3.figure3(ours)
-    for path in RECORDED.glob("bench*.json"):
-        made[f"{path.stem}.md"] = bench.table(json.loads(path.read_text("utf-8")))
-    for name, text in made.items():
-        assert (RECORDED / name).read_text(encoding="utf-8") == text
-    hits = {row["row"]: row["hits"] for row in results["rows"] if row["recipe"] == "published"}
-    assert hits["MF only"] == 739 and hits["MF + MiniLM (base)"] == 712
