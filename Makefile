@@ -15,6 +15,17 @@ PIP    := -m pip install -q --disable-pip-version-check
 # `make V=1` shows the commands; without it, only what the stages say.
 Q      := $(if $(V),,@)
 
+# A name with a blank would be two names, and an empty one the root folder.
+ifneq ($(words $(OUT)) $(words $(MINILM)),1 1)
+$(error OUT and MINILM must be one name each, without blanks, not "$(OUT)" and "$(MINILM)")
+endif
+ifneq ($(filter . .. / data data/% tests tests/% results results/% .venv%,$(patsubst %/,%,$(OUT)) $(OUT)),)
+$(error OUT=$(OUT) is in use for something else; name a folder that is to be made)
+endif
+ifneq ($(shell [ "$(SEED)" -ge 0 ] 2>&1 && [ "$(SEED)" -le 4294967293 ] && echo fits),fits)
+$(error SEED=$(SEED) must be a whole number from 0 to 4294967293: `make seeds` adds 1 and 2 to it)
+endif
+
 # Two stages at a time, each on half of the cores: a small batch leaves a second core half idle.
 MAKEFLAGS += -j2
 export SHARED_SCREEN := 1
@@ -89,15 +100,20 @@ $(OUT)/.set-SEED $(OUT)/.set-K $(OUT)/.set-MINILM $(OUT)/.set-QWEN: $(OUT)/.set-
 
 # ---- MovieLens -> arrays and documents -> factors -------------------------------------------------
 
-CSV     := $(DATA)/ratings.csv $(wildcard $(DATA)/movies.csv $(DATA)/tags.csv)
-RATINGS := $(OUT)/ratings.safetensors
-TEXTS   := $(OUT)/documents.txt $(OUT)/documents-report.txt $(OUT)/documents-no-leak.txt \
-           $(OUT)/documents-no-tags.txt
+CSV      := $(DATA)/ratings.csv $(wildcard $(DATA)/movies.csv $(DATA)/tags.csv)
+RATINGS  := $(OUT)/ratings.safetensors
+PREPARED := $(RATINGS) $(OUT)/movies.csv $(OUT)/documents.txt $(OUT)/documents-report.txt \
+            $(OUT)/documents-no-leak.txt $(OUT)/documents-no-tags.txt
+PREPARE  := $(PY) main.py prepare --data $(DATA) --out $(OUT) --seed $(SEED)
 
-$(RATINGS): $(CSV) $(OUT)/.set-SEED | .venv/.done
-	$(Q)$(PY) main.py prepare --data $(DATA) --out $(OUT) --seed $(SEED)
+# What prepare makes anew without a change keeps its time. So an edit of main.py reruns prepare, but
+# unless it changes a byte of the ratings or the texts, nothing is fitted, encoded or tuned again.
+$(OUT)/.prepared: $(CSV) main.py metrics.py $(OUT)/.set-SEED | .venv/.done
+	$(Q)$(PREPARE)
+	@touch $@
 
-$(TEXTS): $(RATINGS) ;
+$(PREPARED): $(OUT)/.prepared
+	@test -e $@ || $(PREPARE)
 
 $(OUT)/pmf.safetensors: $(RATINGS) pmf.py $(OUT)/.set-K
 	$(Q)$(PY) pmf.py --ratings $< --out $@ --seed $(SEED) --k $(K)
@@ -138,32 +154,36 @@ STEPS := $(if $(QUICK),--max-steps 20)
 TUNE   = $(PY) contrastive.py --ratings $(RATINGS) --texts $< --out $(@D) $(STEPS)
 MINI  := --encoder minilm --weights $(MINILM)
 
-$(OUT)/minilm-tuned/training.json: $(OUT)/documents.txt contrastive.py $(OUT)/.set-SEED $(WEIGHTS)
+$(OUT)/minilm-tuned/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
+  $(OUT)/.set-SEED $(WEIGHTS)
 	$(Q)$(TUNE) $(MINI) --recipe published --seed $(SEED)
 
 $(OUT)/minilm-tuned.safetensors: $(OUT)/documents.txt encode.py $(OUT)/minilm-tuned/training.json
 	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned --texts $< --out $@
 
-$(OUT)/minilm-tuned-2/training.json: $(OUT)/documents.txt contrastive.py $(OUT)/.set-SEED $(WEIGHTS)
+$(OUT)/minilm-tuned-2/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
+  $(OUT)/.set-SEED $(WEIGHTS)
 	$(Q)$(TUNE) $(MINI) --recipe published --seed $(shell expr $(SEED) + 1)
 
 $(OUT)/minilm-tuned-2.safetensors: $(OUT)/documents.txt encode.py $(OUT)/minilm-tuned-2/training.json
 	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned-2 --texts $< --out $@
 
-$(OUT)/minilm-tuned-3/training.json: $(OUT)/documents.txt contrastive.py $(OUT)/.set-SEED $(WEIGHTS)
+$(OUT)/minilm-tuned-3/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
+  $(OUT)/.set-SEED $(WEIGHTS)
 	$(Q)$(TUNE) $(MINI) --recipe published --seed $(shell expr $(SEED) + 2)
 
 $(OUT)/minilm-tuned-3.safetensors: $(OUT)/documents.txt encode.py $(OUT)/minilm-tuned-3/training.json
 	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned-3 --texts $< --out $@
 
-$(OUT)/minilm-nf4-lora/training.json: $(OUT)/documents.txt contrastive.py $(OUT)/.set-SEED $(WEIGHTS)
+$(OUT)/minilm-nf4-lora/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
+  $(OUT)/.set-SEED $(WEIGHTS)
 	$(Q)$(TUNE) $(MINI) --recipe published --seed $(SEED) --nf4 --lora --lr 2e-4
 
 $(OUT)/minilm-nf4-lora.safetensors: $(OUT)/documents.txt encode.py \
   $(OUT)/minilm-nf4-lora/training.json
 	$(Q)$(ENCODE) --nf4 --adapter $(OUT)/minilm-nf4-lora --texts $< --out $@
 
-$(OUT)/minilm-tuned-report/training.json: $(OUT)/documents-report.txt contrastive.py \
+$(OUT)/minilm-tuned-report/training.json: $(OUT)/documents-report.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(WEIGHTS)
 	$(Q)$(TUNE) $(MINI) --recipe report --seed $(SEED)
 
@@ -172,7 +192,7 @@ $(OUT)/minilm-tuned-report.safetensors: $(OUT)/documents-report.txt encode.py \
 	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned-report --texts $< --out $@
 
 # Only `make study` needs it; its settings were chosen on the validation part, see contrastive.py.
-$(OUT)/minilm-ours/training.json: $(OUT)/documents-no-leak.txt contrastive.py $(OUT)/.set-SEED \
+$(OUT)/minilm-ours/training.json: $(OUT)/documents-no-leak.txt $(RATINGS) contrastive.py $(OUT)/.set-SEED \
   $(WEIGHTS)
 	$(Q)$(TUNE) $(MINI) --recipe ours --seed $(SEED) \
 	  --batch 64 --epochs 8 --lr 1e-4 --warmup 42 --average 3
@@ -218,14 +238,14 @@ $(OUT)/$(QNAME).safetensors: $(OUT)/documents.txt encode.py $(OUT)/.set-QWEN
 $(OUT)/$(QNAME)-report.safetensors: $(OUT)/documents-report.txt encode.py $(OUT)/.set-QWEN
 	$(Q)$(PY) encode.py $(QBASE) --texts $< --out $@
 
-$(OUT)/$(QNAME)-tuned/training.json: $(OUT)/documents.txt contrastive.py $(OUT)/.set-SEED \
+$(OUT)/$(QNAME)-tuned/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py $(OUT)/.set-SEED \
   $(OUT)/.set-QWEN
 	$(Q)$(TUNE) $(QTUNE) --recipe published --seed $(SEED)
 
 $(OUT)/$(QNAME)-tuned.safetensors: $(OUT)/documents.txt encode.py $(OUT)/$(QNAME)-tuned/training.json
 	$(Q)$(PY) encode.py $(QBASE) --adapter $(OUT)/$(QNAME)-tuned --texts $< --out $@
 
-$(OUT)/$(QNAME)-tuned-report/training.json: $(OUT)/documents-report.txt contrastive.py \
+$(OUT)/$(QNAME)-tuned-report/training.json: $(OUT)/documents-report.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(OUT)/.set-QWEN
 	$(Q)$(TUNE) $(QTUNE) --recipe report --seed $(SEED)
 
@@ -258,5 +278,11 @@ growth: .venv-peers/.done
 baselines: .venv-peers/.done $(RATINGS)
 	$(Q)$(PEERS) tests/peers/baselines.py --out $(OUT)
 
+# What the targets above make in a folder; what else is there, stays, and so does the folder then.
+MADE_IN = $(wildcard $(addprefix $(1)/,.prepared .set-* movies.csv documents*.txt \
+  ratings.safetensors pmf*.safetensors minilm*.safetensors qwen3-*.safetensors minilm-*/ qwen3-*/ \
+  results.json results-ours.json bench.json growth.json table?.md bench.md growth.md figure?.svg))
+
 clean:
-	rm -rf $(OUT) $(OUT)-quick
+	rm -rf $(call MADE_IN,$(OUT)) $(call MADE_IN,$(OUT)-quick)
+	@rmdir $(wildcard $(OUT) $(OUT)-quick) 2>/dev/null || true

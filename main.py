@@ -13,9 +13,11 @@ Only this file reads rating files and movie files. The recipes of the tables are
 Legend: U users, I items, N ratings, K factors (of a list: its length), D dimensions.
 """
 
+import contextlib
 import csv
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -461,6 +463,17 @@ def write_texts(folder, texts):
             temporary.write_text(text, encoding="utf-8")
 
 
+@contextlib.contextmanager
+def equal_files_keep_their_time(folder, names):
+    """Files that the block writes anew as they were keep their time: make rebuilds nothing then."""
+    paths = [folder / name for name in names if (folder / name).is_file()]
+    before = [(path, sha256(path), path.stat().st_mtime_ns) for path in paths]
+    yield
+    for path, digest, time in before:
+        if sha256(path) == digest:
+            os.utime(path, ns=(time, time))
+
+
 def prepare(argv):
     """CSV files -> ratings.safetensors, movies.csv and the movie documents."""
     bounds = {"seed": SEEDS, "valid_seed": SEEDS, "valid_share": (0.01, 0.5)}
@@ -475,11 +488,12 @@ def prepare(argv):
             raise BadInput(f"{sources[1]}: movie {unknown[0]} is rated but has no title there")
         arrays = split_ratings(*ratings, np.array(list(movies)), settings)
         texts = movie_texts(movies, tags, arrays)
-        write_texts(settings.out, texts)
         record = {"edition": edition_of(settings.data), "seed": settings.seed}
         record |= {"valid_seed": settings.valid_seed, "valid_share": settings.valid_share}
-        record["texts"] = {name: sha256(settings.out / name) for name in texts}
-        save(settings.out / "ratings.safetensors", arrays, record, sources)
+        with equal_files_keep_their_time(settings.out, ["ratings.safetensors", *texts]):
+            write_texts(settings.out, texts)
+            record["texts"] = {name: sha256(settings.out / name) for name in texts}
+            save(settings.out / "ratings.safetensors", arrays, record, sources)
         train, test = len(arrays["train_users"]), len(arrays["test_users"])
         figure(f"{train:,} train and {test:,} test ratings of {len(arrays['user_ids']):,} users")
 

@@ -1,0 +1,140 @@
+"""The Makefile as the map: what an edit rebuilds, what it leaves, what `make clean` may delete.
+
+A stub in the place of .venv/bin/python writes down each command and touches what it would make.
+"""
+
+import os
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = ("pmf.py", "encode.py", "contrastive.py", "fuse.py", "metrics.py", "main.py")
+TEXTS = ("documents.txt", "documents-report.txt", "documents-no-leak.txt", "documents-no-tags.txt")
+STUB = f"""#!/bin/sh
+echo "$*" >> log
+out=$(echo "$*" | sed -n 's/.*--out \\([^ ]*\\).*/\\1/p')
+case "$*" in
+*prepare*) cd "$out"; for f in ratings.safetensors movies.csv {" ".join(TEXTS)}
+  do test -e $f || echo "$f" > $f; done ;;
+*contrastive*) mkdir -p "$out"; touch "$out/training.json" ;;
+*evaluate*) touch "$out/results.json" ;;
+*) touch "$out" ;;
+esac
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A checkout with data, weights and a stub of Python; everything is as old as 2001."""
+    for name in ("Makefile", "requirements.txt", *SCRIPTS):
+        shutil.copy(ROOT / name, tmp_path)
+    for name in (
+        ".venv/.done",
+        "data/minilm/model.safetensors",
+        "data/ml-latest-small/ratings.csv",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    python = tmp_path / ".venv/bin/python"
+    python.parent.mkdir()
+    python.write_text(STUB)
+    python.chmod(0o755)
+    for path in tmp_path.rglob("*"):
+        os.utime(path, (10**9, 10**9))
+    return tmp_path
+
+
+def make(folder, *arguments):
+    """The commands that make runs, each as "script what-it-makes"."""
+    (folder / "log").write_text("")
+    plain = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    done = subprocess.run(
+        ["make", *arguments], cwd=folder, capture_output=True, text=True, env=plain
+    )
+    if done.returncode:
+        return done.stderr
+    found = set()
+    for line in (folder / "log").read_text().splitlines():
+        words = line.split()
+        kind = words[1] if words[0] == "main.py" else words[0]
+        found.add(f"{kind} {words[words.index('--out') + 1]}")
+    return found
+
+
+def edit(path):
+    os.utime(path, (time.time() + 5, time.time() + 5))
+
+
+def test_make_all_makes_every_stage_once_and_then_nothing(folder):
+    made = make(folder, "all")
+    assert {"prepare out", "pmf.py out/pmf.safetensors", "evaluate out"} <= made
+    assert "contrastive.py out/minilm-tuned-report" in made and len(made) == 16
+    assert make(folder, "all") == set()
+
+
+@pytest.mark.parametrize(
+    ("name", "kinds"),
+    [
+        ("fuse.py", {"evaluate"}),
+        ("main.py", {"prepare", "evaluate"}),
+        ("metrics.py", {"prepare", "evaluate"}),
+        ("encode.py", {"encode.py", "pmf.py", "evaluate"}),
+        ("pmf.py", {"pmf.py", "evaluate"}),
+        ("contrastive.py", {"contrastive.py", "encode.py", "evaluate"}),
+        ("out/documents.txt", {"contrastive.py", "encode.py", "evaluate"}),
+        ("out/ratings.safetensors", {"contrastive.py", "encode.py", "pmf.py", "evaluate"}),
+        ("data/minilm/model.safetensors", {"contrastive.py", "encode.py", "pmf.py", "evaluate"}),
+    ],
+)
+def test_an_edit_rebuilds_what_depends_on_it_and_nothing_else(folder, name, kinds):
+    make(folder, "all")
+    edit(folder / name)
+    assert {line.split()[0] for line in make(folder, "all")} == kinds
+
+
+def test_a_deleted_document_is_made_again(folder):
+    make(folder, "all")
+    (folder / "out/documents-report.txt").unlink()
+    made = make(folder, "all")
+    assert "prepare out" in made and "contrastive.py out/minilm-tuned-report" in made
+    assert "contrastive.py out/minilm-tuned" not in made
+
+
+def test_another_seed_or_k_rebuilds(folder):
+    make(folder, "all")
+    made = make(folder, "all", "SEED=7")
+    assert "prepare out" in made and "contrastive.py out/minilm-tuned" in made
+    assert make(folder, "all", "SEED=7", "K=50") == {
+        "pmf.py out/pmf.safetensors",
+        "pmf.py out/pmf-fit.safetensors",
+        "evaluate out",
+    }
+
+
+@pytest.mark.parametrize(
+    "bad",
+    ["OUT=", "OUT=my out", "OUT=data", "OUT=data/x", "OUT=.", "OUT=../", "OUT=tests", "MINILM="]
+    + ["MINILM=a b", "SEED=x", "SEED=-1", "SEED=4294967295", "SEED="],
+)
+def test_a_variable_that_would_harm_is_one_line_and_nothing_is_done(folder, bad):
+    before = sorted(folder.rglob("*"))
+    for target in ("clean", "all"):
+        error = make(folder, target, bad)
+        assert error.count("\n") == 1 and bad.split("=")[0] in error
+    assert sorted(set(folder.rglob("*")) - {folder / "log"}) == before
+
+
+def test_clean_deletes_what_make_made_and_nothing_else(folder):
+    make(folder, "all")
+    (folder / "out/thesis.txt").write_text("mine")
+    (folder / "out/mine").mkdir()
+    assert make(folder, "clean") == set()
+    assert sorted(p.name for p in (folder / "out").iterdir()) == ["mine", "thesis.txt"]
+    assert (folder / "data/minilm/model.safetensors").exists()
+    make(folder, "all", "OUT=other")
+    make(folder, "clean", "OUT=other")
+    assert not (folder / "other").exists() and (folder / "out/thesis.txt").exists()
