@@ -36,6 +36,7 @@ from metrics import (
     evaluate,
     group_by_user,
     load,
+    load_embeddings,
     pairs_of_block,
     parse,
     run,
@@ -348,9 +349,10 @@ def validation_search(recipe, data, U, V, embeddings, k=25):
 def main():
     settings = parse(Settings, __doc__, k=1)
     data = load(settings.ratings)
-    factors = load(settings.factors, [settings.ratings])
-    U, V = factors["user_factors"], factors["item_factors"]  # (U, K), (I, K)
-    embeddings = load(settings.embeddings)["embeddings"][: len(V)]  # (I, D)
+    names = ["user_factors", "item_factors"]
+    factors = load(settings.factors, [settings.ratings], names, fit_part=True)
+    U, V = (factors[name] for name in names)  # (U, K), (I, K)
+    embeddings = load_embeddings(settings.embeddings, settings.ratings)[: len(V)]  # (I, D)
     best, curve = validation_search(REPORT, data, U, V, embeddings, settings.k)
     print(f"alpha  P@{settings.k}   R@{settings.k}   NDCG@{settings.k}   (validation)")
     for row in curve:

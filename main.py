@@ -55,6 +55,7 @@ from metrics import (
     provenance,
     read_json,
     read_text,
+    require,
     run,
     save,
     sha256,
@@ -85,11 +86,8 @@ CASE_USER = 400  # of the report's Table II
 FACTORS = {  # factors in out/ -> what they must be made from, and with which settings
     "pmf": ({"ratings.safetensors"}, {"variant": "sigmoid", "fit_part": False}),
     "pmf-fit": ({"ratings.safetensors"}, {"variant": "sigmoid", "fit_part": True}),
-    "pmf-ranking": ({"ratings.safetensors"}, {"power": 1.0, "fit_part": False}),
-    "pmf-ours": (
-        {"ratings.safetensors", "minilm-no-leak.safetensors"},
-        {"power": 1.0, "fit_part": False},
-    ),
+    "pmf-ranking": ({"ratings.safetensors"}, {"fit_part": False}),
+    "pmf-ours": ({"ratings.safetensors", "minilm-no-leak.safetensors"}, {"fit_part": False}),
 }
 CONTENT_ROWS = {  # row of Table I -> its embeddings: out/<name><suffix of the recipe>.safetensors
     "MF + MiniLM (base)": "minilm",
@@ -528,12 +526,11 @@ class Artefacts:
     def factors(self, name):
         """(U, K) and (I, K) of pmf.py, of the items in train."""
         sources, settings = FACTORS[name]
-        path, made = self.path(name), provenance(self.path(name))
-        if set(made["inputs"]) != sources:
-            raise BadInput(f"{path} is made from {', '.join(made['inputs'])}: it is another file")
-        require(path, made["settings"], settings)
+        path, made_from = self.path(name), set(provenance(self.path(name))["inputs"])
+        if made_from != sources:
+            raise BadInput(f"{path} was made from {made_from}, not {sources}; run make again")
         inputs = [self.folder / source for source in sources]
-        arrays = load(path, inputs, ["user_factors", "item_factors"])
+        arrays = load(path, inputs, ["user_factors", "item_factors"], **settings)
         return arrays["user_factors"], arrays["item_factors"][: self.task.n_items]
 
     def embeddings(self, name, documents):
@@ -575,16 +572,6 @@ class Artefacts:
             next((x for x, c in zip(names, counts, strict=True) if c[x] == 1), names[-1])
             for names in zip(*forms, strict=True)
         ]
-
-
-def require(path, found, wanted):
-    """Refuse a file that was made with other settings than wanted."""
-    for name, value in wanted.items():
-        if found.get(name) != value:
-            raise BadInput(
-                f"{path} was made with {name} = {found.get(name)}, not {value}; delete it and run "
-                "make again"
-            )
 
 
 def run_evaluate(argv):

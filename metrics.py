@@ -403,7 +403,7 @@ def check_target(path, wrote=None):
 
 @contextlib.contextmanager
 def whole(path, wrote=None):
-    """A temporary path, renamed to `path` when the block ends well, else removed with what it holds.
+    """A temporary path, renamed to `path` when the block ends well, else removed.
 
     With wrote, as in check_target, it is an empty folder for the block to fill.
     """
@@ -456,14 +456,24 @@ def provenance(path):
         raise BadInput(f"{path} is damaged ({error}); delete it and run make again") from None
 
 
-def load(path, inputs=(), names=()):
+def require(path, found, wanted):
+    """Refuse a file that was made with other settings, or inputs, than wanted: both are dicts."""
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            made = f"{name} = {found.get(name)}, not {value}"
+            raise BadInput(f"{path} was made with {made}; delete it and run make again")
+
+
+def load(path, inputs=(), names=(), **settings):
     """The arrays of a file that save() wrote.
 
-    Refuses one that was made from other inputs, lacks one of the names, or is not finite.
+    Refuses one that was made from other inputs or with other settings, lacks one of the names, or
+    is not finite.
     """
-    made_from = provenance(path)["inputs"]
+    made = provenance(path)
+    require(path, made["settings"], settings)
     for source in map(Path, inputs):
-        if made_from.get(source.name) != sha256(source):
+        if made["inputs"].get(source.name) != sha256(source):
             raise BadInput(f"{path} was not made from this {source}; delete it and run make again")
     arrays = safetensors.numpy.load_file(path)
     for name in names:
