@@ -1,12 +1,13 @@
 """bench.py: its checks can fail, and its table says so. Nothing is timed here."""
 
-import json
+import os
 
 import bench
 import numpy as np
 import pytest
 
-S = bench.Settings(steps=3)
+import metrics
+
 A, B = np.arange(6.0).reshape(2, 3), np.ones((4, 3))
 UP = np.nextafter(A, np.inf)  # the last bit of each number
 
@@ -15,60 +16,103 @@ UP = np.nextafter(A, np.inf)  # the last bit of each number
     ("check", "ours", "good", "bad"),
     [
         (bench.same_bits, (A, B), (A.copy(), B), (UP, B)),
-        (bench.same_size, (9, (2, 3), (4, 3), 5), (9, (2, 3), (4, 3), 5), (8, (2, 3), (4, 3), 5)),
-        (bench.same_metrics, [A, B], [UP, B], [A + 1e-8, B]),
-        (bench.same_metrics, [A, B], [A, B], [A[:1], B]),
-        (bench.same_vectors, (np.float32(A), ""), (np.float32(A), ""), (np.float32(A) + 1e-3, "")),
-        (bench.same_vectors, (np.float32(A), ""), (np.float32(A), ""), (A, "")),
-        (bench.same_curve, [3.0, 2, 1], [3.0, 2, 1.00001], [3.0, 2, 1.01]),
-        (bench.same_curve, [3.0, 2, 1], [3.0, 2, 1], [3.0, 2]),
-        (bench.same_arrays, {"a": A, "b": B}, {"a": A.copy(), "b": B}, {"a": UP, "b": B}),
-        (bench.same_arrays, {"a": A, "b": B}, {"a": A, "b": B}, {"a": A}),
+        (bench.same_bits, (A, B), (A, B), (A, B[:3])),
+        (bench.same_metrics, [A[0], A[1]], [UP[0], UP[1]], [A[0], A[1] + 1e-8]),
+        (bench.same_metrics, [A[0], A[1]], [list(A[0]), list(A[1])], [A[0][:2], A[1][:2]]),
+        (bench.same_vectors, A, A + 1e-6, A + 1e-4),
+        (bench.same_vectors, A, A, A * np.nan),
+        (bench.same_losses, [3.0, 2, 1], [3.0, 2, 1.00001], [3.0, 2, 1.01]),
+        (bench.same_losses, [3.0, 2, 1], [3.0, 2, 1], [3.0, 2]),
     ],
 )
 def test_a_check_passes_the_same_work_and_no_other(check, ours, good, bad):
-    assert check(ours, good, S)[0]
-    assert not check(ours, bad, S)[0]
+    assert check(ours, good, bench.Settings())[0]
+    assert not check(ours, bad, bench.Settings())[0]
 
 
-def test_every_job_has_a_known_check_and_a_ratio_to_reach():
-    for job in bench.JOBS.values():
-        assert all(peer.check.__name__.startswith("same_") for peer in job.peers)
-        assert all(peer.least >= 1 for peer in job.peers)
+@pytest.fixture
+def ratings(tmp_path):
+    """Settings with the ratings of two users and three items; two rows are validation."""
+    arrays = {
+        "train_users": [0, 0, 0, 1],
+        "train_items": [0, 1, 2, 1],
+        "train_ratings": [5, 4, 3, 5],
+    }
+    arrays = {name: np.array(values, dtype=np.int32) for name, values in arrays.items()}
+    arrays["valid"] = np.array([True, True, False, False])  # (N,)
+    metrics.save(tmp_path / "ratings.safetensors", arrays, {})
+    return bench.Settings(out=tmp_path)
+
+
+def test_the_fit_part_numbers_its_items_by_first_appearance(ratings):
+    """Item 2 comes first, then item 1; item 0 has no rating but the held one, which is left out."""
+    fit, held = bench.fit_and_validation(ratings)
+    assert [list(column) for column in fit] == [[0, 1], [0, 1], [3, 5]]
+    assert [list(column) for column in held] == [[0], [1], [4]]
+
+
+def test_the_same_loss_is_within_one_percent_on_the_validation_part(ratings):
+    """r' = 7/9 there, so a logit of 0 has the loss (7/9 - 1/2)^2 = (5/18)^2.
+
+    A small logit x moves it by 2 (5/18) x / 4, which is 1 % of it at x = .02 (5/18) = .0056.
+    """
+    V = np.array([[9.0, 0.0], [0.0, 1.0]])  # (I, K); item 0 of the fit part is in no held row
+    at = lambda logit: (np.array([[5.0, logit], [7.0, 7.0]]), V)  # noqa: E731
+    same, text = bench.same_loss(at(0.0), at(0.0), ratings)
+    assert same and f"{(5 / 18) ** 2:.5f}" in text
+    assert bench.same_loss(at(0.005), at(0.0), ratings)[0]
+    assert not bench.same_loss(at(0.006), at(0.0), ratings)[0]
+    assert not bench.same_loss(at(-0.006), at(0.0), ratings)[0]
+
+
+def test_the_same_objective_is_one_that_is_no_higher(ratings):
+    """Zero factors miss each of the four ratings by 1; factors of ones miss each by 127."""
+    zeros, ones = ([of((rows, 128)) for rows in (2, 3)] for of in (np.zeros, np.ones))
+    same, text = bench.same_objective(zeros, ones, ratings)
+    assert same and text.startswith("objective 4, the peer's ")
+    assert not bench.same_objective(ones, zeros, ratings)[0]
+
+
+def test_every_job_has_its_row():
+    assert list(bench.JOBS) == list(bench.ROWS)
+
+
+def counting_side(s):
+    """A side whose call tells its process, how often it was called, and its threads."""
+    calls = []
+
+    def call():
+        calls.append(None)
+        return os.getpid(), len(calls), os.environ["NUMBA_NUM_THREADS"], s.epochs
+
+    return call
+
+
+def test_a_job_runs_its_sides_in_processes_of_their_own(monkeypatch):
+    for name in ("OMP", "MKL", "NUMBA", "OPENBLAS"):
+        monkeypatch.setenv(f"{name}_NUM_THREADS", "1")  # what the job sets is put back
+    seen = []
+    check = lambda *found: (seen.extend(found), (False, "why"))[1]  # noqa: E731
+    monkeypatch.setitem(bench.JOBS, "pmf", bench.Job(counting_side, counting_side, check, 3))
+    record = bench.run_job("pmf", bench.Settings(rounds=1, epochs=7))
+    (pid_a, *ours), (pid_b, *theirs), s = seen
+    assert len({pid_a, pid_b, os.getpid()}) == 3 and s.epochs == 7
+    assert ours == theirs == [2, "3", 7]  # the call after the warm-up is what is compared
+    assert len(record["ours"]) == len(record["theirs"]) == 1 and min(record["ours"]) >= 0
+    assert record["threads"] == 3 and (record["same"], record["check"]) == (False, "why")
 
 
 def test_the_table_shows_the_median_its_range_and_what_is_not_so():
-    row = {"title": "job", "peer": "Peer", "threads": 2, "ours": [1.0, 2, 1], "memory": [1e6, 2e6]}
-    row |= {"peers": [3.0, 4, 5], "least": 3, "same": True, "check": "same vectors"}
-    start = {"title": "main.py", "seconds": [0.1, 0.3, 0.2], "heavy": ["torch"], "same": False}
-    record = {"machine": "Some CPU", "rounds": 3, "quick": False, "start": [start]}
-    record["floor"] = {"encoding": 2e12, "tuning": 1e12, "peak": 4e12}
-    rows = [row | {"job": "encoding"}, row | {"job": "other", "least": 4, "same": False}]
-    lines = bench.table(record | {"rows": rows}).splitlines()
-    assert "| 3.00 (2.00..5.00) | 3, met | 1, 2 | same vectors |" in lines[4]
-    assert "| 4, missed | 1, 2 | NO: same vectors |" in lines[5]
-    assert "| encoding | 2.00 | 0.5 | 1.0 | 50% |" in lines
-    assert "| tuning | 1.00 | 0.2 |  |  |" in lines
-    assert "| `main.py` | 0.200 (0.100..0.300) | NO: torch |" in lines[-1]
-
-
-def test_the_flop_of_one_layer_by_hand():
-    torch = pytest.importorskip("torch")
-    model = torch.nn.Sequential(torch.nn.Linear(4, 3, bias=False))
-    model.config = type("Config", (), {"hidden_size": 4, "num_hidden_layers": 1})
-    assert bench.matrix_flop(model, [2, 5]) == 2 * 12 * 7 + 4 * 4 * (4 + 25)
-
-
-def test_a_partial_run_keeps_the_other_rows_of_an_equal_run_only(tmp_path):
-    path, record = tmp_path / "bench.json", {"machine": "A", "rounds": 3, "settings": {"jobs": ()}}
-    rows = [{"job": "pmf", "ours": [1.0]}, {"job": "als", "ours": [2.0]}]
-    path.write_text(json.dumps(record | {"rows": rows, "floor": {"peak": 1}, "start": [1]}))
-    assert bench.kept(path, record, ["als"]) == {
-        "rows": rows[:1],
-        "floor": {"peak": 1},
-        "start": [1],
-    }
-    nothing = {"rows": [], "floor": {}, "start": []}
-    assert bench.kept(path, record, ["pmf", "als", "floor", "start"]) == nothing
-    assert bench.kept(path, record | {"machine": "B"}, ["als"]) == nothing
-    assert bench.kept(tmp_path / "none", record, ["als"]) == nothing
+    row = {"job": "als", "threads": 2, "ours": [1.0, 2, 1], "theirs": [3.0, 4, 5]}
+    row |= {"memory": [1e6, 2e6], "same": True, "check": "vectors agree"}
+    record = {"machine": "Some CPU", "settings": {"rounds": 3, "quick": False}}
+    record["rows"] = [row, row | {"job": "pmf", "same": False}]
+    record["start"] = {"main.py": [0.1, 0.3, 0.2]}
+    lines = bench.table(record).splitlines()
+    assert lines[0] == "Some CPU; rounds: 3; medians."
+    assert lines[4].endswith("| 1 | 4 | 3.00 (2.00..5.00) | 1 | 1, 2 | vectors agree |")
+    assert lines[5].startswith("| PMF, published settings | Cornac PMF | 2 | 1 | 4 | 3.00")
+    assert lines[5].endswith("| 4 (AMD EPYC), 2.5 (Intel Xeon) | 1, 2 | NO: vectors agree |")
+    assert lines[-1] == "| `main.py` | 0.200 (0.100..0.300) |"
+    record["settings"]["quick"] = True
+    assert bench.table(record).startswith("**A shortened run")
