@@ -130,7 +130,7 @@ def published_profiles(users, items, ratings, times, embeddings, n_users):
 
         w = exp((t - tmin) / (tmax - tmin)) r / 5
 
-    with t the user's own rating times, and 1.0 in place of the normalised time where tmax = tmin.
+    with t the user's own rating times; where all are equal, so is the first factor, and it cancels.
     The mean is not normalised: profile . E_i is the weighted mean of the cosines of item i to the
     items rated. users .. times: (N,).
     """
@@ -138,8 +138,8 @@ def published_profiles(users, items, ratings, times, embeddings, n_users):
     last = np.full(n_users, -np.inf)  # (U,)
     np.minimum.at(first, users, times)
     np.maximum.at(last, users, times)
-    span = (last - first)[users]  # (N,)
-    recency = np.where(span > 0, (times - first[users]) / np.where(span > 0, span, 1), 1.0)  # (N,)
+    span = np.maximum(last - first, 1)  # (U,)
+    recency = (times - first[users]) / span[users]  # (N,)
     weights = np.exp(recency) * ratings / 5  # (N,)
     total = np.bincount(users, weights, n_users)  # (U,)
     sums = weighted_sums(weights, users, items, embeddings, n_users)  # (U, D)

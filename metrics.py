@@ -154,7 +154,7 @@ def metrics_at_k(gains, n_relevant):
         "precision": hits / k,  # Precision@K
         "recall": hits / n_relevant,  # Recall@K
         "ndcg": dcg / ideal[np.minimum(n_relevant, k)],  # NDCG@K
-        "ndcg_own_hits": dcg / np.where(hits > 0, ideal[hits], 1.0),  # the report's "NDCG"
+        "ndcg_own_hits": dcg / ideal[np.maximum(hits, 1)],  # the report's "NDCG"
     }
 
 
@@ -333,7 +333,7 @@ def progress(total, what, **options):
     class Lines(tqdm):
         tenths = 0  # shown so far
 
-        def display(self, *_):
+        def display(self, *_, **__):
             if 10 * self.n // self.total > self.tenths:
                 self.tenths = 10 * self.n // self.total
                 print(
@@ -419,6 +419,7 @@ def whole(path, wrote=None):
         os.umask(umask)
         for file in (new, *new.rglob("*")):  # safetensors makes files for their owner alone
             file.chmod((0o777 if file.is_dir() else 0o666) & ~umask)
+        check_target(path, wrote)  # again: time has passed
         if wrote is not None and path.exists():
             path.rename(Path(beside, "old"))
         os.replace(new, path)

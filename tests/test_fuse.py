@@ -1,5 +1,6 @@
 """fuse.py against two-dimensional cases by hand and against plain loops."""
 
+import dataclasses
 import math
 from functools import partial
 from itertools import pairwise
@@ -34,8 +35,13 @@ def test_published_profile_weighs_recency_and_rating():
     old, new = math.exp(0) * 5 / 5, math.exp(1) * 2.5 / 5
     got = fuse.published_profiles(users, items, ratings, times, E2, 3)
     assert got[0] == pytest.approx([old / (old + new), new / (old + new)], rel=1e-15)
-    assert got[1] == pytest.approx(E2[2])  # a single time: 1.0 in place of the share
+    assert got[1] == pytest.approx(E2[2])  # a single time: its weight cancels
     assert got[2].tolist() == [0, 0]
+
+
+def test_published_profile_of_one_low_rating_is_that_item():
+    one = np.array([0]), np.array([2]), np.array([0.5]), np.array([9])
+    assert fuse.published_profiles(*one, E2, 1)[0] == pytest.approx(E2[2])
 
 
 def test_published_profile_equals_the_double_loop():
@@ -155,16 +161,35 @@ def test_content_of_ours_is_centred_and_knows_what_is_liked():
 
 
 def test_ours_fusion_by_hand():
-    """CF scores 1, 3 and text scores 1, 0 over the two candidates: z = (-1, 1) and (1, -1)."""
+    """CF scores 1, 3 and text scores 1, 0 over the two candidates: z = (-1, 1) and (1, -1).
+
+    The third item, which is seen, has z = (9 - 2) / 1 and (.6 - .5) / .5 by the same measure.
+    """
     free = np.array([[True, True, False]])
     got = fuse.ours_fusion(np.array([[1.0, 3, 9]]), np.array([[1.0, 0, 0.6]]), free, alpha=0.7)
     assert got[0, :2] == pytest.approx([0.7 * -1 + 0.3 * 1, 0.7 * 1 + 0.3 * -1])
+    assert got[0, 2] == pytest.approx(0.7 * 7 + 0.3 * 0.2)
+
+
+def test_ours_centres_on_what_was_rated_and_counts_likes_by_the_recorded_weight():
+    """In the fit part only items 0 and 2 are rated: the mean of (1, 0) and (.6, .8)."""
+    content = fuse.ours_content(fuse.ranking_task(DATA, validation=True), E4)
+    moved = E4[1] - [0.8, 0.4]
+    assert content.items[1] == pytest.approx(moved / np.linalg.norm(moved))
+    assert content.bias == pytest.approx([0.1 * math.log(3), 0, 0, 0])  # two users liked item 0
+
+
+def test_the_recipes_are_fixed():
+    assert (fuse.PUBLISHED.alpha, fuse.REPORT.alpha, fuse.OURS.alpha) == (0.85, None, 0.6)
+    for changed in (fuse.OURS, fuse.Settings("", "", "")):
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            changed.k = 1
 
 
 def test_published_fusion_scales_cf_over_all_and_content_over_candidates():
     cf, content = np.array([[0.0, 1, 2]]), np.array([[1.0, 3, 9]])
     free = np.array([[True, True, False]])  # the third item is seen
-    got = fuse.published_fusion(cf, content, free, 0.85)
+    got = fuse.published_fusion(cf, content, free)  # alpha is .85 unless told
     assert got[0, :2] == pytest.approx([0.85 * 0 + 0.15 * 0, 0.85 * 1 / 2 + 0.15 * 1])
 
 
@@ -199,6 +224,29 @@ def test_validation_search_looks_for_the_hidden_rows_with_what_is_left():
     # the text alone: of its candidates 1 (cosine .6) and 3 (-.6) user 0 gets item 1 for item 0's
     # liking; user 1, who liked item 0, gets item 2
     assert curve[0]["hits"] == 1
+
+
+def test_the_command_prints_the_curve_and_marks_its_best(tmp_path, monkeypatch, capsys):
+    ratings, factors, embeddings = (tmp_path / f"{x}.safetensors" for x in "rfe")
+    metrics.save(ratings, DATA, {})
+    arrays = {"user_factors": np.eye(3, 2)}
+    arrays |= {"item_factors": np.array([[0.0, 0], [9, 0], [0, 0], [0, 9]])}
+    metrics.save(factors, arrays, {"fit_part": True}, [ratings])
+    metrics.save(embeddings, {"embeddings": np.vstack([E4, E4])}, {})  # four more, not in train
+    line = ["fuse.py", "--ratings", ratings, "--factors", factors, "--embeddings", embeddings]
+    monkeypatch.setattr("sys.argv", [*map(str, line)])
+    fuse.main()
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head == "alpha  P@25   R@25   NDCG@25   (validation)" and len(rows) == 21
+    assert [row for row in rows if row.endswith("<- best")] == rows[-1:]
+    assert rows[-1] == "1.00   0.0400 1.0000 1.0000  <- best"  # 1 hit of 25 each, at rank 1
+    monkeypatch.setattr("sys.argv", [*map(str, line), "--k", "0"])
+    with pytest.raises(metrics.BadInput, match="--k 0: it must be at least 1"):
+        fuse.main()
+    metrics.save(factors, arrays, {"fit_part": False}, [ratings])
+    monkeypatch.setattr("sys.argv", [*map(str, line)])
+    with pytest.raises(metrics.BadInput, match="fit_part = False, not True"):
+        fuse.main()
 
 
 @pytest.mark.parametrize("recipe", fuse.RECIPES.values())

@@ -1,7 +1,11 @@
 """metrics.py against cases computed by hand; expectations are written as the arithmetic."""
 
 import math
+import os
+import subprocess
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -9,6 +13,7 @@ import pytest
 
 import metrics
 
+ROOT = Path(__file__).parents[1]
 LOG3 = 1 / math.log2(3)  # discount of rank 2; rank 1 has 1, rank 3 has 1/2
 
 
@@ -144,15 +149,23 @@ def test_scores_that_a_scorer_keeps_are_not_written_to(view):
     assert scores.tolist() == [[3, 9, 1], [2, 4, 8]]
 
 
-@pytest.mark.parametrize("bad", [[[4, 2, 4]], [[1, -1, 1]], [[1, -2, 3]]])
+@pytest.mark.parametrize("bad", [[[4, 2, 4]], [[1, -1, 1]], [[1, -2, 3]], [[0, 0, -1]]])
 def test_a_list_with_an_item_twice_or_an_id_that_is_none_is_refused(bad):
     with pytest.raises(ValueError, match="twice, or an id below -1"):
         metrics.metrics_of_lists(np.array(bad), lists([4, 1]), np.array([0]), 3)
 
 
-def test_nothing_may_stand_in_a_list_more_than_once():
+def test_a_list_may_end_early_more_than_once():
     got = metrics.metrics_of_lists(np.array([[1, -1, -1]]), lists([4, 1]), np.array([0]), 3)
     assert got["hits"] == [1] and got["recall"] == [1 / 2] and got["precision"] == [1 / 3]
+    nothing = metrics.metrics_of_lists(np.array([[-1]]), lists([0]), np.array([0]), 1)
+    assert nothing["hits"] == [0]  # -1 is not the last item
+
+
+def test_a_list_is_25_long_unless_told():
+    scores = np.arange(30.0)[None]
+    got = metrics.evaluate(lambda u: scores, lists([29]), lists([0, 28]))
+    assert got["precision"] == [1 / 25]  # item 28; item 0 is beyond the 25th
 
 
 @pytest.mark.parametrize(("n", "block"), [(1, 4), (9, 4), (8, 4)])
@@ -172,6 +185,15 @@ def test_evaluate_counts_a_list_longer_than_the_candidates_against_k():
 def test_evaluate_without_any_relevant_item_is_refused():
     with pytest.raises(ValueError, match="nothing to measure"):
         metrics.evaluate(lambda u: np.ones((len(u), 3)), lists([0]), lists([]), k=5)
+
+
+def test_one_user_has_no_standard_error_and_two_have_one():
+    result = {"users": np.arange(1), "skipped": 2, "hits": np.array([3])}
+    result |= {name: np.array([0.5]) for name in metrics.NAMES[1:]}
+    row = metrics.summary(result)
+    assert (row["users"], row["skipped"], row["hits"], row["recall_se"]) == (1, 2, 3, 0.0)
+    two = result | {"users": np.arange(2), "ndcg": np.array([0.0, 1.0])}
+    assert metrics.summary(two)["ndcg_se"] == pytest.approx(math.sqrt(1 / 2) / math.sqrt(2))
 
 
 def test_standard_error_of_three_users():
@@ -225,6 +247,19 @@ def test_bootstrap_brackets_a_known_difference_and_is_seeded():
         metrics.paired_bootstrap(a, a[:-1])
 
 
+def test_the_interval_holds_the_middle_95_of_100_draws():
+    """Two users with differences 0 and 1: a draw's mean is 0, 1/2 or 1, a quarter of them 0."""
+    a, b = np.array([0.0, 1.0]), np.zeros(2)
+    assert metrics.paired_bootstrap(a, b) == (0.5, 0.0, 1.0)
+    assert metrics.paired_bootstrap(a, b, level=0.4) == (0.5, 0.5, 0.5)
+    rng = np.random.default_rng(5)
+    noise = rng.normal(size=200)
+    _, low, high = metrics.paired_bootstrap(noise, np.zeros(200), level=0.95)
+    half = 1.96 * noise.std() / math.sqrt(200)
+    assert low == pytest.approx(noise.mean() - half, abs=0.1 * half)
+    assert high == pytest.approx(noise.mean() + half, abs=0.1 * half)
+
+
 @dataclass(frozen=True)
 class Options:
     count: int  # how many
@@ -267,6 +302,171 @@ def test_help_shows_comments_and_defaults(capsys):
     assert "About." in shown and "a part, 0.5 is 50 % (default: 0.5)" in shown
 
 
+def test_seeds_are_those_that_numpy_takes():
+    least, most = metrics.SEEDS
+    for seed in (least, most):
+        np.random.RandomState(seed)
+    for seed in (least - 1, most + 1):
+        with pytest.raises(ValueError):
+            np.random.RandomState(seed)
+
+
+# What every script shares
+
+
+def left(main, capsys):
+    """(status, lines of error) with which run() leaves."""
+    with pytest.raises(SystemExit) as leave:
+        metrics.run(main)
+    return leave.value.code, capsys.readouterr().err.splitlines()
+
+
+def raising(error):
+    def main():
+        raise error
+
+    return main
+
+
+def test_bad_input_is_one_line_and_status_2(monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["some/script.py"])
+    bad = raising(metrics.BadInput("one\n  two"))
+    assert left(bad, capsys) == (2, ["script.py: error: one two"])
+    assert left(raising(OSError("no disk")), capsys) == (2, ["script.py: error: no disk"])
+    status, lines = left(raising(KeyboardInterrupt), capsys)
+    assert status == 130 and "interrupted" in lines[-1]
+    with pytest.raises(ZeroDivisionError):  # a fault of ours is no bad input
+        metrics.run(raising(ZeroDivisionError))
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    program = "import metrics; metrics.run(lambda: print('line\\n' * 100_000))"
+    line = f'{sys.executable} -c "{program}" | head -1; echo ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == ["line", "0"] and done.stderr == ""
+
+
+def test_a_terminal_without_a_letter_shows_a_question_mark():
+    line = [sys.executable, "-c", "import metrics; metrics.run(lambda: print('Am\u00e9lie'))"]
+    plain = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=plain)
+    assert done.returncode == 0 and done.stdout == "Am?lie\n"
+
+
+def test_a_stage_says_what_it_does_and_what_it_gave(tmp_path, monkeypatch, capsys):
+    clock = iter([10.0, 12.5])
+    monkeypatch.setattr(metrics.time, "perf_counter", lambda: next(clock))
+    with metrics.stage(tmp_path / "x", "PMF") as figure:
+        assert capsys.readouterr().out == f"{tmp_path / 'x'}: PMF ...\n"
+        figure("mse 0.03")
+    assert capsys.readouterr().out == f"{tmp_path / 'x'}: done, mse 0.03, 2.5 s\n"
+    with pytest.raises(metrics.BadInput, match="is a folder"), metrics.stage(tmp_path, "PMF"):
+        pytest.fail("the work has begun")
+
+
+def test_where_stages_share_the_screen_progress_is_a_line_every_tenth(monkeypatch, capsys):
+    pytest.importorskip("tqdm")
+    monkeypatch.setenv("SHARED_SCREEN", "1")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    bar = metrics.progress(40, "tuning", mininterval=0, miniters=1)
+    for step in range(40):
+        bar.set_postfix_str(f"loss {step}", refresh=False)
+        bar.update()
+    bar.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if line] == [
+        f"tuning: {10 * tenth} %  loss {4 * tenth - 1}" for tenth in range(1, 11)
+    ]
+    monkeypatch.delenv("SHARED_SCREEN")
+    with metrics.progress(2, "encoding", mininterval=0, miniters=1) as bar:
+        bar.update(2)
+    assert "encoding: 100%" in capsys.readouterr().err
+
+
+def test_text_that_is_no_utf8_names_its_line(tmp_path):
+    path = tmp_path / "a.txt"
+    path.write_bytes(b"a\r\nb\n" + b"\xe9")
+    with pytest.raises(metrics.BadInput, match=r"a\.txt:3: not UTF-8"):
+        metrics.read_text(path)
+    path.write_bytes(b"a\r\nb\xc3\xa9")
+    assert metrics.read_text(path) == "a\r\nb\u00e9"
+
+
+def test_json_is_read_whole_and_with_its_keys(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"a": 1, "b": [2]}')
+    assert metrics.read_json(path, "a", "b") == {"a": 1, "b": [2]}
+    with pytest.raises(metrics.BadInput, match=r"a\.json has no 'c'"):
+        metrics.read_json(path, "a", "c")
+    path.write_text('["a"]')
+    with pytest.raises(metrics.BadInput, match="has no 'a'"):
+        metrics.read_json(path, "a")
+    path.write_text('{"a": 1')
+    with pytest.raises(metrics.BadInput, match=r"a\.json is no whole JSON"):
+        metrics.read_json(path, "a")
+
+
+def test_a_target_never_replaces_what_is_not_ours(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/thesis").touch()
+    nothing = lambda folder: []  # noqa: E731
+    for path in (".", "..", "mine", tmp_path / "mine"):
+        with pytest.raises(metrics.BadInput, match="is a folder"):
+            metrics.check_target(path)
+    with pytest.raises(metrics.BadInput, match="is a file"):
+        metrics.check_target("mine/thesis", nothing)
+    for path in (".", "..", "mine"):
+        with pytest.raises(metrics.BadInput, match="not written by this command"):
+            metrics.check_target(path, nothing)
+    for path in ("mine/thesis/x", "mine/thesis/x/y"):
+        with pytest.raises(metrics.BadInput, match="thesis is no folder that can be written to"):
+            metrics.check_target(path)
+    metrics.check_target("mine/thesis")  # a file may replace a file
+    metrics.check_target("mine", lambda folder: ["thesis"])
+    metrics.check_target("new/folder/x")
+    monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK | os.X_OK)
+    with pytest.raises(metrics.BadInput, match="can be written to"):
+        metrics.check_target("new")
+
+
+def test_a_folder_is_replaced_only_if_we_wrote_all_of_it(tmp_path):
+    wrote = lambda folder: ["a", "sub/b"]  # noqa: E731
+    to = tmp_path / "deep" / "to"
+    with metrics.whole(to, wrote) as new:
+        assert new.is_dir() and not list(new.iterdir())
+        (new / "sub").mkdir()
+        (new / "a").write_text("1")
+        (new / "sub/b").write_text("1")
+    with metrics.whole(to, wrote) as new:  # again, without sub
+        (new / "a").write_text("2")
+    assert [p.name for p in to.iterdir()] == ["a"] and (to / "a").read_text() == "2"
+    for name in ("c", "sub"):
+        (to / name).mkdir()
+        refusal = pytest.raises(metrics.BadInput, match=f"{name} was not written")
+        with refusal, metrics.whole(to, lambda folder: ["a"]):
+            pytest.fail("the work has begun")
+        (to / name).rmdir()
+    with pytest.raises(metrics.BadInput, match="late was not"), metrics.whole(to, wrote) as new:
+        (to / "late").touch()  # came while the work went on
+    assert sorted(p.name for p in to.iterdir()) == ["a", "late"]
+    assert sorted(p.name for p in to.parent.iterdir()) == ["to"]
+
+
+def test_what_is_written_has_the_modes_that_the_umask_leaves(tmp_path):
+    before = os.umask(0o027)
+    try:
+        metrics.save(tmp_path / "a", {"a": np.zeros(1)}, {})
+        with metrics.whole(tmp_path / "b", lambda folder: []) as new:
+            (new / "c").touch(0o600)  # as safetensors makes its files
+            (new / "d").mkdir(0o700)
+        assert os.umask(0o027) == 0o027  # it was only looked at
+    finally:
+        os.umask(before)
+    modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.rglob("*")}
+    assert modes == {"a": 0o640, "b": 0o750, "c": 0o640, "d": 0o750}
+
+
 def test_saved_arrays_come_back_are_the_same_bytes_twice_and_know_their_inputs(tmp_path):
     source, path = tmp_path / "source.txt", tmp_path / "a.safetensors"
     source.write_text("one")
@@ -292,10 +492,51 @@ def test_a_missing_or_cut_file_is_one_clear_error(tmp_path):
         metrics.load(path)
 
 
-@pytest.mark.parametrize("whole", [metrics.whole_file, metrics.whole_folder])
-def test_nothing_half_written_is_left_behind(tmp_path, whole):
-    with pytest.raises(RuntimeError), whole(tmp_path / "x") as temporary:
-        inner = temporary / "part" if temporary.is_dir() else temporary
+def test_what_was_made_otherwise_or_lacks_an_array_is_refused(tmp_path):
+    path, source = tmp_path / "a.safetensors", tmp_path / "source"
+    source.touch()
+    metrics.save(path, {"a": np.zeros(2)}, {"fit_part": True, "out": tmp_path}, [source])
+    assert list(metrics.load(path, [source], ["a"], fit_part=True)) == ["a"]
+    with pytest.raises(metrics.BadInput, match="fit_part = True, not False"):
+        metrics.load(path, fit_part=False)
+    with pytest.raises(metrics.BadInput, match="holds a, but no b"):
+        metrics.load(path, names=["a", "b"])
+    made = metrics.provenance(path)
+    assert made["settings"] == {"fit_part": True}  # paths are left out
+    assert made["inputs"] == {"source": metrics.sha256(source)} and "numpy" in made["versions"]
+
+
+def test_what_is_not_finite_is_refused_with_its_row(tmp_path):
+    path, array = tmp_path / "a.safetensors", np.zeros((4, 3))
+    for value in (np.nan, np.inf, -np.inf):
+        array[2, 1] = value
+        metrics.save(path, {"whole": np.arange(3), "e": array}, {})
+        with pytest.raises(metrics.BadInput, match="row 2 of e is not finite"):
+            metrics.load(path)
+
+
+def test_embeddings_belong_to_the_ratings_that_their_texts_were_written_with(tmp_path):
+    texts, other, ratings = (tmp_path / name for name in ("t.txt", "o.txt", "r.safetensors"))
+    texts.write_text("a")
+    other.write_text("b")
+    digest = metrics.sha256(texts)
+    metrics.save(ratings, {"a": np.zeros(1)}, {"texts": {"t.txt": digest}})
+    path = tmp_path / "e.safetensors"
+    metrics.save(path, {"embeddings": np.ones((1, 2))}, {}, [texts])
+    assert metrics.load_embeddings(path, ratings).tolist() == [[1, 1]]
+    metrics.check_texts(texts, [digest], ratings)
+    metrics.save(path, {"embeddings": np.ones((1, 2))}, {}, [other])
+    with pytest.raises(metrics.BadInput, match=r"e\.safetensors belongs to another data set"):
+        metrics.load_embeddings(path, ratings)
+    metrics.save(path, {"factors": np.ones((1, 2))}, {}, [texts])
+    with pytest.raises(metrics.BadInput, match="no embeddings"):
+        metrics.load_embeddings(path, ratings)
+
+
+@pytest.mark.parametrize("wrote", [None, lambda folder: []])
+def test_nothing_half_written_is_left_behind(tmp_path, wrote):
+    with pytest.raises(RuntimeError), metrics.whole(tmp_path / "x", wrote) as temporary:
+        inner = temporary / "part" if wrote else temporary
         inner.write_text("half")
         raise RuntimeError
     assert list(tmp_path.iterdir()) == []

@@ -55,47 +55,12 @@ def test_a_fetch_replaces_only_what_a_fetch_wrote(folder, mine, capsys):
     assert (mine / "thesis.txt").read_text() == "x" and (folder / "ratings.csv").exists()
 
 
-def test_a_target_is_ours_only_if_it_holds_nothing_else(tmp_path):
-    wrote = lambda folder: ["a", "sub/b"]  # noqa: E731
-    to = tmp_path / "to"
-    with metrics.whole(to, wrote) as new:
-        (new / "sub").mkdir()
-        (new / "a").write_text("1")
-        (new / "sub/b").write_text("1")
-    with metrics.whole(to, wrote) as new:  # again
-        (new / "a").write_text("2")
-    assert [p.name for p in to.iterdir()] == ["a"] and (to / "a").read_text() == "2"
-    (to / "empty").mkdir()
-    with pytest.raises(metrics.BadInput, match="empty was not written by this command"):
-        metrics.check_target(to, wrote)
-    (to / "empty").rmdir()
-    (to / "c").touch()
-    with pytest.raises(metrics.BadInput, match="c was not written"), metrics.whole(to, wrote):
-        pass
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["to"]
-    (tmp_path / "none").mkdir()
-    metrics.check_target(tmp_path / "none", wrote)  # an empty one may be replaced
-
-
 def test_a_path_below_a_file_is_refused_before_any_work(artefacts, tmp_path, monkeypatch, capsys):
     (tmp_path / "file").touch()
     arguments = ["--ratings", artefacts / "ratings.safetensors", "--out", tmp_path / "file/x/y"]
     monkeypatch.setattr(pmf, "fit", None)
     error = ended(pmf, *arguments, monkeypatch=monkeypatch, capsys=capsys)
     assert "file is no folder that can be written to" in error
-
-
-def test_what_is_written_can_be_read_by_others(tmp_path):
-    before = os.umask(0o022)
-    try:
-        metrics.save(tmp_path / "a.safetensors", {"a": np.zeros(1)}, {})
-        with metrics.whole(tmp_path / "folder", lambda folder: []) as new:
-            metrics.save(new / "b.safetensors", {"a": np.zeros(1)}, {})
-            (new / "b.safetensors").chmod(0o600)  # as safetensors itself does
-    finally:
-        os.umask(before)
-    modes = [p.stat().st_mode & 0o777 for p in sorted(tmp_path.rglob("*"))]
-    assert modes == [0o644, 0o755, 0o644]
 
 
 # B. An artefact is used only for what it was made for
@@ -272,13 +237,6 @@ def test_a_reader_that_has_enough_is_no_error(tmp_path):
     line = f"{sys.executable} {ROOT / 'main.py'} --help | head -1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "0" and done.stderr == ""
-
-
-def test_a_terminal_without_the_letters_of_a_title_is_no_error(artefacts, folder):
-    line = [sys.executable, "-c", "import metrics; metrics.run(lambda: print('Am\\u00e9lie'))"]
-    plain = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
-    done = subprocess.run(line, capture_output=True, text=True, cwd=ROOT, env=plain)
-    assert done.returncode == 0 and done.stdout == "Am?lie\n"
 
 
 def test_two_processes_may_write_the_same_file_or_one_says_so(tmp_path):
