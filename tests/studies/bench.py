@@ -379,15 +379,15 @@ def als_implicit(s, use_cg=True):
 
 
 def same_objective(ours, peer, s):
-    import pmf
-
+    """Whether ours is no higher: sum_rated (1 - x)^2 + m sum_missing x^2 + reg (|P|^2 + |Q|^2)."""
     users, items, _ = train_columns(s)
-    ones, no_text = np.ones(len(users)), np.zeros((0, RANKING["k"]))  # (N,), (0, K)
     values = []
     for factors in (ours, peer):
         P, Q = (x.astype(np.float64) for x in factors)
-        arguments = P, Q, no_text, users, items, ones, ones, pmf.Ranking(**RANKING)
-        values.append(pmf.ranking_objective(*arguments))
+        x = np.einsum("nk,nk->n", P[users], Q[items])  # (N,) scores of the rated
+        missing = np.sum((P.T @ P) * (Q.T @ Q)) - np.sum(x**2)  # all of x^2 but the rated
+        value = np.sum((1 - x) ** 2) + RANKING["missing"] * missing
+        values.append(value + RANKING["reg"] * (np.sum(P**2) + np.sum(Q**2)))
     return values[0] <= values[1], f"objective {values[0]:.0f}, the peer's {values[1]:.0f}"
 
 
