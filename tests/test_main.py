@@ -1,6 +1,5 @@
 """main.py: reading MovieLens, the errors a user can meet, the tables and the figure."""
 
-import io
 import json
 import subprocess
 import sys
@@ -64,21 +63,45 @@ def test_a_file_that_is_not_utf8_is_one_line_that_names_it(folder, capsys):
     ("name", "old", "new", "message"),
     [
         ("ratings.csv", "userId,", "user,", "ratings.csv:1: header is user,movieId"),
+        ("ratings.csv", ",", ";", "ratings.csv:1: header is userId;movieId,rating"),
         ("ratings.csv", "1,2,1.0,", "1,2,good,", "ratings.csv:3: 'good' is no number"),
-        ("ratings.csv", "1,2,1.0,", "1,2,5.5,", "ratings.csv:3: the rating is outside 0.5 .. 5"),
-        ("ratings.csv", "1,2,1.0,", "1,2,0,", "ratings.csv:3: the rating is outside 0.5 .. 5"),
-        ("ratings.csv", "1,2,1.0,", "1,2,nan,", "ratings.csv:3: the rating is outside"),
-        ("ratings.csv", "1,2,1.0,", "1.5,2,1.0,", "ratings.csv:3: an id or a timestamp"),
-        ("ratings.csv", "1,2,1.0,", "1,1,1.0,", "ratings.csv:3: the user has rated this movie"),
+        ("ratings.csv", "1,2,1.0,", "1,2,,", "ratings.csv:3: '' is no number"),
+        ("ratings.csv", "1,2,1.0,", "1,2,1.0.0,", "ratings.csv:3: '1.0.0' is no number"),
+        ("ratings.csv", "1,2,1.0,", "1,2,5.5,", "ratings.csv:3: the rating in 1,2,5.5,1012 is out"),
+        ("ratings.csv", "1,2,1.0,", "1,2,0,", "ratings.csv:3: the rating in 1,2,0,1012 is outside"),
+        ("ratings.csv", "\n1,2,1.0,", "\n\n\r\n1,2,9,", "ratings.csv:5: the rating in 1,2,9,1012"),
+        ("ratings.csv", "1,2,1.0,", "1,2,nan,", "ratings.csv:3: 'nan' is no number"),
+        ("ratings.csv", "1,2,1.0,", "1,2,1e0,", "ratings.csv:3: '1e0' is no number"),
+        ("ratings.csv", "1,2,1.0,", "1.5,2,1.0,", "ratings.csv:3: '1.5' is no whole number"),
+        ("ratings.csv", "1,2,1.0,", "1_0,2,1.0,", "ratings.csv:3: '1_0' is no whole number"),
+        ("ratings.csv", "1,2,1.0,", "1, 2,1.0,", "ratings.csv:3: ' 2' is no whole number"),
+        (
+            "ratings.csv",
+            "1,2,1.0,",
+            f"1,{10**19},1.0,",
+            "ratings.csv:3: 10000000000000000000 is be",
+        ),
+        ("ratings.csv", "1,2,1.0,1012", f"1,2,1.0,{2**63}", f"ratings.csv:3: {2**63} is beyond 64"),
+        ("ratings.csv", "1,2,1.0,", "1,1,1.0,", "ratings.csv:3: the rating in 1,1,1.0,1012 is the"),
         ("ratings.csv", "1,2,1.0,1012", "1,2,1.0", "ratings.csv:3: 3 cells, not 4"),
-        ("ratings.csv", "1,2,1.0,", "9,2,1.0,", "ratings.csv:3: the user has one rating"),
+        ("ratings.csv", "1,2,1.0,1012", "1,2,1.0,1012,", "ratings.csv:3: 5 cells, not 4"),
         ("ratings.csv", "1,2,1.0,", "1,88,1.0,", "movies.csv: movie 88 is rated but has no title"),
         ("ratings.csv", RATINGS, "", "ratings.csv is empty"),
         ("ratings.csv", RATINGS[32:], "", "ratings.csv holds no rating"),
+        ("ratings.csv", RATINGS[32:], "\n\n", "ratings.csv holds no rating"),
         ("movies.csv", '"Film, The 2 (1982)"', "", "movies.csv:3: movie 2 has no title"),
         ("movies.csv", MOVIES, "", "movies.csv is empty"),
-        ("movies.csv", "3,", "2,", "movies.csv:4: movieId '2' is no number, or there twice"),
-        ("tags.csv", "2,2,slow", "2,77,slow", "tags.csv:3: userId '2', movieId '77'"),
+        ("movies.csv", "\n3,", "\n2,", "movies.csv:4: movieId 2 is there twice"),
+        ("movies.csv", "\n3,", "\nx,", "movies.csv:4: 'x' is no whole number"),
+        ("movies.csv", '1982)"', "1982)", "movies.csv:3: ',' expected after '\"'"),
+        ("tags.csv", "1,2,Slow", '1,2,"Slow\nor not', "tags.csv:2: unexpected end of data; is a q"),
+        (
+            "tags.csv",
+            "Slow,9",
+            '"' + "Slow\n" * 40_000,
+            "tags.csv:2: field larger than field limit",
+        ),
+        ("tags.csv", "2,2,slow", '1,3,"a\nb",7\n2,77,slow', "tags.csv:5: movieId 77 is not in"),
         ("tags.csv", "userId", "userid", "tags.csv:1: header is userid"),
     ],
 )
@@ -99,39 +122,30 @@ def test_a_cell_too_few_in_every_line_names_the_first(folder):
         main.read_ratings(path)
 
 
-PLAIN = "1,31,2.5,1260759144\n1,1029,3.0,835355\n12,6,0.5,9\n12,163949,5.0,123456789012345\n"
-
-
-@pytest.mark.parametrize("text", [PLAIN, PLAIN.replace("\n", "\r\n")])
-@pytest.mark.parametrize("part", [1, 21, 22, 30, 10**6])
-def test_plain_lines_are_read_by_parts_and_as_any_others(tmp_path, text, part):
-    path = tmp_path / "plain.csv"
-    path.write_bytes(b"header\n" + text.encode())
-    plain = main.plain_columns(io.BytesIO(text.encode()), part)
-    for column, expected in zip(plain, main.any_columns(path, list("umrt")), strict=True):
-        assert np.array_equal(column, expected) and column.dtype == expected.dtype
-
-
-@pytest.mark.parametrize(
-    ("old", "new"),
-    [
-        *(("2.5", "2"), ("2.5", "2.50"), ("2.5", "2.x"), ("2.5", "x.5"), ("2.5", "2,5")),
-        *((",31", ",+31"), (",31", ",3.1"), (",31", ","), (",31", ",31\r"), ("1,31", "1;31")),
-        *(("9\n", "9\r\n"), ("9\n", "9 \n"), ("9\n", "9\n\n"), ("2345\n", "2345")),
-        *(("5\n12", "5,12"), ("1,31", "\n1,31"), ("012345\n", "0123456\n"), (PLAIN, "")),
-    ],
-)
-def test_lines_of_another_form_are_not_read_as_plain_ones(old, new):
-    assert old in PLAIN
-    assert main.plain_columns(io.BytesIO(PLAIN.replace(old, new, 1).encode())) is None
-
-
 def test_ratings_in_another_form_are_read_too(folder):
-    ratings = main.read_ratings(folder / "ratings.csv")
-    path = folder / "other.csv"
-    path.write_text((folder / "ratings.csv").read_text().replace(".0,", ","))
-    for column, expected in zip(main.read_ratings(path), ratings, strict=True):
-        assert np.array_equal(column, expected) and column.dtype == expected.dtype
+    """Quoted as R and spreadsheets do, with a byte order mark, other line ends, blank lines."""
+    path = folder / "ratings.csv"
+    kept, text = main.read_ratings(path), path.read_text()
+    body = text.split("\n", 1)[1]
+    quoted = "\n".join(",".join(f'"{cell}"' for cell in x.split(",")) for x in text.split())
+    forms = [quoted + "\n", quoted.split("\n", 1)[0] + "\n" + body]
+    forms += ["\ufeff" + text, text.replace("\n", "\r\n"), text.replace("\n", "\r")]
+    forms += [text.rstrip(), text + "\n\n", text.replace("\n", "\n\n"), text.replace(".0,", ",")]
+    forms += [text.replace(".0,", ".,"), "\n" + text, text.replace("1,2,", "1.0,2.00,")]
+    for form in forms:
+        path.write_bytes(form.encode())
+        for column, expected in zip(main.read_ratings(path), kept, strict=True):
+            assert np.array_equal(column, expected) and column.dtype == expected.dtype, form[:80]
+
+
+def test_whole_numbers_stay_whole_from_the_file_to_the_array(folder):
+    path, large = folder / "ratings.csv", 2**63 - 1
+    for first in ("1", '"1"', "1.0"):  # plain, quoted, cell by cell
+        row = f"{first},{large},4.5,{large - 1}\n{first},{large - 2},0.5,-{large}\n"
+        path.write_text(f"userId,movieId,rating,timestamp\n{row}")
+        users, movies, ratings, times = main.read_ratings(path)
+        assert users.tolist() == [1, 1] and movies.tolist() == [large, large - 2]
+        assert times.tolist() == [large - 1, -large] and ratings.tolist() == [4.5, 0.5]
 
 
 def zipped(path, texts):
