@@ -4,19 +4,20 @@
 
 r' is the rating; for the sigmoid variant it is min-max scaled to [0, 1] and g is the logistic
 function, for the linear one g is the identity. Both sums run over the N ratings, so regularisation
-grows with a row's count. Every rating is visited in the order given; u_u moves first, then v_i sees
-the moved u_u. The step is RMSprop with one cache per cell (Tieleman & Hinton 2012):
+grows with a row's count. Each rating in turn moves its user and then its item:
+
+    pull = (r' - g(u . v)) g'(u . v)                       g' = g (1 - g) for the logistic, else 1
+    move u by the gradient pull v - reg u, then v by the gradient pull u - reg v of the moved u
+
+A move of x is a step of RMSprop with one cache per cell (Tieleman & Hinton 2012):
 
     cache = gamma cache + (1 - gamma) gradient^2;   x += lr gradient / (sqrt(cache) + 1e-8)
 
+Gives:    the factors of Cornac 3's PMF to the bit, and with them the 739 hits of MF only.
 Command:  python pmf.py --ratings out/ratings.safetensors --out out/pmf.safetensors
-Writes:   user_factors (U, K), item_factors (I, K) and loss (epochs,), the mean squared error of r'
-          as each rating was met.
+Writes:   user_factors (U, K), item_factors (I, K), and loss (epochs,), the mean squared error of r'
 
-The defaults are the published run's: with them the factors are bit-identical to Cornac 3's PMF.
-
-The recipe `ours` has a model of its own, the last section, "PMF for ranking"; what comes before it
-does not need it.  python pmf.py ranking --embeddings out/minilm-no-leak.safetensors
+Recipe `ours` has another model, the last section: python pmf.py ranking [--embeddings FILE]
 """
 
 import math
@@ -27,12 +28,21 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from numba import njit, prange, types
-from numba.core.cgutils import get_or_insert_function, ir
-from numba.extending import intrinsic
-from tqdm import trange
+from numba import njit, prange
 
-from metrics import SEEDS, BadInput, group_by_user, load, parse, run, save
+from metrics import (
+    SEEDS,
+    BadInput,
+    centred,
+    group_by_user,
+    load,
+    load_embeddings,
+    parse,
+    progress,
+    run,
+    save,
+    stage,
+)
 
 
 @dataclass(frozen=True)
@@ -46,13 +56,16 @@ class Settings:
     gamma: float = 0.9  # decay of the RMSprop cache
     seed: int = 42  # of the initial factors, N(0, 0.001^2)
     variant: Literal["sigmoid", "linear"] = "sigmoid"  # g: logistic function or identity
-    fast: bool = False  # float32 and fastmath: as good, but its bits depend on the processor
-    threads: int = 1  # more, with --fast: blocks of ratings side by side, so in another order
+    fast: bool = False  # float32, sums and ratings in another order: as good, but other bits
+    threads: int = 1  # more with --fast alone
     fit_part: bool = False  # leave the validation part of the train rows out
 
 
+BLOCK = 2 * 2**20  # --fast: bytes of a block's item factors and caches, to stay near their core
+PARTS = 64  # ranking: part p has rows p, p + 64, ..: popular items are neighbours, so deal them
+
 # ------------------------------------------------------------------------------------------------
-# The kernel: arrays and scalars of one float type, no random numbers
+# PMF by SGD. The kernel: arrays and scalars of one float type, no random numbers
 # ------------------------------------------------------------------------------------------------
 
 
@@ -60,43 +73,19 @@ class Settings:
 def _logistic(s):
     """Logistic function, rounded to float32 and cut to 0 and 1 beyond 6, as Cornac has it."""
     z = np.float32(s)
-    if z > 6:
-        return np.float32(1)
-    if z < -6:
-        return np.float32(0)
+    if abs(z) > 6:
+        return np.float32(z > 6)
     return np.float32(1.0 / (1.0 + np.float64(math.exp(-z))))  # expf, then double
 
 
-@intrinsic
-def _prefetch(typing_context, address):
-    """Ask for the 64 bytes at an address ahead of their use: a hint, it changes no value."""
-
-    def generate(context, builder, signature, arguments):
-        byte, flag = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [byte, flag, flag, flag])
-        hint = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        pointer = builder.inttoptr(arguments[0], byte)
-        builder.call(hint, [pointer, flag(0), flag(3), flag(1)])  # to read, keep it near, data
-        return context.get_dummy_value()
-
-    return types.void(types.intp), generate
-
-
 @njit(inline="always")
-def _fetch_row(X, r):
-    """Prefetch row r of X (R, K), contiguous."""
-    start = X.ctypes.data + r * X.strides[0]
-    for address in range(start, start + X.strides[0], 64):
-        _prefetch(address)
-
-
-@njit(inline="always")
-def _predicted(u, v, sigmoid, zero):
-    """g(u . v) of u, v (K,), summed in their order from `zero`, a 0 of their float type."""
-    s = zero
-    for f in range(len(u)):
-        s += u[f] * v[f]
-    return type(zero)(_logistic(s)) if sigmoid else s
+def _move(x, cache, other, pull, step):
+    """One step of a row x (K,) and its cache (K,), in place, for its product with other (K,)."""
+    lr, reg, gamma, rest, eps = step
+    for f in range(len(x)):
+        gradient = pull * other[f] - reg * x[f]
+        cache[f] = gamma * cache[f] + rest * (gradient * gradient)  # RMSprop
+        x[f] += lr * (gradient / (math.sqrt(cache[f]) + eps))
 
 
 def _epoch(users, items, ratings, U, V, cache_u, cache_v, step, sigmoid):
@@ -106,136 +95,104 @@ def _epoch(users, items, ratings, U, V, cache_u, cache_v, step, sigmoid):
     step = (lr, reg, gamma, 1 - gamma, 1e-8). The order of operations is the published run's: with
     strict float64 it decides the last bit, and the last bits decide some ten hits of 739.
     """
-    lr, reg, gamma, rest, eps = step
-    one, zero = type(eps)(1), type(eps)(0)  # plain ones would turn float32 into float64
-    total, g = 0.0, zero
+    zero, one = type(step[0])(0), type(step[0])(1)  # plain ones would turn float32 into float64
+    squares = 0.0
     for n in range(len(ratings)):
-        if n + 2 < len(ratings):  # the item after next: its rows arrive while these steps compute
-            _fetch_row(V, items[n + 2])
-            _fetch_row(cache_v, items[n + 2])
         u, v = U[users[n]], V[items[n]]  # (K,) views, written in place
-        cu, cv = cache_u[users[n]], cache_v[items[n]]  # (K,)
-        if n == 0 or items[n] == items[n - 1]:
-            g = _predicted(u, v, sigmoid, zero)  # else it is known already, see below
+        score = zero
+        for f in range(len(u)):
+            score += u[f] * v[f]
+        g = _logistic(score) if sigmoid else score
         error = ratings[n] - g
         pull = error * g * (one - g) if sigmoid else error
-        total += error * error
-        for f in range(len(u)):  # vectorised: no cell of a row sees another
-            gradient = pull * v[f] - reg * u[f]
-            cu[f] = gamma * cu[f] + rest * (gradient * gradient)
-            u[f] += lr * (gradient / (math.sqrt(cu[f]) + eps))
-        if n + 1 < len(ratings) and items[n + 1] != items[n]:
-            # All that the next g needs is ready. It waits for sums, the rest of this step for roots
-            # and divisions: side by side they take a tenth less time, in float32 a fifth.
-            g = _predicted(U[users[n + 1]], V[items[n + 1]], sigmoid, zero)
-        for f in range(len(v)):
-            gradient = pull * u[f] - reg * v[f]  # u has moved already
-            cv[f] = gamma * cv[f] + rest * (gradient * gradient)
-            v[f] += lr * (gradient / (math.sqrt(cv[f]) + eps))
-    return total
+        squares += error * error
+        _move(u, cache_u[users[n]], v, pull, step)
+        _move(v, cache_v[items[n]], u, pull, step)
+    return squares
 
 
 _epoch_strict = njit(cache=True, nogil=True, error_model="numpy")(_epoch)
 _epoch_fast = njit(cache=True, nogil=True, error_model="numpy", fastmath=True)(_epoch)
 
 
-# ------------------------------------------------------------------------------------------------
-# Fit and score
-# ------------------------------------------------------------------------------------------------
-
-
 def scale_ratings(ratings):
-    """Ratings (N,) min-max scaled to [0, 1] and rounded to float32 (the published run).
-
-    Raises BadInput if all are equal: then there is no scale.
-    """
+    """Ratings (N,) min-max scaled to [0, 1] and rounded to float32 (the published run)."""
     low, high = float(ratings.min()), float(ratings.max())
     if low == high:
         raise BadInput(f"all {len(ratings)} train ratings are {low:g}; PMF has nothing to learn")
     return ((ratings.astype(np.float64) - low) / (high - low)).astype(np.float32)
 
 
-def whole_vectors(X):
-    """X (R, K) with columns of zeros up to a multiple of 8; the steps leave them 0.
+def check_ratings(users, items, ratings, n_users, n_items):
+    """Refuse with BadInput what the kernels, which check nothing, would read or write amiss."""
+    if not 0 < len(users) == len(items) == len(ratings) or not np.isfinite(ratings).all():
+        raise BadInput("users, items and ratings must be as many, more than 0, and all finite")
+    for name, ids, size in (("users", users, n_users), ("items", items, n_items)):
+        if ids.min() < 0 or ids.max() >= size:
+            raise BadInput(f"{name} are {ids.min()} to {ids.max()}, not within 0 to {size - 1}")
 
-    Cells left over from the kernel's vectors of 4 or 8 go singly, each as slow as a vector.
+
+def parts_of(ids, parts):
+    """The part, 0 .. parts - 1, of each of ids (N,), cut where the ratings are even."""
+    counts = np.bincount(ids)  # (highest id + 1,)
+    before = np.cumsum(counts) - counts  # ratings of lower ids
+    return (before * parts // len(ids))[ids]  # (N,)
+
+
+def rounds_of(users, items, ratings, parts, threads=1):
+    """The ratings in blocks: rounds[r][a] is (users, items, ratings), (n,) each, as they came.
+
+    Items are cut into parts whose factors stay in the cache, users into one group a thread, but two
+    at least: if all met the items in one order, its end would weigh too much (3 % more validation
+    loss). In round r group a meets a part of the items that no other group meets, so that threads
+    share no row: stratified SGD (Gemulla et al., KDD 2011).
     """
-    return np.pad(X, ((0, 0), (0, -X.shape[1] % 8)))
-
-
-def strata(users, items, n_users, n_items, parts):
-    """parts x parts blocks of rows: [part of the users][part of the items], rows in their order.
-
-    Users and items are cut where the ratings are even, so that threads wait little.
-    """
-    if parts == 1:
-        return [[slice(None)]]  # all rows, without a copy
-    cuts = []
-    for ids, size in ((users, n_users), (items, n_items)):
-        share = np.cumsum(np.bincount(ids, minlength=size)) / len(ids)  # (size,)
-        cuts.append(np.minimum((share * parts).astype(np.int16), parts - 1)[ids])  # (N,)
-    return [
-        [np.flatnonzero((cuts[0] == a) & (cuts[1] == b)) for b in range(parts)]
-        for a in range(parts)
-    ]
-
-
-def _pass(epoch, blocks, pool, *arguments):
-    """One pass over blocks[a][b] of (users, items, ratings); returns the sum of squared errors.
-
-    In round r thread a visits block [a][a + r]. No two share a row of U or V, so the factors do not
-    depend on the threads' pace: stratified SGD (Gemulla et al., KDD 2011).
-    """
-    parts, total = len(blocks), 0.0
-    for r in range(parts):
-        line = [blocks[a][(a + r) % parts] for a in range(parts)]
-        total += sum(pool.map(lambda block: epoch(*block, *arguments), line))
-    return total
+    groups = min(parts, max(2, threads))
+    block = parts_of(users, groups) * parts + parts_of(items, parts)  # (N,)
+    starts, order = group_by_user(block, np.arange(len(block)), groups * parts)  # .., (N,)
+    blocks = [(users[x], items[x], ratings[x]) for x in np.split(order, starts[1:-1])]
+    return [[blocks[a * parts + (a + r) % parts] for a in range(groups)] for r in range(parts)]
 
 
 def fit(users, items, ratings, n_users, n_items, settings):
     """User factors (U, K), item factors (I, K) and the mean squared error of each epoch.
 
     users, items: (N,) int32 ids, visited in this order; ratings: (N,). The factors start as N(0,
-    0.001^2) draws of RandomState(seed), U first.
-
-    settings.fast takes float32 and lets the compiler reorder sums. It learns equally well, and the
-    same machine gives the same bytes twice; but another processor or compiler gives other factors,
-    and hits differ by some ten of 739 from the strict run's. Its ratings may be dealt to threads.
-    Raises BadInput if the loss is no longer finite, or on threads without fast.
+    0.001^2) draws of RandomState(seed), U first. settings.fast learns equally well, and the same
+    machine gives the same bytes twice; but another processor or compiler gives other factors, and
+    hits differ by some ten of 739 from the strict run's. Raises BadInput on what has no fit.
     """
-    if settings.threads < 1 or (settings.threads > 1 and not settings.fast):
-        raise BadInput(f"--threads {settings.threads}: 1, or more with --fast (another order)")
-    dtype = np.float32 if settings.fast else np.float64
-    epoch = _epoch_fast if settings.fast else _epoch_strict
-    sigmoid = {"sigmoid": True, "linear": False}[settings.variant]
-    rng = np.random.RandomState(settings.seed)
-    U = whole_vectors(rng.normal(0, 0.001, (n_users, settings.k)).astype(dtype))  # (U, K + zeros)
-    V = whole_vectors(rng.normal(0, 0.001, (n_items, settings.k)).astype(dtype))  # (I, K + zeros)
-    caches = np.zeros_like(U), np.zeros_like(V)
-    targets = scale_ratings(ratings) if sigmoid else ratings.astype(np.float32)  # (N,)
-    targets = targets.astype(dtype)
-    lr, reg, gamma, one = np.float32([settings.lr, settings.reg, settings.gamma, 1])
+    s = settings
+    if s.threads < 1 or (s.threads > 1 and not s.fast):
+        raise BadInput(f"--threads {s.threads}: 1, or more with --fast (another order)")
+    check_ratings(users, items, ratings, n_users, n_items)
+    dtype, epoch = (np.float32, _epoch_fast) if s.fast else (np.float64, _epoch_strict)
+    sigmoid = {"sigmoid": True, "linear": False}[s.variant]
+    rng, zeros = np.random.RandomState(s.seed), ((0, 0), (0, -s.k % 8))  # for whole vectors of 8
+    U = np.pad(rng.normal(0, 0.001, (n_users, s.k)).astype(dtype), zeros)  # (U, K + zeros)
+    V = np.pad(rng.normal(0, 0.001, (n_items, s.k)).astype(dtype), zeros)  # (I, K + zeros)
+    lr, reg, gamma, one = np.float32([s.lr, s.reg, s.gamma, 1])
     step = tuple(map(dtype, (lr, reg, gamma, one - gamma, 1e-8)))  # float32 constants, promoted
-    blocks = [
-        [(users[rows], items[rows], targets[rows]) for rows in line]
-        for line in strata(users, items, n_users, n_items, settings.threads)
-    ]
-    loss = np.empty(settings.epochs)  # (epochs,)
-    bar = trange(settings.epochs, desc="PMF", unit="epoch", disable=None)
-    with ThreadPoolExecutor(settings.threads) as pool, bar:
-        for t in bar:
-            squares = _pass(epoch, blocks, pool, U, V, *caches, step, sigmoid)
-            loss[t] = squares / len(users)
-            bar.set_postfix(mse=f"{loss[t]:.5f}")
+    model = U, V, np.zeros_like(U), np.zeros_like(V), step, sigmoid
+    targets = (scale_ratings(ratings) if sigmoid else ratings.astype(np.float32)).astype(dtype)
+    parts = max(s.threads, math.ceil(2 * V.nbytes / BLOCK)) if s.fast else 1
+    rounds = rounds_of(users, items, targets, parts, s.threads)
+    loss = np.zeros(s.epochs)  # (epochs,)
+    with ThreadPoolExecutor(s.threads) as pool, progress(s.epochs, "PMF", unit="epoch") as bar:
+        spread = pool.map if s.threads > 1 else map  # the blocks of a round side by side
+        for t in range(s.epochs):
+            for blocks in rounds:
+                loss[t] += sum(spread(lambda block: epoch(*block, *model), blocks)) / len(users)
             if not np.isfinite(loss[t]):
-                raise BadInput(f"PMF diverged in epoch {t + 1}; lower --lr ({settings.lr}) or --k")
-    return U[:, : settings.k].copy(), V[:, : settings.k].copy(), loss
+                raise BadInput(f"PMF diverged in epoch {t + 1}; lower --lr ({s.lr}) or --k")
+            bar.set_postfix_str(f"mse {loss[t]:.5f}")
+            bar.update()
+    return U[:, : s.k].copy(), V[:, : s.k].copy(), loss
 
 
 # ------------------------------------------------------------------------------------------------
 # PMF for ranking (recipe `ours`): a missing rating is a zero of small weight, and the text of an
-# item is the prior of its factors. Coordinate descent minimises over P (U, K), Q (I, K), W (D, K)
+# item is the prior of its factors. Minimise over P (U, K), Q (I, K), W (D, K)
 #
 #   sum_rated w_ui (t_ui - p_u.q_i)^2 + m sum_missing (p_u.q_i)^2
 #     + sum_u a_u |p_u|^2 + sum_i b_i |q_i - e_i W|^2 + ridge |W|^2                            (R)
@@ -245,6 +202,14 @@ def fit(users, items, ratings, n_users, n_items, settings):
 # text features of item i: the Gaussian prior q_i ~ N(e_i W, 1/b_i) is the idea of Collaborative
 # Topic Regression (Wang & Blei 2011). Only users and items with a rating enter the sums; an item
 # without one takes its prior e_i W. Without text (D = 0), t = 1 and power 0 this is weighted MF.
+#
+# In one coordinate x_k of one row, x = q_i say, (R) is a parabola. One step takes x_k to its
+# minimum: minus slope / curve, half the first and half the second derivative. With y = p_u:
+#
+#   slope = m (x G)_k + b (x_k - prior_k) - sum_rated error y_k              G = sum_all y'y (K, K)
+#   curve = m G_kk + b + sum_rated (w - m) y_k^2             error = w t - (w - m) x.y          (S)
+#
+# A sweep takes these steps for all of P, solves for W, takes them for all of Q. (R) never rises.
 # ------------------------------------------------------------------------------------------------
 
 
@@ -264,42 +229,38 @@ class Ranking:
     fit_part: bool = False  # leave the validation part of the train rows out
 
 
-PARTS = 64  # part p of a sweep has rows p, p + 64, ..: popular items are neighbours, so deal them
-
-
 @njit(parallel=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
 def half_sweep(starts, others, targets, weights, missing, X, Y, spectrum, prior, reg):
-    """Each coordinate of each row of X once to its minimum of (R), in place; Y stays as it is.
+    """Step (S) for each coordinate of each row of X (R, K) in turn, in place.
 
-    Row r is rated by columns others[starts[r]:starts[r + 1]] (int32) with targets and weights (N,).
-    X, prior (R, K); Y (C, K) with Y'Y = diag(spectrum (K,)), see turned(); reg (R,); all, `missing`
-    too, of one float type. A row without ratings stays. Rows do not see each other, so the threads'
-    order changes nothing.
+    Row r shares ratings with the rows others[starts[r]:starts[r + 1]] (int32) of Y (C, K), targets
+    and weights (N,) alike; one without any stays. Y is turned(), so that G = diag(spectrum (K,)).
+    prior (R, K); reg (R,) is a_u or b_i; all, `missing` too, of one float type. Rows do not see
+    each other, so the threads' order changes nothing.
     """
     for part in prange(PARTS):
         for r in range(part, len(X), PARTS):
-            rated = slice(starts[r], starts[r + 1])
+            own = slice(starts[r], starts[r + 1])  # its ratings
             if starts[r] < starts[r + 1]:
-                cells = others[rated], targets[rated], weights[rated]
-                _descend(X[r], Y, cells, missing, spectrum, prior[r], reg[r])
+                ratings = others[own], targets[own], weights[own]
+                _descend(X[r], Y, *ratings, missing, spectrum, prior[r], reg[r])
 
 
 @njit(error_model="numpy", fastmath={"reassoc", "contract"})
-def _descend(x, Y, cells, missing, spectrum, prior, reg):
-    """half_sweep of one row x (K,) with cells (n,): others, targets, weights."""
-    others, targets, weights = cells
+def _descend(x, Y, others, targets, weights, missing, spectrum, prior, reg):
+    """half_sweep of one row x (K,), by its ratings: others, targets, weights (n,)."""
     K, n = len(x), len(others)
-    z = np.empty((K, n), x.dtype)  # factors of what the row rated, a line each
-    extra = weights - missing  # (n,) weight beyond that of a missing entry
-    error = weights * targets  # (n,) w t - extra x.z
+    z = np.empty((K, n), x.dtype)  # the rated rows of Y on their side: a coordinate is a line
+    extra = weights - missing  # (n,) w - m
+    error = weights * targets  # (n,) w t, from which (w - m) x.y goes next
     for j in range(n):
-        y, score = Y[others[j]], missing - missing  # (K,), 0 of the float type
+        y, score = Y[others[j]], type(missing)(0)  # (K,)
         for k in range(K):
             score += x[k] * y[k]
             z[k, j] = y[k]
         error[j] -= extra[j] * score
     for k in range(K):
-        slope = missing * spectrum[k] * x[k] + reg * (x[k] - prior[k])
+        slope = missing * spectrum[k] * x[k] + reg * (x[k] - prior[k])  # (S)
         curve = missing * spectrum[k] + reg
         for j in range(n):
             slope -= error[j] * z[k, j]
@@ -311,10 +272,10 @@ def _descend(x, Y, cells, missing, spectrum, prior, reg):
 
 
 def turned(Y, *others):
-    """(spectrum (K,), Y (C, K), others (.., K)): all turned so that Y'Y = diag(spectrum).
+    """(spectrum (K,), Y (C, K), others (.., K)): all turned so that G = Y'Y is diag(spectrum).
 
-    (R) does not change when P, Q and W turn together; but then the missing entries tie no two
-    coordinates of a row to each other, so a step costs O(n) and not O(n + K), and gets further.
+    (R) does not change when P, Q and W turn together. But then (x G)_k is spectrum_k x_k, one
+    product and not K, and no coordinate spoils what another gained on the missing entries.
     """
     spectrum, axes = np.linalg.eigh(Y.T @ Y)  # (K,), (K, K)
     return spectrum, Y @ axes, *(X @ axes for X in others)
@@ -332,15 +293,6 @@ def strengths(rows, n_rows, n_others, s):
     return np.where(counts > 0, s.reg * (counts + s.missing * n_others) ** s.power, 0.0)
 
 
-def centred(embeddings, known):
-    """Embeddings (I, D) minus the mean of the `known` (mask or ids), each of length 1 again.
-
-    Raw ones all point the same way: their cosines mostly measure a shared template.
-    """
-    moved = embeddings.astype(np.float64) - embeddings[known].mean(axis=0, dtype=np.float64)
-    return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)  # (I, D)
-
-
 def text_features(embeddings, known):
     """e_i of (R): centred unit embeddings and a 1 for the intercept, (I, D + 1)."""
     return np.hstack([centred(embeddings, known), np.ones((len(embeddings), 1))])
@@ -353,20 +305,17 @@ def regress(features, Q, reg, ridge):
     return np.linalg.solve(system, weighted.T @ Q)
 
 
-def _refuse_infinite(X, s):
-    if not np.isfinite(X).all():
-        raise BadInput(f"no finite factors; raise --reg ({s.reg}) or --missing ({s.missing})")
-
-
 def fit_ranking(users, items, targets, weights, n_users, n_items, settings, features=None):
     """P (U, K), Q (I, K) and W (D, K) that minimise (R), by settings.sweeps sweeps.
 
     users, items (N,) int32; targets, weights (N,); features (I, D) as of text_features, or None.
     n_items may count items without ratings: they get features @ W. The same machine gives the same
-    bytes twice; another processor may differ in the last bits. Raises BadInput if the weights and
-    the regularisation are too small for a finite solution.
+    bytes twice; another processor may differ in the last bits. Raises BadInput on what has no fit.
     """
     s, rng = settings, np.random.default_rng(settings.seed)
+    check_ratings(users, items, targets, n_users, n_items)
+    if features is not None and len(features) != n_items:
+        raise BadInput(f"text features of {len(features)} items, ratings of {n_items}")
     dtype = np.float32 if s.fast else np.float64
     features = (np.zeros((n_items, 0)) if features is None else features).astype(dtype)  # (I, D)
     targets, weights = targets.astype(dtype), weights.astype(dtype)  # (N,)
@@ -378,65 +327,62 @@ def fit_ranking(users, items, targets, weights, n_users, n_items, settings, feat
     by_user = by_row(users, items, targets, weights, n_users)
     by_item = by_row(items, users, targets, weights, n_items)
     W, zero = np.zeros((features.shape[1], s.k), dtype), np.zeros_like(P)  # (D, K), (U, K)
-    for sweep in trange(s.sweeps, desc="PMF for ranking", unit="sweep", disable=None):
-        spectrum, Q, P, W = turned(Q, P, W)
-        half_sweep(*by_user, missing, P, Q, spectrum, zero, reg_u)
-        _refuse_infinite(P, s)
-        if sweep:  # the first Q is noise: nothing to regress on
-            W = regress(features, Q, reg_i, s.ridge)
-        spectrum, P, Q, W = turned(P, Q, W)
-        half_sweep(*by_item, missing, Q, P, spectrum, features @ W, reg_i)
-        _refuse_infinite(Q, s)
+    with progress(s.sweeps, "PMF for ranking", unit="sweep") as bar:
+        for sweep in range(s.sweeps):
+            spectrum, Q, P, W = turned(Q, P, W)
+            half_sweep(*by_user, missing, P, Q, spectrum, zero, reg_u)
+            _refuse_infinite(P, s)
+            if sweep:  # the first Q is noise: nothing to regress on
+                W = regress(features, Q, reg_i, s.ridge)
+            spectrum, P, Q, W = turned(P, Q, W)
+            half_sweep(*by_item, missing, Q, P, spectrum, features @ W, reg_i)
+            _refuse_infinite(Q, s)
+            bar.update()
     Q[reg_i == 0] = (features @ W)[reg_i == 0]
     return P, Q, W
 
 
-def ranking_objective(P, Q, W, users, items, targets, weights, settings, features=None):
-    """(R): what fit_ranking minimises, from its results and its arguments."""
-    s, features = settings, np.zeros((len(Q), 0)) if features is None else features
-    reg_u = strengths(users, len(P), len(np.unique(items)), s)  # (U,)
-    reg_i = strengths(items, len(Q), len(np.unique(users)), s)  # (I,)
-    p, q = P[reg_u > 0], Q[reg_i > 0]  # those in the sums
-    logits = np.einsum("nk,nk->n", P[users], Q[items])  # (N,)
-    everywhere = np.sum((p.T @ p) * (q.T @ q))  # sum over all (u, i) of (p_u.q_i)^2
-    fitted = np.sum(weights * (targets - logits) ** 2)
-    fitted += s.missing * (everywhere - np.sum(logits**2))
-    distance = np.sum((Q - features @ W) ** 2, axis=1)  # (I,)
-    return fitted + reg_u @ np.sum(P**2, axis=1) + reg_i @ distance + s.ridge * np.sum(W**2)
+def _refuse_infinite(X, s):
+    if not np.isfinite(X).all():
+        raise BadInput(f"no finite factors; raise --reg ({s.reg}) or --missing ({s.missing})")
+
+
+def read_train(path, fit_part):
+    """Train users, items, ratings (N,) of prepare's file; U, the I of train and the I of all."""
+    names = [f"train_{column}" for column in ("users", "items", "ratings")]
+    data = load(path, names=[*names, "valid", "user_ids", "movie_ids"])
+    rows = ~data["valid"] if fit_part else slice(None)  # (N,)
+    sizes = len(data["user_ids"]), int(data["train_items"].max()) + 1, len(data["movie_ids"])
+    return *(data[name][rows] for name in names), *sizes
 
 
 def main_ranking(argv):
     bounds = {"k": 1, "missing": (0, 1), "reg": 0, "sweeps": 1, "ridge": 0, "seed": SEEDS}
-    s = parse(Ranking, __doc__, argv, **bounds)
-    data, inputs, features = load(s.ratings), [s.ratings], None
-    rows = ~data["valid"] if s.fit_part else np.ones(len(data["valid"]), dtype=bool)  # (N,)
-    users, items, ratings = (data[f"train_{x}"][rows] for x in ("users", "items", "ratings"))
-    n_users, n_items = len(data["user_ids"]), len(data["movie_ids"])
-    if s.embeddings != Path():
-        embeddings = load(s.embeddings)["embeddings"]  # (I, D)
-        if len(embeddings) != n_items:
-            raise BadInput(
-                f"{s.embeddings} has {len(embeddings)} rows, {s.ratings} {n_items} items"
-            )
-        features, inputs = text_features(embeddings, np.unique(items)), [s.ratings, s.embeddings]
-    weights = np.ones(len(ratings))  # (N,)
-    P, Q, W = fit_ranking(users, items, ratings / 5, weights, n_users, n_items, s, features)
-    arrays = {"user_factors": P, "item_factors": Q, "text_weights": W}
-    save(s.out, arrays, s, inputs)
+    s = parse(Ranking, __doc__, argv, **bounds)  # 1. settings
+    with stage(s.out, "PMF for ranking") as figure:
+        users, items, ratings, n_users, _, n_items = read_train(s.ratings, s.fit_part)  # 2. ratings
+        features, inputs, weights = None, [s.ratings], np.ones(len(ratings))  # .., (N,)
+        if s.embeddings != Path():  # 3. text
+            embeddings = load_embeddings(s.embeddings, s.ratings)  # (I, D)
+            features, inputs = text_features(embeddings, np.unique(items)), [*inputs, s.embeddings]
+        case = users, items, ratings / 5, weights, n_users, n_items
+        P, Q, W = fit_ranking(*case, s, features)  # 4. fit
+        arrays = {"user_factors": P, "item_factors": Q, "text_weights": W}
+        save(s.out, arrays, s, inputs)  # 5. write
+        figure(f"{s.sweeps} sweeps over {len(ratings):,} ratings")
 
 
 def main():
     if sys.argv[1:2] == ["ranking"]:
         return main_ranking(sys.argv[2:])
     bounds = {"k": 1, "epochs": 1, "lr": 0, "reg": 0, "gamma": (0, 1), "seed": SEEDS}
-    settings = parse(Settings, __doc__, **bounds)
-    data = load(settings.ratings)
-    rows = ~data["valid"] if settings.fit_part else np.ones(len(data["valid"]), dtype=bool)  # (N,)
-    n_items = int(data["train_items"].max()) + 1
-    columns = (data[f"train_{name}"][rows] for name in ("users", "items", "ratings"))
-    U, V, loss = fit(*columns, len(data["user_ids"]), n_items, settings)
-    arrays = {"user_factors": U, "item_factors": V, "loss": loss}
-    save(settings.out, arrays, settings, [settings.ratings])
+    s = parse(Settings, __doc__, **bounds)  # 1. settings
+    with stage(s.out, "PMF") as figure:
+        *columns, n_users, n_items, _ = read_train(s.ratings, s.fit_part)  # 2. ratings
+        U, V, loss = fit(*columns, n_users, n_items, s)  # 3. fit
+        arrays = {"user_factors": U, "item_factors": V, "loss": loss}
+        save(s.out, arrays, s, [s.ratings])  # 4. write
+        figure(f"mse {loss[-1]:.4f}")
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from pathlib import Path
 import numba
 import numpy as np
 import pytest
+from common import ranking_objective
 
 import metrics
 import pmf
@@ -111,28 +112,64 @@ def many(n=3000, n_users=40, n_items=60, seed=0):
     return users, items, rng.integers(1, 11, n).astype(np.float32) / 2, n_users, n_items
 
 
-@pytest.mark.parametrize("parts", [1, 2, 3])
-def test_strata_share_no_row_and_hold_every_rating_once(parts):
-    users, items, _, n_users, n_items = many()
-    every = np.arange(len(users))
-    blocks = [[every[x] for x in a] for a in pmf.strata(users, items, n_users, n_items, parts)]
-    assert np.array_equal(np.sort(np.concatenate([x for line in blocks for x in line])), every)
-    for r in range(parts):
-        together = [blocks[a][(a + r) % parts] for a in range(parts)]
-        for ids in (users, items):
-            owners = [set(ids[rows]) for rows in together]
+@pytest.mark.parametrize(
+    ("parts", "threads", "groups"), [(2, 1, 2), (7, 1, 2), (2, 2, 2), (3, 3, 3), (8, 3, 3)]
+)
+def test_blocks_visit_every_rating_once_and_share_no_row_in_a_round(parts, threads, groups):
+    users, items, *_ = many()
+    rounds = pmf.rounds_of(users, items, np.arange(len(users)), parts, threads)
+    assert [len(blocks) for blocks in rounds] == [groups] * parts
+    rows = [rows for blocks in rounds for *_, rows in blocks]
+    assert np.array_equal(np.sort(np.concatenate(rows)), np.arange(len(users)))
+    for blocks in rounds:
+        for side, ids in enumerate((users, items)):
+            owners = [set(block[side]) for block in blocks]
             assert sum(map(len, owners)) == len(set().union(*owners))
-        for rows in together:
+            assert all(np.array_equal(block[side], ids[block[2]]) for block in blocks)
+        for *_, rows in blocks:
             assert (np.diff(rows) > 0).all()
-            assert len(rows) == pytest.approx(len(users) / parts**2, rel=0.25)
+
+
+def test_no_part_of_the_items_is_the_last_one_of_all_users():
+    users, items, ratings, *_ = many()
+    last = pmf.rounds_of(users, items, ratings, 4)[-1]
+    assert not set(last[0][1]) & set(last[1][1])
+
+
+def test_one_block_is_the_order_given():
+    columns = [column[::-1] for column in many()[:3]]
+    [[block]] = pmf.rounds_of(*columns, 1)
+    for column, wanted in zip(block, columns, strict=True):
+        assert np.array_equal(column, wanted)
+
+
+def test_parts_are_cut_where_the_ratings_are_even():
+    ids = np.array([3, 0, 0, 1, 1, 1, 1, 2])  # two ratings of 0, four of 1, one of 2 and of 3
+    assert pmf.parts_of(ids, 2).tolist() == [1, 0, 0, 0, 0, 0, 0, 1]  # 0, 2, 6 and 7 of 8 before
+    assert pmf.parts_of(ids, 4).tolist() == [3, 0, 0, 1, 1, 1, 1, 3]
+    assert pmf.parts_of(ids, 1).tolist() == [0] * 8
+    items = many()[1]
+    sizes = np.bincount(pmf.parts_of(items, 5))
+    assert len(sizes) == 5 and abs(sizes - len(items) / 5).max() < np.bincount(items).max()
+
+
+@pytest.mark.parametrize(("block", "parts"), [(2 * 60 * 16 * 4, 1), (2 * 60 * 16 * 4 - 1, 2)])
+def test_fast_takes_blocks_where_the_items_and_caches_outgrow_the_cache(block, parts, monkeypatch):
+    """60 items of 9 factors, 16 with the zeros, in float32; strict keeps the order given."""
+    case, asked, whole = many(), [], pmf.rounds_of
+    monkeypatch.setattr(pmf, "rounds_of", lambda *a: asked.append(a[3]) or whole(*a))
+    monkeypatch.setattr(pmf, "BLOCK", block)
+    for fast in (True, False):
+        pmf.fit(*case, settings(k=9, epochs=1, fast=fast))
+    assert asked == [parts, 1]
 
 
 def test_threads_give_the_bytes_of_one_thread_on_the_rounds_one_after_the_other():
     users, items, ratings, *shape = many()
     s = settings(k=9, epochs=4, fast=True)
-    blocks = pmf.strata(users, items, *shape, 2)
-    rounds = np.concatenate([blocks[0][0], blocks[1][1], blocks[0][1], blocks[1][0]])
-    plain = pmf.fit(users[rounds], items[rounds], ratings[rounds], *shape, s)
+    blocks = [block for blocks in pmf.rounds_of(users, items, ratings, 2) for block in blocks]
+    columns = [np.concatenate(column) for column in zip(*blocks, strict=True)]
+    plain = pmf.fit(*columns, *shape, s)
     for _ in range(3):
         dealt = pmf.fit(users, items, ratings, *shape, dataclasses.replace(s, threads=2))
         assert dealt[0].tobytes() == plain[0].tobytes()
@@ -144,6 +181,33 @@ def test_threads_give_the_bytes_of_one_thread_on_the_rounds_one_after_the_other(
 def test_threads_are_for_fast_alone_and_at_least_one(changes):
     with pytest.raises(BadInput, match=f"--threads {changes['threads']}"):
         pmf.fit(*small(), 6, 8, settings(k=4, epochs=1, **changes))
+
+
+@pytest.mark.parametrize(
+    ("column", "row", "value", "message"),
+    [
+        (0, 3, -1, "users are -1 to 5, not within 0 to 5"),
+        (0, 29, 6, "users are 0 to 6, not within 0 to 5"),
+        (1, 0, -2, "items are -2 to 7, not within 0 to 7"),
+        (1, 5, 8, "items are 0 to 8, not within 0 to 7"),
+        (2, 5, np.nan, "all finite"),
+        (2, 5, np.inf, "all finite"),
+    ],
+)
+def test_what_the_kernels_would_read_or_write_amiss_is_refused(column, row, value, message):
+    columns = small()
+    columns[column][row] = value
+    with pytest.raises(BadInput, match=message):
+        pmf.fit(*columns, 6, 8, settings(k=2, epochs=1))
+    with pytest.raises(BadInput, match=message):
+        pmf.fit_ranking(*columns, np.ones(30), 6, 8, pmf.Ranking(k=2, sweeps=1))
+
+
+@pytest.mark.parametrize("lengths", [(30, 29, 30), (29, 30, 30), (30, 30, 29), (0, 0, 0)])
+def test_columns_are_of_one_length_and_not_empty(lengths):
+    columns = [column[:n] for column, n in zip(small(), lengths, strict=True)]
+    with pytest.raises(BadInput, match="as many"):
+        pmf.fit(*columns, 6, 8, settings(k=2, epochs=1))
 
 
 @pytest.mark.filterwarnings("ignore:overflow")
@@ -253,7 +317,7 @@ def test_the_objective_equals_the_double_loop():
     for i in warm_items:
         b = 0.05 * (sum(items == i) + 0.2 * len(warm_users)) ** 0.5
         total += b * sum((Q[i] - features[i] @ W) ** 2)
-    got = pmf.ranking_objective(P, Q, W, users, items, targets, weights, s, features)
+    got = ranking_objective(P, Q, W, users, items, targets, weights, s, features)
     assert got == pytest.approx(total, rel=1e-12)
 
 
@@ -270,7 +334,7 @@ def test_every_half_sweep_and_every_regression_lowers_the_objective():
 
     def note():
         case = (users, items, targets, weights, s, features)
-        values.append(pmf.ranking_objective(P, Q, W, *case))
+        values.append(ranking_objective(P, Q, W, *case))
 
     note()
     for _ in range(6):
@@ -345,7 +409,7 @@ def test_ranking_fast_is_float32_and_ends_at_the_same_objective():
         factors = pmf.fit_ranking(*case, s, features)
         assert {x.dtype for x in factors} == {np.dtype(np.float32 if fast else np.float64)}
         factors = [x.astype(np.float64) for x in factors]
-        values.append(pmf.ranking_objective(*factors, *case[:4], s, features))
+        values.append(ranking_objective(*factors, *case[:4], s, features))
     assert values[1] == pytest.approx(values[0], rel=1e-6)
 
 
@@ -379,5 +443,5 @@ def test_the_ranking_command(tmp_path, monkeypatch):
     for name, array in zip(("user_factors", "item_factors", "text_weights"), wanted, strict=True):
         assert np.array_equal(got[name], array)
     ranking_files(tmp_path, n_texts=10)
-    with pytest.raises(BadInput, match="has 10 rows"):
+    with pytest.raises(BadInput, match="features of 10 items, ratings of 11"):
         pmf.main()

@@ -30,6 +30,6 @@ def test_factors_are_bit_identical(data, ours, theirs, epochs):
     settings = pmf.Settings(ratings=Path(), out=Path(), epochs=epochs, variant=ours)
     n_users, n_items = len(data["user_ids"]), int(columns[1].max()) + 1
     U, V, _ = pmf.fit(*columns, n_users, n_items, settings)
-    theirs_U, theirs_V = bench.cornac_pmf(columns, epochs, theirs).call()
+    theirs_U, theirs_V = bench.cornac_pmf(columns, epochs, theirs)()
     assert np.array_equal(U, theirs_U)
     assert np.array_equal(V, theirs_V)

@@ -1,8 +1,8 @@
-"""What the studies share: the machine they ran on, and the Gini coefficient.
+"""What studies and tests share: the machine, the Gini coefficient, the objective (R) of pmf.py.
 
     Gini = sum_i (2 i - n - 1) x_i / (n sum_i x_i)        for x_1 <= .. <= x_n
 
-Gives:    0 for equal counts, 3/4 for counts of 0, 0, 0 and 8.
+Gives:    a Gini coefficient of 0 for equal counts, of 3/4 for counts of 0, 0, 0 and 8.
 """
 
 import os
@@ -29,3 +29,19 @@ def gini(counts):
     """Gini coefficient of counts (n,): 0 if all are equal, (n - 1) / n if one has everything."""
     counts, n = np.sort(counts), len(counts)
     return float((2 * np.arange(1, n + 1) - n - 1) @ counts / (n * counts.sum()))
+
+
+def ranking_objective(P, Q, W, users, items, targets, weights, settings, features=None):
+    """(R): what pmf.fit_ranking minimises, from its results and its arguments."""
+    s, features = settings, np.zeros((len(Q), 0)) if features is None else features
+    n_u, n_i = np.bincount(users, minlength=len(P)), np.bincount(items, minlength=len(Q))
+    warm_u, warm_i = n_u > 0, n_i > 0  # (U,), (I,) those in the sums
+    a = s.reg * (n_u + s.missing * warm_i.sum()) ** s.power * warm_u  # (U,)
+    b = s.reg * (n_i + s.missing * warm_u.sum()) ** s.power * warm_i  # (I,)
+    p, q = P[warm_u], Q[warm_i]
+    logits = np.einsum("nk,nk->n", P[users], Q[items])  # (N,)
+    everywhere = np.sum((p.T @ p) * (q.T @ q))  # sum over all (u, i) of (p_u.q_i)^2
+    fitted = np.sum(weights * (targets - logits) ** 2)
+    fitted += s.missing * (everywhere - np.sum(logits**2))
+    distance = np.sum((Q - features @ W) ** 2, axis=1)  # (I,)
+    return fitted + a @ np.sum(P**2, axis=1) + b @ distance + s.ridge * np.sum(W**2)
