@@ -270,7 +270,7 @@ study: .venv-peers/.done $(OUT)/results.json $(OUT)/minilm-no-tags.safetensors \
 	$(Q)$(PEERS) tests/studies/table3.py --out $(OUT) --seed $(SEED)
 
 bench: .venv-peers/.done $(OUT)/pmf.safetensors $(OUT)/minilm.safetensors
-	$(Q)$(PEERS) tests/studies/bench.py --out $(OUT) --minilm $(MINILM) $(BENCH)
+	$(Q)$(PEERS) tests/studies/bench.py --out $(OUT) --minilm "$(MINILM)" $(BENCH)
 
 growth: .venv-peers/.done
 	$(Q)$(PEERS) tests/studies/growth.py --out $(OUT)

@@ -468,9 +468,9 @@ class Artefacts:
 
     def embeddings(self, name, documents):
         """(I, D) of encode.py, of the items in train, from the texts written with the ratings."""
-        texts = provenance(self.ratings)["settings"]["texts"]
+        texts = provenance(self.ratings)["settings"].get("texts", {})
         made_from = provenance(self.path(name))["inputs"]
-        metrics.require(self.path(name), made_from, {documents: texts[documents]})
+        metrics.require(self.path(name), made_from, {documents: texts.get(documents)})
         return load(self.path(name), names=["embeddings"])["embeddings"][: self.task.n_items]
 
     def hybrid(self, recipe, name):
