@@ -2,6 +2,8 @@
 
 import dataclasses
 import math
+import subprocess
+import sys
 from functools import partial
 from itertools import pairwise
 
@@ -181,6 +183,7 @@ def test_ours_centres_on_what_was_rated_and_counts_likes_by_the_recorded_weight(
 
 def test_the_recipes_are_fixed():
     assert (fuse.PUBLISHED.alpha, fuse.REPORT.alpha, fuse.OURS.alpha) == (0.85, None, 0.6)
+    assert [recipe.reproduces for recipe in fuse.RECIPES.values()] == [True, True, False]
     for changed in (fuse.OURS, fuse.Settings("", "", "")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             changed.k = 1
@@ -221,6 +224,8 @@ def test_validation_search_looks_for_the_hidden_rows_with_what_is_left():
     V = np.array([[0.0, 0], [9, 0], [0, 0], [0, 9]])
     found, curve = fuse.validation_search(fuse.REPORT, DATA, U, V, E4, k=1)
     assert found == 1 and curve[-1]["recall"] == 1 and curve[-1]["users"] == 2
+    long = fuse.validation_search(fuse.REPORT, DATA, U, V, E4)[1]
+    assert long[-1]["precision"] == 1 / 25  # lists of 25 unless told
     # the text alone: of its candidates 1 (cosine .6) and 3 (-.6) user 0 gets item 1 for item 0's
     # liking; user 1, who liked item 0, gets item 2
     assert curve[0]["hits"] == 1
@@ -240,9 +245,10 @@ def test_the_command_prints_the_curve_and_marks_its_best(tmp_path, monkeypatch, 
     assert head == "alpha  P@25   R@25   NDCG@25   (validation)" and len(rows) == 21
     assert [row for row in rows if row.endswith("<- best")] == rows[-1:]
     assert rows[-1] == "1.00   0.0400 1.0000 1.0000  <- best"  # 1 hit of 25 each, at rank 1
-    monkeypatch.setattr("sys.argv", [*map(str, line), "--k", "0"])
-    with pytest.raises(metrics.BadInput, match="--k 0: it must be at least 1"):
-        fuse.main()
+    command = [sys.executable, *map(str, line), "--k", "0"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=metrics.__file__[:-10])
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "--k 0: it must be at least 1" in done.stderr
     metrics.save(factors, arrays, {"fit_part": False}, [ratings])
     monkeypatch.setattr("sys.argv", [*map(str, line)])
     with pytest.raises(metrics.BadInput, match="fit_part = False, not True"):

@@ -226,6 +226,11 @@ def test_split_holds_out_the_first_share_of_a_fixed_permutation():
     assert kept.tolist() == [*three[1:], *seven[2:]]
 
 
+def test_the_split_is_80_to_20_by_seed_42_unless_told():
+    kept, held = metrics.split_per_user(np.zeros(10, dtype=int))
+    assert [*held, *kept] == np.random.RandomState(42).permutation(10).tolist() and len(held) == 2
+
+
 def test_split_is_a_partition_and_keeps_a_lonely_row():
     users = np.random.default_rng(2).integers(0, 40, 300)
     users = np.append(users, 99)
@@ -344,6 +349,10 @@ def test_a_reader_that_has_enough_is_no_error():
     line = f'{sys.executable} -c "{program}" | head -1; echo ${{PIPESTATUS[0]}}'
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT)
     assert done.stdout.split() == ["line", "0"] and done.stderr == ""
+    program = "import time, metrics; time.sleep(0.5); metrics.run(lambda: print('a line'))"
+    line = f'{sys.executable} -c "{program}" | true; echo ${{PIPESTATUS[0]}}'
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.split() == ["0"] and done.stderr == ""
 
 
 def test_a_terminal_without_a_letter_shows_a_question_mark():
@@ -454,17 +463,17 @@ def test_a_folder_is_replaced_only_if_we_wrote_all_of_it(tmp_path):
 
 
 def test_what_is_written_has_the_modes_that_the_umask_leaves(tmp_path):
-    before = os.umask(0o027)
+    before = os.umask(0o020)
     try:
         metrics.save(tmp_path / "a", {"a": np.zeros(1)}, {})
         with metrics.whole(tmp_path / "b", lambda folder: []) as new:
             (new / "c").touch(0o600)  # as safetensors makes its files
             (new / "d").mkdir(0o700)
-        assert os.umask(0o027) == 0o027  # it was only looked at
+        assert os.umask(0o020) == 0o020  # it was only looked at
     finally:
         os.umask(before)
     modes = {p.name: p.stat().st_mode & 0o777 for p in tmp_path.rglob("*")}
-    assert modes == {"a": 0o640, "b": 0o750, "c": 0o640, "d": 0o750}
+    assert modes == {"a": 0o646, "b": 0o757, "c": 0o646, "d": 0o757}
 
 
 def test_saved_arrays_come_back_are_the_same_bytes_twice_and_know_their_inputs(tmp_path):
