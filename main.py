@@ -440,7 +440,7 @@ class Evaluate:
     baselines: Path = Path("results/baselines.json")  # EASE and weighted MF, recorded
     k: int = 25  # length of the list
     seed: int = 42  # of the row Random
-    user: int = 0  # whose case Table II shows; 0: the report's user 400, or else the first
+    user: int = 400  # whose case Table II shows; without a user 400, the first of the data
     quick: bool = False  # mark the tables as those of a shortened run
 
 
@@ -481,10 +481,8 @@ class Artefacts:
         return partial(fuse.hybrid_scores, U=U, V=V, **bound)
 
     def user_index(self, user):
-        """(1,) the number of a user id; 0 stands for the report's user, or else the first."""
+        """(1,) the number of a user id."""
         ids = self.data["user_ids"]
-        if user == 0:
-            user = CASE_USER if CASE_USER in ids else ids[0]
         found = np.flatnonzero(ids == user)
         if len(found) == 0:
             raise BadInput(
@@ -512,7 +510,9 @@ def run_evaluate(argv):
     """Artefacts -> results.json, table1.md, table2.md, figure1.svg."""
     settings = parse(Evaluate, run_evaluate.__doc__, argv, k=1, seed=metrics.SEEDS)
     out = Artefacts(settings.out)
-    user = out.user_index(settings.user)
+    ids = out.data["user_ids"]
+    missing = settings.user == CASE_USER and CASE_USER not in ids
+    user = out.user_index(ids[0] if missing else settings.user)
     with stage(settings.out / "results.json", "Precision, Recall and NDCG of every row") as figure:
         edition = provenance(out.ratings)["settings"]["edition"]
         results = {"edition": edition, "k": settings.k, "quick": settings.quick}
@@ -605,13 +605,8 @@ def check_encoder(out, recipe, row, name, quick):
 
 def entry_of(recipe, row, result, mf, seed, alpha=None):
     """An entry of results.json, with its difference to the row "MF only", whose result is mf."""
-    entry = {
-        "recipe": recipe.name,
-        "row": row,
-        **metrics.summary(result),
-        "alpha": alpha,
-        "seed": seed,
-    }
+    entry = {"recipe": recipe.name, "row": row, **metrics.summary(result)}
+    entry |= {"alpha": alpha, "seed": seed}
     if row != "MF only":
         entry["difference_to_mf"] = {
             name: metrics.paired_bootstrap(result[name], mf[name]) for name in ("precision", "ndcg")
@@ -636,11 +631,10 @@ def recorded_rows(path, out, mf, k):
 
     They are left out unless they were measured on this split, for lists of this length.
     """
-    record = metrics.read_json(path, "split", "k", "rows") if path.is_file() else None
-    if record is None or (drawn(record["split"]), record["k"]) != (
-        drawn(provenance(out.ratings)),
-        k,
-    ):
+    if not path.is_file():
+        return
+    record = metrics.read_json(path, "split", "k", "rows")
+    if record["k"] != k or drawn(record["split"]) != drawn(provenance(out.ratings)):
         return
     for row, measured in record["rows"].items():
         means = {name: np.array(measured["test"][name]) for name in ("precision", "recall", "ndcg")}
@@ -650,10 +644,8 @@ def recorded_rows(path, out, mf, k):
 
 def drawn(made):
     """What identifies a split: the file of ratings and how it was drawn."""
-    settings = made["settings"]
-    return made["inputs"]["ratings.csv"], *(
-        settings[x] for x in ("seed", "valid_seed", "valid_share")
-    )
+    keys = ("seed", "valid_seed", "valid_share")
+    return made["inputs"]["ratings.csv"], *(made["settings"][key] for key in keys)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -265,6 +265,12 @@ metrics.run(main)
 # F. Small things that people meet
 
 
+def test_a_user_0_that_is_not_there_is_nobody_else(artefacts, capsys):
+    arguments = ["--user", 0, "--encoder", "minilm", "--out", artefacts]
+    assert "user 0 is not in the data" in refused("recommend", *arguments, capsys=capsys)
+    assert "user 77 is not" in refused("evaluate", "--user", 77, *arguments[4:], capsys=capsys)
+
+
 def test_a_user_with_nothing_left_is_told_so(folder, capsys):
     rows = "".join(f"1,{m},4,{m}\n" for m in range(1, 13)) + "2,1,5,1\n2,2,5,2\n"
     (folder / "ratings.csv").write_text(f"userId,movieId,rating,timestamp\n{rows}")
