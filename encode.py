@@ -1,76 +1,54 @@
-"""Movie documents and their embeddings: MiniLM, Qwen3-Embedding or any folder, plain or in NF4.
+"""Texts to unit vectors: MiniLM, Qwen3-Embedding or any folder of theirs, plain or in NF4.
 
-The document of a movie is its title without the year, its genres and its tags (report, II.A). An
-encoder gives its T tokens the last hidden states h_1 .. h_T; the embedding is the unit vector
+An encoder gives the T tokens of a text the last hidden states h_1 .. h_T. By the model cards of
+both families the embedding e of the text is
 
-    e = p / |p|,   p = (h_1 + .. + h_T) / T  (MiniLM: mean)   or   p = h_T  (Qwen3-Embedding: last)
+    p = (h_1 + .. + h_T) / T   (MiniLM: mean)     or     p = h_T   (Qwen3-Embedding: last token)
+    e = p / |p|
 
-as the model cards of both families define it. NF4 is the 4-bit format of QLoRA (Dettmers et al.
-2023), with its scales quantised a second time.
+NF4 is the 4-bit format of QLoRA (Dettmers et al. 2023), its scales quantised as well.
 
-    python encode.py --encoder minilm --weights data/minilm --texts out/documents.txt \
-        --out out/minilm.safetensors [--adapter DIR] [--nf4]
-    torchrun --nproc-per-node 2 encode.py ...      # each process encodes its share
-
-Writes --out: "embeddings" (I, D) float32; row i belongs to line i of --texts.
+Gives:    (9742, 384) of ml-latest-small by MiniLM: with it MF + MiniLM (base) has 712 hits in the
+          recipe `published` and 748 in `report`; in NF4, 720 in `published`.
+Command:  python encode.py --encoder minilm --weights data/minilm --texts out/documents.txt \\
+              --out out/minilm.safetensors [--nf4] [--adapter DIR]
+          torchrun --nproc-per-node 2 encode.py ...     each process encodes its share
+Writes:   embeddings (I, D) float32; row i belongs to line i of --texts.
 Legend: I items, B batch, T tokens, D dimensions.
 """
 
 import contextlib
-import dataclasses
-import json
+import io
 import logging
 import os
-import re
+import sys
+import time
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.nn.functional as F
 import transformers
 from safetensors.torch import load_file
-from tqdm import tqdm
 from transformers.utils.hub import snapshot_download
 
-from metrics import BadInput, parse, read_text, run, save, sha256
-
-# ------------------------------------------------------------------------------------------------
-# Documents
-# ------------------------------------------------------------------------------------------------
-
-STYLES = {  # how a movie's tags enter its text
-    "published": list,  # all of them in file order
-    "report": dict.fromkeys,  # "aggregated": each once, by first appearance
-    "no-tags": lambda tags: (),
-}
+from metrics import BadInput, parse, progress, read_json, read_text, run, save, sha256, stage
 
 
-def documents(titles, genres, tags, style="published"):
-    """One text per movie: title without its last "(year)", genres, tags in lower case.
-
-    titles: (I,) str. genres: (I,) str like "Drama|War". tags: (I,) lists of str. style: of STYLES.
-    """
-    texts = []
-    for title, genre, tag in zip(titles, genres, tags, strict=True):
-        title = re.sub(r"\s*\(\d{4}\)\s*$", "", title)
-        genre = "" if genre == "(no genres listed)" else genre.replace("|", " ")
-        parts = [title.strip(), genre, *STYLES[style](t.lower() for t in tag)]
-        texts.append(" ".join(" ".join(filter(None, parts)).splitlines()))  # one line each
-    return texts
-
-
-def read_texts(path):
-    """The lines of a text file, one document each."""
-    if not Path(path).is_file():
-        raise BadInput(f"{path} is missing; `python main.py prepare` writes it")
-    texts = read_text(path).removesuffix("\n").split("\n")
-    for number, text in enumerate(texts, 1):
-        if not text.strip():
-            raise BadInput(f"{path}: line {number} is empty; every item needs a text")
-    return texts
+@dataclass(frozen=True)
+class Settings:
+    encoder: str  # minilm, qwen3-0.6b, qwen3-4b, or a folder of weights (e.g. a tuned one)
+    texts: Path  # one document a line
+    out: Path  # where the embeddings go, .safetensors
+    weights: str = ""  # folder with the named encoder's files; empty: from the hub
+    adapter: str = ""  # folder of a peft adapter
+    nf4: bool = False  # load the linear layers in 4 bits
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights (NF4: of the arithmetic)
+    budget: int = 2048  # padded tokens a batch; a GPU wants 16384 or more
 
 
 # ------------------------------------------------------------------------------------------------
@@ -88,7 +66,7 @@ class Facts:
     pooling: str  # "mean" over tokens, or the "last" token
     max_length: int  # tokens; longer texts are cut
     targets: tuple[str, ...]  # layers that LoRA adapts by default
-    parameters: int
+    parameters: int  # 0 where not known
     sha256: str = ""  # of model.safetensors, where known
     options: tuple = ()  # further arguments of from_pretrained
 
@@ -113,7 +91,7 @@ QWEN_4B = Facts(
     targets=("q_proj", "v_proj"),
     parameters=4_021_774_336,
 )
-QWEN_06B = dataclasses.replace(
+QWEN_06B = replace(
     QWEN_4B,
     hub="Qwen/Qwen3-Embedding-0.6B",
     revision="97b0c614be4d77ee51c0cef4e5f07c00f9eb65b3",
@@ -124,11 +102,10 @@ ENCODERS = {"minilm": MINILM, "qwen3-0.6b": QWEN_06B, "qwen3-4b": QWEN_4B}
 ENCODERS |= {facts.hub: facts for facts in ENCODERS.values()}
 FAMILIES = {"bert": MINILM, "qwen3": QWEN_4B}  # by model_type: what a folder's encoder inherits
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 
 
-class Encoder(NamedTuple):
-    """A loaded model with its tokenizer and facts."""
-
+class Encoder(NamedTuple):  # a loaded one
     model: torch.nn.Module
     tokenizer: transformers.PreTrainedTokenizerBase
     facts: Facts
@@ -137,12 +114,13 @@ class Encoder(NamedTuple):
 def find(encoder, weights="", files=("*.json", "*.txt", "*.safetensors")):
     """(facts, folder) of a name of ENCODERS, its weights local or from the hub, or of a folder."""
     facts = ENCODERS.get(encoder)
-    folder = Path(weights or ("" if facts else encoder))
     if facts and not weights:
-        return facts, _download(facts, files)
+        with one_line(f"no {facts.hub} from the hub; pass a folder with its files as --weights"):
+            pinned = {"revision": facts.revision, "allow_patterns": list(files)}
+            return facts, Path(snapshot_download(facts.hub, **pinned))
+    folder = Path(weights or encoder)
     if not (folder / "config.json").is_file():
-        known = ", ".join(ENCODERS)
-        raise BadInput(f"{folder} holds no config.json; pass a folder or one of {known}")
+        raise BadInput(f"{folder} holds no config.json; pass a folder or {', '.join(ENCODERS)}")
     if facts and folder.parent.name == "snapshots" and folder.name != facts.revision:
         raise BadInput(f"{folder} is another revision of {facts.hub}; pinned is {facts.revision}")
     return facts or _facts_of(folder), folder
@@ -150,25 +128,10 @@ def find(encoder, weights="", files=("*.json", "*.txt", "*.safetensors")):
 
 def _facts_of(folder):
     """Facts of a local folder: those of its family, without name, revision and checksum."""
-    config = json.loads((folder / "config.json").read_text())
-    family = FAMILIES.get(config.get("model_type"))
-    if family is None:
-        kinds = ", ".join(FAMILIES)
-        raise BadInput(f"{folder}: model_type {config.get('model_type')!r} is none of {kinds}")
-    return dataclasses.replace(family, hub=str(folder), revision="", sha256="", parameters=0)
-
-
-def _download(facts, files):
-    try:
-        return Path(
-            snapshot_download(facts.hub, revision=facts.revision, allow_patterns=list(files))
-        )
-    except OSError as error:
-        reason = str(error).split("\n")[0]
-        raise BadInput(
-            f"no {facts.hub} at {facts.revision[:8]} from the hub ({reason});"
-            " pass a folder with its files as --weights"
-        ) from None
+    kind = read_json(folder / "config.json", "model_type")["model_type"]
+    if str(kind) not in FAMILIES:
+        raise BadInput(f"{folder}: model_type {kind!r} is none of {', '.join(FAMILIES)}")
+    return replace(FAMILIES[kind], hub=str(folder), revision="", sha256="", parameters=0)
 
 
 def weight_files(folder):
@@ -179,29 +142,61 @@ def weight_files(folder):
     return found
 
 
+@contextlib.contextmanager
+def one_line(what):
+    """Without the libraries' reports, bars and hints; an error of theirs becomes one line."""
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        except BadInput:
+            raise
+        except Exception as error:  # a cut or odd file can raise nearly everything
+            raise BadInput(f"{what} ({type(error).__name__}: {str(error)[:300]})") from error
+
+
 def load_encoder(facts, folder, nf4=False, dtype="float32", adapter=""):
     """The encoder of a folder, frozen and ready to encode; `adapter` is a peft folder."""
-    with quiet():
-        checked = weight_files(folder)
-        if facts.sha256 and sha256(checked[0]) != facts.sha256:
-            raise BadInput(f"{checked[0]} is not {facts.hub}'s (sha256 {facts.sha256[:12]}...)")
-        options = dict(facts.options) | {"dtype": DTYPES[dtype], "local_files_only": True}
+    options = dict(facts.options) | {"dtype": DTYPES[dtype], "local_files_only": True}
+    with one_line(f"{folder} cannot be loaded"):
+        # 1. The files are the pinned ones, and whole
+        files = weight_files(folder)
+        if facts.sha256 and sha256(files[0]) != facts.sha256:
+            raise BadInput(f"{files[0]} is not {facts.hub}'s (sha256 {facts.sha256[:12]}...)")
+        refuse_partial(folder, facts, options)
+        # 2. The model and its tokenizer
         if nf4:
-            options["quantization_config"] = transformers.BitsAndBytesConfig(
-                load_in_4bit=True,
-                bnb_4bit_quant_type="nf4",
-                bnb_4bit_use_double_quant=True,
-                bnb_4bit_compute_dtype=DTYPES[dtype],
-            )
+            bits = transformers.BitsAndBytesConfig(**NF4, bnb_4bit_compute_dtype=DTYPES[dtype])
+            options["quantization_config"] = bits
         model = transformers.AutoModel.from_pretrained(folder, **options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = prepare_nf4(model) if nf4 else model.to(device())
         model.config.use_cache = False
         if facts.pooling == "last" and tokenizer("x")["input_ids"][-1] != tokenizer.pad_token_id:
             raise BadInput(f"{folder}: its tokenizer appends no end token; take a later revision")
-        if adapter:
-            model = _with_adapter(model, adapter, checked)
+    # 3. The adapter
+    if adapter:
+        with one_line(f"{adapter} does not fit {folder}"):
+            model = with_adapter(model, Path(adapter), files, nf4)
     return Encoder(model.eval().requires_grad_(False), tokenizer, facts)
+
+
+def refuse_partial(folder, facts, options):
+    """Refuse a folder that lacks a weight, by the files' headers: device "meta" holds no numbers.
+
+    Trap: transformers draws what is missing at random, and NF4 takes a tensor of any shape.
+    """
+    dry = {"device_map": "meta", "output_loading_info": True, "ignore_mismatched_sizes": True}
+    model, found = transformers.AutoModel.from_pretrained(folder, **dry, **options)
+    wrong = {name for name, *_ in found["mismatched_keys"]} | set(found["missing_keys"])
+    wrong |= {name for name in found["unexpected_keys"] if "layer" in name}  # config.json has fewer
+    if wrong:
+        raise BadInput(f"{folder}: {len(wrong)} weights do not fit config.json: {min(wrong)} ..")
+    if facts.parameters not in (0, model.num_parameters()):
+        raise BadInput(f"{folder} has {model.num_parameters():,} parameters: not {facts.hub}'s")
 
 
 def prepare_nf4(model):
@@ -212,42 +207,32 @@ def prepare_nf4(model):
     return model
 
 
-def _with_adapter(model, adapter, base_files):
+def with_adapter(model, adapter, base_files, nf4):
     """The model with a peft adapter; refuses one that is missing, misfit, untrained or another's.
 
     Trap: peft only warns when an adapter's names do not fit, and the model silently stays the base.
     """
     import peft
 
-    path = Path(adapter) / "adapter_model.safetensors"
-    if not path.is_file() or not (Path(adapter) / "adapter_config.json").is_file():
+    base, record = base_files[0].parent, adapter / "training.json"
+    path = adapter / "adapter_model.safetensors"
+    if not path.is_file() or not (adapter / "adapter_config.json").is_file():
         raise BadInput(f"{adapter} holds no adapter; contrastive.py --lora writes one")
-    record = Path(adapter) / "training.json"
     if record.is_file():
-        base = json.loads(record.read_text())["weights"]
-        if base != {p.name: sha256(p) for p in base_files}:
-            raise BadInput(f"{adapter} was tuned on other weights than {base_files[0].parent}")
+        made = read_json(record, "weights", "settings")
+        if made["weights"] != {file.name: sha256(file) for file in base_files}:
+            raise BadInput(f"{adapter} was tuned on other weights than {base}")
+        if made["settings"]["nf4"] != str(nf4):
+            raise BadInput(
+                f"{adapter} was tuned with {'--no-nf4' if nf4 else '--nf4'}: give it too"
+            )
     stored = load_file(path)
-    try:
-        model = peft.PeftModel.from_pretrained(model, adapter)
-    except (RuntimeError, ValueError) as error:  # another size; another model's layers
-        raise BadInput(f"{adapter} does not fit {base_files[0].parent}: {error}") from None
+    model = peft.PeftModel.from_pretrained(model, adapter)
     if set(peft.get_peft_model_state_dict(model)) != set(stored):
-        raise BadInput(f"{adapter} does not fit {base_files[0].parent}: other layer names")
+        raise BadInput(f"{adapter} does not fit {base}: other layer names")
     if not any(t.any() for name, t in stored.items() if "lora_B" in name):
         raise BadInput(f"{adapter}: every lora_B is zero, the adapter was never trained")
     return model
-
-
-@contextlib.contextmanager
-def quiet():
-    """Without the libraries' load reports, progress bars and hints, which are no news here."""
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 # ------------------------------------------------------------------------------------------------
@@ -256,11 +241,15 @@ def quiet():
 
 
 def start_processes():
-    """Join torchrun's group, if there is one; each process takes the GPU of its number."""
+    """Join torchrun's group, if there is one; each process takes the GPU of its number.
+
+    Stages and bars go to stdout, and the first process alone has one; errors go to stderr.
+    """
     if "LOCAL_RANK" in os.environ:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        sys.stdout = sys.stdout if dist.get_rank() == 0 else io.StringIO()
 
 
 def rank_and_world():
@@ -290,12 +279,23 @@ def gather(own, n):
 # ------------------------------------------------------------------------------------------------
 
 
-def tokenize(encoder, texts):
-    """Token ids of each text, cut at the encoder's maximum, its own special tokens included."""
+def read_texts(path):
+    """The lines of a text file, one document each."""
+    if not Path(path).is_file():
+        raise BadInput(f"{path} is missing; `python main.py prepare` writes it")
+    texts = read_text(path).removesuffix("\n").split("\n")
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            raise BadInput(f"{path}: line {number} is empty; every item needs a text")
+    return texts
+
+
+def tokenize(encoder, texts, note=print):
+    """Token ids of each text, its special tokens included; note() is told how many were cut."""
     found = encoder.tokenizer(texts, truncation=True, max_length=encoder.facts.max_length)
     cut = sum(bool(e.overflowing) for e in found.encodings)
-    if cut and rank_and_world()[0] == 0:
-        print(f"{cut} of {len(texts)} texts cut at {encoder.facts.max_length} tokens")
+    if cut:
+        note(f"{cut} of {len(texts)} texts cut at {encoder.facts.max_length} tokens")
     return found["input_ids"]
 
 
@@ -319,11 +319,11 @@ def batches(lengths, budget=2048, launch=128):
 
 
 def pool(hidden, mask, pooling):
-    """(B, T, D) states and their (B, T) mask, padded on the right -> (B, D)."""
+    """p of (B, T, D) states and their (B, T) mask, padded on the right: (B, D)."""
     if pooling == "last":  # by the mask, not by the pad id: Qwen3's pad token IS its end token
-        return hidden[torch.arange(len(hidden)), mask.sum(dim=1) - 1]
+        return hidden[torch.arange(len(hidden)), mask.sum(dim=1) - 1]  # p = h_T
     weights = mask.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
-    return (hidden * weights).sum(dim=1) / weights.sum(dim=1)
+    return (hidden * weights).sum(dim=1) / weights.sum(dim=1)  # p = (h_1 + .. + h_T) / T
 
 
 def forward(encoder, ids):
@@ -332,9 +332,10 @@ def forward(encoder, ids):
     lengths = torch.tensor([len(x) for x in ids])  # (B,)
     tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(x) for x in ids], batch_first=True)
     mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()  # (B, T)
-    tokens, mask = tokens.to(where), mask.to(where)
+    tokens, mask = tokens.to(where), mask.to(where)  # (B, T)
     hidden = encoder.model(input_ids=tokens, attention_mask=mask).last_hidden_state  # (B, T, D)
-    return torch.nn.functional.normalize(pool(hidden.float(), mask, encoder.facts.pooling), dim=1)
+    p = pool(hidden.float(), mask, encoder.facts.pooling)  # (B, D)
+    return F.normalize(p, dim=1)  # e = p / |p|
 
 
 def encode(encoder, ids, budget=2048, done=lambda tokens: None):
@@ -353,48 +354,36 @@ def encode(encoder, ids, budget=2048, done=lambda tokens: None):
     return gather(torch.cat(parts), len(ids))[np.argsort(order)]
 
 
-def embed(encoder, ids, budget=2048, dims=0):
-    """(I, D) float32 array of unit vectors, behind a progress bar.
-
-    dims > 0 keeps the first dims of D and renormalises (Matryoshka; Qwen3-Embedding: 32 and more).
-    """
-    if dims > encoder.model.config.hidden_size:
-        size = encoder.model.config.hidden_size
-        raise BadInput(f"--dims {dims}: the encoder has only {size} dimensions")
+def embed(encoder, ids, budget=2048, items=None, done=lambda tokens: None):
+    """(n, D) float32 array of unit vectors: of all texts, or of those with the numbers `items`."""
+    items = np.arange(len(ids)) if items is None else items  # (n,)
     encoder.model.eval()
-    tokens, hidden = sum(map(len, ids)), rank_and_world()[0] > 0 or None
-    with (
-        torch.inference_mode(),
-        tqdm(total=tokens, unit="tok", unit_scale=True, desc="encoding", disable=hidden) as bar,
-    ):
-        vectors = encode(encoder, ids, budget, bar.update)  # (I, D)
-        vectors = torch.nn.functional.normalize(vectors[:, : dims or None], dim=1)
-    return vectors.cpu().numpy()
-
-
-@dataclass(frozen=True)
-class Settings:
-    encoder: str  # minilm, qwen3-0.6b, qwen3-4b, or a folder of weights (e.g. a tuned one)
-    texts: Path  # one document a line
-    out: Path  # where the embeddings go, .safetensors
-    weights: str = ""  # folder with the named encoder's files; empty: from the hub
-    adapter: str = ""  # folder of a peft adapter
-    nf4: bool = False  # load the linear layers in 4 bits
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights (NF4: of the arithmetic)
-    dims: int = 0  # keep the first so many dimensions; 0: all
-    budget: int = 2048  # padded tokens a batch; a GPU wants 16384 or more
+    with torch.inference_mode():
+        vectors = encode(encoder, [ids[i] for i in items], budget, done)  # (n, D)
+        vectors = F.normalize(vectors, dim=1).cpu().numpy()  # again: the first division rounds
+    bad = items[~np.isfinite(vectors).all(axis=1)]
+    if len(bad):
+        raise BadInput(f"the embedding of text line {bad[0] + 1} is not finite: damaged weights?")
+    return vectors
 
 
 def main():
-    s = parse(Settings, __doc__, dims=0, budget=1)
+    s = parse(Settings, __doc__, budget=1)
     start_processes()
     texts = read_texts(s.texts)
-    facts, folder = find(s.encoder, s.weights)
-    encoder = load_encoder(facts, folder, s.nf4, s.dtype, s.adapter)
-    vectors = embed(encoder, tokenize(encoder, texts), s.budget, s.dims)
-    if rank_and_world()[0] == 0:
-        inputs = [s.texts, *weight_files(folder), *(weight_files(s.adapter) if s.adapter else [])]
-        save(s.out, {"embeddings": vectors}, s, inputs)
+    with stage(s.out, f"embeddings of {s.texts} by {s.encoder}") as figure:
+        # 1. The encoder
+        facts, folder = find(s.encoder, s.weights)
+        encoder = load_encoder(facts, folder, s.nf4, s.dtype, s.adapter)
+        # 2. Texts -> token ids -> vectors
+        ids, start = tokenize(encoder, texts, figure), time.perf_counter()
+        with progress(sum(map(len, ids)), "encoding", unit=" tokens", file=sys.stdout) as bar:
+            vectors = embed(encoder, ids, s.budget, done=bar.update)  # (I, D)
+        figure(f"{len(ids) / (time.perf_counter() - start):.0f} texts/s")
+        # 3. The file, with the sha256 of what it was made from
+        if rank_and_world()[0] == 0:
+            added = weight_files(s.adapter) if s.adapter else []
+            save(s.out, {"embeddings": vectors}, s, [s.texts, *weight_files(folder), *added])
 
 
 if __name__ == "__main__":

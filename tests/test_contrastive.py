@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 import tiny_qwen
 import torch
 import transformers
@@ -33,7 +34,7 @@ def command(tiny, data, monkeypatch, capsys):
         line += ["--texts", str(texts), "--out", str(out), "--batch", "8", "--warmup", "2"]
         monkeypatch.setattr(sys, "argv", [*line, *more])
         try:
-            con.run(con.main)
+            metrics.run(con.main)
         except SystemExit as end:
             return end.code, capsys.readouterr().err
         return 0, capsys.readouterr().err
@@ -177,14 +178,14 @@ def test_ours_renews_its_cache_with_the_batch():
     assert not torch.allclose(examples.sums, sums)
 
 
-def test_ours_leaves_the_validation_part_out_unless_told(data, tiny):
+def test_ours_leaves_the_validation_part_out(data, tiny):
     arrays = metrics.load(data[0])
-    arrays["valid"][arrays["train_items"] == 3] = True
-    path = data[0].with_name("valid.safetensors")
-    metrics.save(path, arrays, {})
-    for whole, expected in ((False, False), (True, True)):
-        s = settings(tiny, (path, data[1]), recipe="ours", whole_train=whole)
-        assert (con.read_examples(s).items == 3).any() == expected
+    for name, hidden in (("whole", False), ("valid", True)):
+        arrays["valid"][arrays["train_items"] == 3] = hidden
+        path = data[0].with_name(f"{name}.safetensors")
+        metrics.save(path, arrays, {})
+        examples = con.read_examples(settings(tiny, (path, data[1]), recipe="ours"))
+        assert (examples.items == 3).any() != hidden
 
 
 # Examples
@@ -221,7 +222,7 @@ def test_seeds(build):
 # Tuning
 
 
-def test_tuning_learns_and_repeats(command, data, tmp_path):
+def test_tuning_learns_and_repeats(command, tiny, data, tmp_path):
     """Two command lines from one seed write the same bytes; another seed does not."""
     written = []
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
@@ -236,6 +237,9 @@ def test_tuning_learns_and_repeats(command, data, tmp_path):
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
     assert record["trainable"] == record["parameters"]
     assert record["inputs"]["ratings.safetensors"] == metrics.sha256(data[0])
+    for name in ("modules.json", "1_Pooling/config.json"):  # pools as its base does
+        assert (tmp_path / "a" / name).read_bytes() == (tiny / name).read_bytes()
+        assert name in record["files"]
 
 
 def test_report_recipe_learns(tiny, data):
@@ -281,12 +285,7 @@ def test_average_is_the_mean_of_the_weights_after_the_last_epochs(tiny, data):
 
 @pytest.mark.parametrize(("recipe", "expected"), [("ours", 0.0), ("published", 0.1)])
 def test_ours_trains_without_the_encoders_dropout(tmp_path, data, recipe, expected):
-    bert = transformers.BertConfig(
-        vocab_size=257, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=16,
-    )  # fmt: skip
-    transformers.BertModel(bert).save_pretrained(tmp_path)
-    tiny_qwen.save_tokenizer(tmp_path)
+    tiny_qwen.save_bert(tmp_path)
     encoder = con.build(settings(tmp_path, data, recipe=recipe), *enc.find(str(tmp_path)))
     found = {m.p for m in encoder.model.modules() if isinstance(m, torch.nn.Dropout)}
     assert found == {expected}
@@ -316,14 +315,25 @@ def test_checkpointing_does_not_change_the_loss(tiny, data):
     assert plain == pytest.approx(again, abs=1e-5)
 
 
-def test_watch_stops_a_collapse():
-    watch = con.Watch(patience=3)
-    for step, cosine in enumerate([0.9995, 0.9995, 0.99, 0.9995, 0.9995]):
-        watch.see(step, 1.0, cosine)
-    with pytest.raises(BadInput, match="step 5: embeddings collapsed"):
-        watch.see(5, 1.0, 0.9995)
-    with pytest.raises(BadInput, match="step 6: the loss is nan"):
-        watch.see(6, float("nan"), 0.1)
+@pytest.mark.parametrize(
+    ("steps", "message"),
+    [
+        ([(1.0, 0.9995)] * 25, "step 20: loss 1.000, mean cosine of negatives 0.9995"),
+        ([(1.0, 0.9995)] * 9 + [(1.0, 0.99)] + [(1.0, 0.9995)] * 25, "step 30: loss"),
+        ([(1.0, 0.1)] * 6 + [(float("nan"), 0.1)], "step 7: loss nan"),
+    ],
+)
+def test_a_collapse_or_an_overflow_stops_the_run(tiny, data, monkeypatch, steps, message):
+    """A collapse is 20 steps in a row whose negatives all have a cosine above .999."""
+    seen = iter(steps)
+
+    def backward(*_):
+        loss, negative = next(seen)
+        return loss, 0.0, negative
+
+    monkeypatch.setattr(con, "backward", backward)
+    with pytest.raises(BadInput, match=message):
+        tuned(settings(tiny, data, epochs=4))
 
 
 def test_a_run_that_diverges_writes_nothing(command, tmp_path):
@@ -346,6 +356,74 @@ def test_refusals(command, tmp_path, more, message):
     assert status == 2
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_warm_up_longer_than_the_run_is_cut(command, data, tmp_path, monkeypatch):
+    """80 pairs in batches of 8, 2 passes: 20 steps; the rate must reach --lr, and 0 at the end."""
+    rates, make = [], transformers.get_linear_schedule_with_warmup
+
+    def schedule(optimiser, *steps):
+        optimiser.register_step_post_hook(lambda o, *_: rates.append(o.param_groups[0]["lr"]))
+        return make(optimiser, *steps)
+
+    monkeypatch.setattr(transformers, "get_linear_schedule_with_warmup", schedule)
+    assert command(tmp_path / "a", "--lr", "0.001", "--warmup", "20")[0] == 0
+    record = json.loads((tmp_path / "a" / "training.json").read_text())
+    assert record["settings"]["warmup"] == "2"
+    assert (max(rates), rates[2], rates[-1]) == pytest.approx((1e-3, 1e-3, 1e-3 / 18))
+    assert command(tmp_path / "b", "--warmup", "19", "--max-steps", "1")[0] == 0
+    record = json.loads((tmp_path / "b" / "training.json").read_text())
+    assert record["settings"]["warmup"] == "19"
+
+
+def test_texts_of_other_ratings(command, data, tmp_path, monkeypatch):
+    arrays = metrics.load(data[0])
+    ratings = tmp_path / "ratings.safetensors"
+    metrics.save(ratings, arrays, {"texts": {"documents.txt": metrics.sha256(data[1])}})
+    other = tmp_path / "other.txt"
+    other.write_text(data[1].read_text().lower() + "one more\n")
+    assert command(tmp_path / "out", "--ratings", str(ratings), "--max-steps", "1")[0] == 0
+    more = ("--ratings", str(ratings), "--max-steps", "1")
+    status, error = command(tmp_path / "two", *more, texts=other)
+    assert (status, error.count("\n")) == (2, 1)
+    assert f"{other} belongs to another data set or split than {ratings}" in error
+
+
+def test_a_folder_of_the_users_is_never_replaced(command, tmp_path, monkeypatch):
+    """An own folder is replaced; one that holds anything else is refused before any work."""
+    out = tmp_path / "out"
+    for _ in range(2):
+        assert command(out, "--max-steps", "1")[0] == 0
+    (out / "thesis.txt").write_text("mine")
+    monkeypatch.setattr(con, "build", None)  # nothing is even loaded
+    status, error = command(out)
+    assert (status, error.count("\n")) == (2, 1)
+    assert "thesis.txt was not written by this command" in error
+    assert (out / "thesis.txt").read_text() == "mine"
+    foreign = tmp_path / "foreign"
+    foreign.mkdir()
+    (foreign / "model.safetensors").write_text("mine")
+    assert command(foreign)[0] == 2
+
+
+def test_a_full_disk_is_one_line(command, tmp_path, monkeypatch):
+    def save(*_, **__):
+        raise safetensors.SafetensorError("No space left on device")
+
+    monkeypatch.setattr(transformers.PreTrainedModel, "save_pretrained", save)
+    status, error = command(tmp_path / "out", "--max-steps", "1")
+    assert (status, error.count("\n")) == (2, 1)
+    assert "out cannot be written (SafetensorError: No space left on device)" in error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_peak_memory_where_it_is_counted_and_where_not(monkeypatch):
+    assert 50e6 < con.peak_memory() < 50e9
+    kilobytes = con.peak_memory() / 1024
+    monkeypatch.setattr(sys, "platform", "darwin")  # macOS counts bytes
+    assert con.peak_memory() == pytest.approx(kilobytes, rel=0.1)
+    monkeypatch.setitem(sys.modules, "resource", None)  # Windows has no such module
+    assert con.peak_memory() is None
 
 
 def test_too_few_texts(command, tmp_path):

@@ -1,13 +1,17 @@
-"""Documents, pooling, batching, and the encoders that need no download."""
+"""Pooling, batching, whole models, and the encoders that need no download."""
 
 import hashlib
+import json
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.torch
 import tiny_qwen
 import torch
 
@@ -25,43 +29,7 @@ def load(folder, **options):
     return enc.load_encoder(*enc.find(str(folder)), **options)
 
 
-# Documents
-
-
-@pytest.mark.parametrize(
-    ("style", "expected"),
-    [
-        ("published", "Heat Crime Drama heist al pacino heist"),
-        ("report", "Heat Crime Drama heist al pacino"),
-        ("no-tags", "Heat Crime Drama"),
-    ],
-)
-def test_styles(style, expected):
-    tags = [["Heist", "Al Pacino", "heist"]]
-    assert enc.documents(["Heat (1995)"], ["Crime|Drama"], tags, style) == [expected]
-
-
-@pytest.mark.parametrize(
-    ("title", "expected"),
-    [
-        ("Heat (1995) ", "Heat"),
-        ("Babylon 5", "Babylon 5"),
-        ("2001: A Space Odyssey (1968)", "2001: A Space Odyssey"),
-        (
-            "City (of) Lost Children, The (Cité, La) (1995)",
-            "City (of) Lost Children, The (Cité, La)",
-        ),
-        ("Two (1999) (2000)", "Two (1999)"),
-        ("Line\nbreak (1990)", "Line break"),
-    ],
-)
-def test_titles(title, expected):
-    assert enc.documents([title], ["(no genres listed)"], [[]]) == [expected]
-
-
-def test_a_list_that_is_short_is_an_error():
-    with pytest.raises(ValueError, match="shorter"):
-        enc.documents(["Heat (1995)", "Jumanji (1995)"], ["Crime"], [[], []])
+# Texts
 
 
 def test_texts_file(tmp_path):
@@ -130,22 +98,19 @@ def test_order_is_restored(tiny):
     np.testing.assert_allclose(there, enc.embed(encoder, ids, budget=64)[shuffled], atol=2e-6)
 
 
-def test_dims_are_the_first_renormalised(tiny):
+def test_some_texts_of_many(tiny):
     encoder = load(tiny)
     ids = enc.tokenize(encoder, tiny_qwen.TEXTS)
-    whole, cut = enc.embed(encoder, ids), enc.embed(encoder, ids, dims=16)
-    expected = whole[:, :16] / np.linalg.norm(whole[:, :16], axis=1, keepdims=True)
-    np.testing.assert_allclose(cut, expected, atol=1e-6)
-    with pytest.raises(BadInput, match="only 64 dimensions"):
-        enc.embed(encoder, ids, dims=65)
+    some = enc.embed(encoder, ids, items=np.array([5, 2]))
+    np.testing.assert_allclose(some, enc.embed(encoder, ids)[[5, 2]], atol=2e-6)
 
 
-def test_a_text_of_10_000_characters_is_cut(tiny, capsys):
-    encoder = load(tiny)
-    ids = enc.tokenize(encoder, ["fine", "x" * 10_000])
+def test_a_text_of_10_000_characters_is_cut(tiny):
+    encoder, notes = load(tiny), []
+    ids = enc.tokenize(encoder, ["fine", "x" * 10_000], notes.append)
     assert len(ids[1]) == encoder.facts.max_length == 8192
     assert ids[1][-1] == encoder.tokenizer.eos_token_id
-    assert capsys.readouterr().out == "1 of 2 texts cut at 8192 tokens\n"
+    assert notes == ["1 of 2 texts cut at 8192 tokens"]
 
 
 # Refusals
@@ -179,7 +144,7 @@ def test_hub_out_of_reach(monkeypatch):
         raise FileNotFoundError("no network\nlong story")
 
     monkeypatch.setattr(enc, "snapshot_download", offline)
-    with pytest.raises(BadInput, match=r"\(no network\); pass a folder .* --weights"):
+    with pytest.raises(BadInput, match=r"pass a folder .* --weights \(FileNotFoundError: no net"):
         enc.find("Qwen/Qwen3-Embedding-0.6B")
 
 
@@ -204,6 +169,140 @@ def test_command_line_refuses_in_one_line(tmp_path):
         "encode.py: error: none.txt is missing; `python main.py prepare` writes it\n"
     )
     assert list(tmp_path.iterdir()) == []
+
+
+# Whole models, finite vectors
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory):
+    return tiny_qwen.save_bert(tmp_path_factory.mktemp("bert"))
+
+
+def changed(source, folder, edit=lambda tensors: tensors, **config):
+    """A copy of a model's folder, its tensors and its config.json edited."""
+    shutil.copytree(source, folder)
+    path = folder / "model.safetensors"
+    tensors = edit(safetensors.torch.load_file(path))
+    safetensors.torch.save_file(tensors, path, metadata={"format": "pt"})
+    settings = json.loads((folder / "config.json").read_text()) | config
+    (folder / "config.json").write_text(json.dumps(settings))
+    return folder
+
+
+KEY = "encoder.layer.5.attention.self.key.weight"
+DAMAGE = {  # what is done to the weights, and the number of wrong tensors
+    "layer 5": (lambda t: {n: v for n, v in t.items() if "layer.5." not in n}, 16),
+    "one": (lambda t: {n: v for n, v in t.items() if n != KEY}, 1),
+    "prefixed": (lambda t: {f"x.{n}": v for n, v in t.items()}, 5 + 6 * 16 + 6 * 16),  # + foreign
+    "shape": (lambda t: t | {KEY: t[KEY][:8].clone()}, 1),
+}
+
+
+@pytest.mark.parametrize("nf4", [False, True])
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_model_that_is_not_whole_is_refused(bert, tmp_path, damage, nf4):
+    """transformers would draw what is missing at random, and say so in a report at most."""
+    edit, count = DAMAGE[damage]
+    folder = changed(bert, tmp_path / "damaged", edit)
+    with pytest.raises(BadInput, match=rf"damaged: {count} weights do not fit config\.json"):
+        load(folder, nf4=nf4)
+
+
+def test_a_model_with_more_layers_than_its_configuration_is_refused(bert, tmp_path):
+    folder = changed(bert, tmp_path / "short", num_hidden_layers=5)
+    with pytest.raises(BadInput, match=r"short: 16 weights .* encoder\.layer\.5\."):
+        load(folder)
+
+
+def test_a_pooler_may_be_missing(bert, tmp_path):
+    """Mean pooling never uses it."""
+    less = {"edit": lambda t: {n: v for n, v in t.items() if "pooler" not in n}}
+    folder = changed(bert, tmp_path / "less", **less)
+    found = [enc.embed(e, enc.tokenize(e, ["a", "b c"])) for e in (load(bert), load(folder))]
+    np.testing.assert_array_equal(*found)
+
+
+def sharded(folder, tiny):
+    model = load(tiny).model
+    model.save_pretrained(folder, max_shard_size="50KB")
+    tiny_qwen.save_tokenizer(folder)
+    return folder
+
+
+def test_a_sharded_model(tiny, tmp_path):
+    folder = sharded(tmp_path, tiny)
+    assert len(enc.weight_files(folder)) > 3
+    found = [enc.embed(e, enc.tokenize(e, ["a", "b c"])) for e in (load(tiny), load(folder))]
+    np.testing.assert_array_equal(*found)
+
+
+def test_a_sharded_model_without_a_weight_or_a_shard(tiny, tmp_path):
+    folder = sharded(tmp_path, tiny)
+    shard = enc.weight_files(folder)[-1]
+    tensors = safetensors.torch.load_file(shard)
+    name, _ = tensors.popitem()
+    safetensors.torch.save_file(tensors, shard, metadata={"format": "pt"})
+    with pytest.raises(BadInput, match=rf"1 weights do not fit config\.json: {name}"):
+        load(folder)
+    shard.unlink()
+    with pytest.raises(BadInput, match="cannot be loaded"):
+        load(folder)
+
+
+def test_a_known_name_with_another_models_weights(tiny):
+    with pytest.raises(BadInput, match="has 90,560 parameters: not Qwen/Qwen3-Embedding-4B's"):
+        enc.load_encoder(*enc.find("qwen3-4b", str(tiny)))
+
+
+def cut(path):
+    path.write_bytes(path.read_bytes()[:-100])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("config.json", '{"model_type": "qwen3", "hidden'),
+        ("config.json", "[]"),
+        ("config.json", "{}"),
+        ("config.json", '{"model_type": ["qwen3"]}'),
+        ("config.json", '{"model_type": "qwen3"}'),  # of a model of 33 GB
+        ("config.json", '{"model_type": "qwen3", "hidden_size": "x"}'),
+        ("config.json", '{"model_type": "qwen3", "num_attention_heads": 0}'),
+        ("tokenizer.json", '{"a'),
+        ("tokenizer.json", "{}"),
+        ("tokenizer_config.json", "[]"),
+        ("model.safetensors", None),
+    ],
+)
+def test_a_cut_or_odd_file_of_a_model_is_one_line(tiny, tmp_path, name, content):
+    folder = shutil.copytree(tiny, tmp_path / "odd")
+    (folder / name).write_text(content) if content else cut(folder / name)
+    (tmp_path / "texts.txt").write_text("one\n")
+    command = [sys.executable, "encode.py", "--encoder", str(folder), "--out", str(tmp_path / "x")]
+    command += ["--texts", str(tmp_path / "texts.txt")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"encode.py: error: {folder}")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "x").exists()
+
+
+def test_vectors_that_are_not_finite_are_refused_with_their_line(tiny, tmp_path):
+    """One letter's embedding is not a number: only texts with that letter are concerned."""
+
+    def edit(tensors):
+        token = load(tiny).tokenizer("z")["input_ids"][0]
+        tensors["embed_tokens.weight"][token] = float("nan")
+        return tensors
+
+    encoder = load(changed(tiny, tmp_path / "odd", edit))
+    ids = enc.tokenize(encoder, ["a", "b", "a z", "c"])
+    with pytest.raises(BadInput, match="text line 3 is not finite"):
+        enc.embed(encoder, ids)
+    with pytest.raises(BadInput, match="text line 3 is not finite"):
+        enc.embed(encoder, ids, items=np.array([1, 2]))
+    assert enc.embed(encoder, ids, items=np.array([0, 1, 3])).shape == (3, 64)
 
 
 # MiniLM itself
@@ -237,7 +336,11 @@ def test_minilm_is_cut_at_256_and_written_the_same_twice(tmp_path):
             [*command, "--texts", str(texts), "--out", str(out)], capture_output=True, text=True
         )
         assert done.returncode == 0, done.stderr
-        assert done.stdout == "1 of 2 texts cut at 256 tokens\n"
+        first, last = done.stdout.splitlines()
+        assert first == f"{out}: embeddings of {texts} by minilm ..."
+        assert re.fullmatch(
+            rf"{out}: done, 1 of 2 texts cut at 256 tokens, \d+ texts/s, \d+\.\d s", last
+        )
         digests.append(hashlib.sha256(out.read_bytes()).hexdigest())
     assert digests[0] == digests[1]
     assert metrics.load(out, inputs=[texts])["embeddings"].dtype == np.float32

@@ -1,8 +1,10 @@
 """NF4 and LoRA, by value: on a tiny random Qwen3, and in counts on the 4B configuration."""
 
+import dataclasses
 import json
 import shutil
 import sys
+import types
 from pathlib import Path
 
 import bitsandbytes as bnb
@@ -59,7 +61,7 @@ def build(s):
 
 def embed_file(tiny, data, out, *more):
     line = ["encode.py", "--encoder", str(tiny), "--texts", str(data[1]), "--out", str(out)]
-    call(enc, [*line, *more])
+    call(enc, [*line, *map(str, more)])
     return metrics.load(out, inputs=[data[1]])["embeddings"]
 
 
@@ -82,8 +84,11 @@ def test_encode_tune_encode(tiny, data, adapter, tmp_path):
     )
 
 
-def test_the_way_from_movielens_files_to_a_row_of_the_table(tiny, tmp_path):
+def test_the_way_from_movielens_files_to_a_row_of_the_table(tiny, tmp_path, monkeypatch):
     """The Makefile's command lines, one after the other, with the tiny model as Qwen3-0.6B."""
+    facts = dataclasses.replace(enc.QWEN_06B, sha256="", parameters=0)
+    monkeypatch.setitem(enc.ENCODERS, "qwen3-0.6b", facts)
+    base = ("--weights", tiny, "--nf4")
     out = tmp_path / "out"
     folder = movielens(tmp_path / "data")
     main.prepare(["--data", str(folder), "--out", str(out)])
@@ -92,13 +97,13 @@ def test_the_way_from_movielens_files_to_a_row_of_the_table(tiny, tmp_path):
         line = ["pmf.py", "--ratings", str(ratings), "--out", str(out / f"{name}.safetensors")]
         call(pmf, [*line, "--k", "4", "--epochs", "3", *more])
     stem = out / "qwen3-0.6b-tuned"
-    embed_file(tiny, (None, texts), out / "qwen3-0.6b.safetensors", "--nf4")
-    line = ["contrastive.py", "--encoder", str(tiny), "--ratings", str(ratings), "--out", str(stem)]
-    line += ["--texts", str(texts), "--lora", "--nf4", "--batch", "4", "--max-steps", "6"]
-    call(con, [*line, "--lr", "0.01", "--warmup", "1"])
-    more = ("--nf4", "--adapter", str(stem))
-    embed_file(tiny, (None, texts), out / "qwen3-0.6b-tuned.safetensors", *more)
-    main.run_evaluate(["--data", str(folder), "--out", str(out), "--k", "3", "--user", "2"])
+    embed_file("qwen3-0.6b", (None, texts), out / "qwen3-0.6b.safetensors", *base)
+    line = ["contrastive.py", "--encoder", "qwen3-0.6b", "--ratings", str(ratings)]
+    line += ["--texts", str(texts), "--out", str(stem), *map(str, base), "--lora"]
+    call(con, [*line, "--batch", "4", "--lr", "0.01", "--warmup", "1", "--max-steps", "6"])
+    more = (*base, "--adapter", stem)
+    embed_file("qwen3-0.6b", (None, texts), out / "qwen3-0.6b-tuned.safetensors", *more)
+    main.run_evaluate(["--out", str(out), "--k", "3", "--user", "2", "--quick"])
     rows = json.loads((out / "results.json").read_text())["rows"]
     rows = {row["row"]: row for row in rows if row["recipe"] == "published"}
     for row in ("MF + Qwen3-0.6B (base)", "MF + Qwen3-0.6B (tuned)"):
@@ -133,13 +138,12 @@ def row_of(vectors, data):
     arrays = metrics.load(data[0])
     users, items = arrays["train_users"], arrays["train_items"]
     n = users.max() + 1
-    liked = arrays["train_ratings"] >= con.LIKED
+    liked = arrays["train_ratings"] >= metrics.LIKED
     known, sought = liked & (items % 2 == 0), liked & (items % 2 == 1)
     profiles = fuse.centroids(users[known], items[known], vectors, n)
-    factors = np.zeros((n, 1)), np.zeros((len(vectors), 1))
-    scorer = fuse.eq1_scorer(*factors, profiles, vectors, alpha=0.5)
+    cosines = fuse.Content(profiles, vectors).scores
     seen, relevant = (metrics.group_by_user(users[m], items[m], n) for m in (known, sought))
-    return metrics.summary(metrics.evaluate(scorer, seen, relevant, k=3))
+    return metrics.summary(metrics.evaluate(cosines, seen, relevant, k=3))
 
 
 def separation(vectors):
@@ -171,7 +175,7 @@ def test_a_reloaded_adapter_gives_the_same_vectors(tiny, data, tmp_path):
     ids = enc.tokenize(encoder, tiny_qwen.TEXTS)
     con.tune(encoder, ids, con.read_examples(s), s)
     before = enc.embed(encoder, ids)
-    con.write_model(tmp_path, encoder)
+    con.write_model(tmp_path, encoder, tiny)
     again = enc.load_encoder(*enc.find(str(tiny)), nf4=True, adapter=str(tmp_path))
     np.testing.assert_array_equal(enc.embed(again, ids), before)
 
@@ -252,7 +256,7 @@ def test_one_seed_makes_the_same_adapter(tiny, data, tmp_path):
     written = []
     for name, seed in (("a", 1), ("b", 1), ("c", 2)):
         torch.rand(len(written) + 1)
-        con.write_model(tmp_path / name, build(settings(tiny, data, seed=seed)))
+        con.write_model(tmp_path / name, build(settings(tiny, data, seed=seed)), tiny)
         written.append((tmp_path / name / "adapter_model.safetensors").read_bytes())
     assert written[0] == written[1] != written[2]
 
@@ -273,6 +277,42 @@ def test_an_adapter_of_another_base(adapter, tmp_path):
     other = tiny_qwen.save_encoder(tmp_path, seed=1)
     with pytest.raises(BadInput, match="was tuned on other weights"):
         load(other, adapter)
+
+
+def test_an_adapter_on_another_kind_of_base(tiny, data, adapter, tmp_path):
+    """Tuned on NF4 it belongs to NF4, and one that was tuned without to the plain weights."""
+    with pytest.raises(BadInput, match="was tuned with --nf4: give it too"):
+        enc.load_encoder(*enc.find(str(tiny)), adapter=str(adapter))
+    line = ["contrastive.py", "--encoder", str(tiny), "--ratings", str(data[0]), "--lora"]
+    line += ["--texts", str(data[1]), "--out", str(tmp_path / "plain"), "--max-steps", "2"]
+    call(con, [*line, "--lr", "0.01", "--warmup", "0"])
+    assert enc.load_encoder(*enc.find(str(tiny)), adapter=str(tmp_path / "plain"))
+    with pytest.raises(BadInput, match="was tuned with --no-nf4: give it too"):
+        load(tiny, tmp_path / "plain")
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("adapter_config.json", b'{"peft_type": "LORA", "r'),
+        ("adapter_config.json", b"[]"),
+        ("adapter_config.json", b'{"peft_type": "NONE"}'),
+        ("training.json", b'{"weights": {'),
+        ("training.json", b'{"weights": {}}'),
+        ("training.json", b"3"),
+        ("adapter_model.safetensors", b"cut"),
+    ],
+)
+def test_a_cut_or_odd_file_of_an_adapter(tiny, adapter, tmp_path, name, content):
+    odd = shutil.copytree(adapter, tmp_path / "odd")
+    (odd / name).write_bytes(content)
+    with pytest.raises(BadInput, match=r"odd(/training\.json)? (does not fit|is no whole|has no)"):
+        load(tiny, odd)
+
+
+def test_targets_that_the_model_lacks(tiny, data):
+    with pytest.raises(BadInput, match=r"LoRA cannot adapt these --targets .*nowhere"):
+        build(settings(tiny, data, targets=("nowhere",)))
 
 
 def change(adapter, folder, edit):
@@ -303,7 +343,7 @@ def test_an_adapter_of_another_size(tiny, adapter, tmp_path):
 
 
 def test_an_untrained_adapter(tiny, data, tmp_path):
-    con.write_model(tmp_path, build(settings(tiny, data)))
+    con.write_model(tmp_path, build(settings(tiny, data)), tiny)
     with pytest.raises(BadInput, match="every lora_B is zero"):
         load(tiny, tmp_path)
 
@@ -345,7 +385,8 @@ def test_check_refuses_the_4b_model_without_cuda(data, monkeypatch):
 
 
 def test_check_refuses_too_little_memory(tiny, data, monkeypatch):
-    monkeypatch.setattr(con, "_free_memory", lambda: 1000)
+    free = types.SimpleNamespace(available=1000)
+    monkeypatch.setattr(con.psutil, "virtual_memory", lambda: free)
     with pytest.raises(BadInput, match="too little memory"):
         con.check(settings(tiny, data))
 

@@ -1,4 +1,6 @@
-"""A random Qwen3 encoder of some kilobytes and ratings to tune it on: tests download nothing."""
+"""Random encoders of some kilobytes and ratings to tune them on: tests download nothing."""
+
+import json
 
 import numpy as np
 import torch
@@ -47,10 +49,41 @@ def save_tokenizer(folder):
     ).save_pretrained(folder)
 
 
+def save_pooling(folder, width):
+    """What sentence-transformers reads beside the weights: the last token's state, unit length."""
+    kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds.items())
+    ]
+    pooling = {"word_embedding_dimension": width, "pooling_mode_lasttoken": True}
+    pooling |= {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": False}
+    (folder / "1_Pooling").mkdir()
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    (folder / "modules.json").write_text(json.dumps(modules))
+    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 8192}')
+
+
 def save_encoder(folder, seed=0):
     """The folder, filled with model and tokenizer."""
     torch.manual_seed(seed)
     transformers.Qwen3Model(config()).save_pretrained(folder)
+    save_tokenizer(folder)
+    save_pooling(folder, config().hidden_size)
+    return folder
+
+
+def save_bert(folder, seed=0):
+    """The same for a BERT of six layers, which has a pooler."""
+    torch.manual_seed(seed)
+    small = transformers.BertConfig(
+        vocab_size=257,
+        hidden_size=16,
+        num_hidden_layers=6,
+        num_attention_heads=2,
+        intermediate_size=16,
+    )
+    transformers.BertModel(small).save_pretrained(folder)
     save_tokenizer(folder)
     return folder
 

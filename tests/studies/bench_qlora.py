@@ -1,6 +1,6 @@
 """Size and speed of Qwen3-Embedding-4B in NF4 with LoRA on a GPU, random weights, real lengths.
 
-    python tests/bench_qlora.py --ratings out/ratings.safetensors --texts out/documents.txt
+    python tests/studies/bench_qlora.py --ratings out/ratings.safetensors --texts out/documents.txt
 
 Needs a CUDA GPU and bitsandbytes, but not the 4B weights: time and memory do not depend on their
 values. The texts' token counts come from the tokenizer of --tokens (MiniLM's by default; WordPiece
@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import bitsandbytes as bnb
 import numpy as np
