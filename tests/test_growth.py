@@ -1,14 +1,17 @@
 """growth.py: synthetic ratings that look like MovieLens's, and the tables of cost."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
+import time
 from pathlib import Path
+from xml.etree import ElementTree
 
 import growth
 import numpy as np
 import pytest
 
 import pmf
+
+RESULTS = Path(__file__).parents[1] / "results"
 
 
 @pytest.fixture(scope="module")
@@ -63,42 +66,94 @@ def test_gini_by_hand():
     assert growth.gini(np.array([1, 3])) == pytest.approx(1 / 4)
 
 
-def test_fits_in_threads_give_the_same_bytes(ratings):
+def test_a_fit_is_timed_by_the_epoch_and_is_pmfs_own(ratings):
     small = (*(column[:3000] for column in ratings[:3]), *ratings[3:])
-    alone = [growth.fit(small, 5, 2, False, seed)[0] for seed in (1, 2)]
-    with ThreadPoolExecutor(2) as pool:
-        together = list(pool.map(lambda seed: growth.fit(small, 5, 2, False, seed)[0], (1, 2)))
-    for a, b in zip(alone, together, strict=True):
+    start = time.perf_counter()
+    spent, U, V = growth.fit(small, 5, 3, {"fast": True})
+    assert len(spent) == 3 and min(spent) > 0 and sum(spent) < time.perf_counter() - start
+    settings = pmf.Settings(Path(), Path(), k=5, epochs=3, fast=True)
+    for a, b in zip((U, V), pmf.fit(*small, settings)[:2], strict=True):
         assert a.tobytes() == b.tobytes()
 
 
-def test_final_loss_by_hand():
-    data = (np.array([0, 0]), np.array([0, 1]), np.array([1.0, 5.0]), 1, 2)
+def test_loss_by_hand():
+    users, items, targets = np.array([0, 0]), np.array([0, 1]), np.array([0.0, 1.0])
     U, V = np.array([[2.0]]), np.array([[0.0], [1.0]])
-    wanted = (0.5**2 + (1 - 1 / (1 + np.exp(-2))) ** 2) / 2  # ratings scaled to 0 and 1
-    assert growth.loss(data, U, V) == pytest.approx(wanted, rel=1e-12)
+    wanted = (0.5**2 + (1 - 1 / (1 + np.exp(-2))) ** 2) / 2
+    assert growth.loss(U, V, users, items, targets) == pytest.approx(wanted, rel=1e-12)
+    many = (np.tile(x, 7000) for x in (users, items, targets))  # more than one slice
+    assert growth.loss(U, V, *many) == pytest.approx(wanted, rel=1e-12)
 
 
-def test_figure_and_table_of_a_row():
+def test_hidden_are_liked_and_of_few_users(ratings):
+    users, items, values, n_users, _ = ratings
+    seen, relevant = growth.hide_a_fifth(ratings, 50)
+    counts, lengths = np.diff(relevant[0]), np.bincount(users)
+    assert len(counts) == len(lengths) == n_users and 40 < (counts > 0).sum() <= 50
+    assert np.array_equal(np.diff(seen[0]), lengths - np.ceil(0.2 * lengths))
+    liked = set(zip(users[values >= 4], items[values >= 4], strict=True))
+    assert set(zip(np.repeat(np.arange(n_users), counts), relevant[1], strict=True)) <= liked
+
+
+def rows():
+    """Two sizes as measure_size gives them, ten times apart in everything but the users."""
     row = {"ratings": 1000, "users": 10, "items": 50, "k": 4, "peak_bytes": 2e9}
-    row |= {name: {"epochs": [1e-6, 3e-6, 9e-6]} for name in ("strict", "fast")}
+    row["epochs"] = {name: [1e-6, 3e-6, 9e-6] for name in growth.RUNS}
     row["evaluation"] = {"users": 5, "seconds": 1e-3}
+    return [row, row | {"ratings": 10_000, "peak_bytes": 3e9}]
+
+
+def test_table_and_curves_of_a_row():
+    row = rows()[0]
     assert growth.per_rating(row, "fast") == pytest.approx(3)  # 3 us of 1000 ratings
     assert growth.per_cell(row) == pytest.approx(4000)  # 1 ms of 5 x 50
     assert growth.dense_bytes(row) == 8 * 10 * 50
-    assert "| 1,000 | 10 | 50 | 3.00e-06 | 3 |" in growth.size_table([row])
-    assert growth.figure4({"sizes": [row, row | {"ratings": 10_000}]}).count("<circle") == 10
+    line = "| 1,000 | 10 | 50 | 3 | 3 | 3 | 5 | 0.00100 | 4000.0 | 2.00 | 0.00 |"
+    assert line in growth.size_table(rows())
+    curves = growth.curves(rows())
+    assert curves["seconds"]["PMF fast, an epoch"] == [3e-6, 3e-6]
+    assert curves["seconds"]["evaluation, all users"] == pytest.approx([2e-3, 2e-3])
+    assert curves["GB"] == {"peak memory": [2, 3], "users x movies, never held": [4e-6, 4e-6]}
 
 
-def test_padding_to_whole_vectors_keeps_the_values():
-    X = np.arange(10.0).reshape(2, 5)
-    got = pmf.whole_vectors(X)
-    assert got.shape == (2, 8) and np.array_equal(got[:, :5], X) and not got[:, 5:].any()
+def test_table_of_fits():
+    found = {"ratings": 80, "runs": {"strict": {"epochs": [2.0, 2.0], "loss": 0.05}}}
+    found["runs"]["fast"] = {"epochs": [0.5, 0.5], "loss": 0.0505}
+    assert "| fast | 1.0 | 4.00 | 0.05050 | +1.00% |" in growth.fit_table(found)
 
 
-def test_the_recorded_tables_come_from_the_recorded_measurement():
-    recorded = Path(__file__).parent / "recorded"
-    results = json.loads((recorded / "growth.json").read_text(encoding="utf-8"))
-    assert (recorded / "growth.md").read_text(encoding="utf-8") == growth.report(results)
-    assert (recorded / "figure4.svg").read_text(encoding="utf-8") == growth.figure4(results)
+def test_figure4_draws_every_curve(tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is of tests/requirements-peers.txt")
+    growth.draw_figure4(tmp_path / "f.svg", rows())
+    ElementTree.parse(tmp_path / "f.svg")
+    text = (tmp_path / "f.svg").read_text()
+    for label in ("PMF strict, an epoch", "peak memory", "never held"):
+        assert label in text
+
+
+def test_the_whole_study_on_one_small_size(tmp_path, monkeypatch, capsys):
+    """Each child process as a call, on its own small case."""
+
+    def child(settings, what):
+        case = {"child": str(what), "k": 4, "users": 20, "fit_size": 1, "epochs": 2}
+        measure = growth.measure_fits if what == "fits" else growth.measure_size
+        return measure(growth.Settings(**case))
+
+    monkeypatch.setattr(growth, "child", child)
+    monkeypatch.setattr(growth, "draw_figure4", lambda path, rows: path.write_text("drawn"))
+    line = ["growth.py", "--out", str(tmp_path), "--sizes", "1"]
+    monkeypatch.setattr(growth.sys, "argv", line)
+    growth.main_growth()
+    results = json.loads((tmp_path / "growth.json").read_text())
+    assert (tmp_path / "growth.md").read_text() == growth.report(results)
+    assert results["sizes"][0]["peak_bytes"] > 2**24
+    assert {len(x) for x in results["sizes"][0]["epochs"].values()} == {20}
+    assert (tmp_path / "figure4.svg").read_text() == "drawn"
+
+
+def test_the_recorded_table_comes_from_the_recorded_measurement():
+    if not (RESULTS / "growth.json").is_file():
+        pytest.skip("results/growth.json is not recorded")
+    results = json.loads((RESULTS / "growth.json").read_text(encoding="utf-8"))
+    assert growth.report(results).strip() in (RESULTS / "growth.md").read_text(encoding="utf-8")
     assert max(row["peak_bytes"] for row in results["sizes"]) < 16 * 2**30

@@ -1,0 +1,358 @@
+"""How the cost of PMF and of its evaluation grows from 100,000 ratings to 32 million.
+
+    ns a rating = seconds of an epoch / ratings        (the median epoch of a fit)
+
+Synthetic ratings, users and items growing as from MovieLens ml-latest-small to ml-32m. Each size
+runs in a process of its own, so that its peak memory is its own. Then one fit three times, strict,
+fast, and fast on two threads, with the loss on ratings held out. Strict and fast run on one thread
+and are given in seconds of CPU time, which no neighbour lengthens; two threads in seconds of wall
+time. What a fit learns from synthetic ratings means nothing; fits can be compared.
+
+Gives:    out/growth.json, out/growth.md and out/figure4.svg, Figure 4.
+Command:  python tests/studies/growth.py [--sizes 1 10 100 320]
+Needs:    tests/requirements-peers.txt (matplotlib, for the figure).
+"""
+
+import dataclasses
+import json
+import math
+import os
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from unittest import mock
+
+import numpy as np
+from numba import njit
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from common import gini, machine  # beside this script
+
+import pmf
+from fuse import mf_scores
+from main import markdown, write_texts
+from metrics import LIKED, evaluate, group_by_user, parse, run, split_per_user, stage, whole
+
+
+@dataclass(frozen=True)
+class Settings:
+    out: Path = Path("out")  # folder to write to
+    sizes: tuple[int, ...] = (1, 10, 100, 320)  # in 100,000 ratings
+    fit_size: int = 10  # of the whole fits, in 100,000 ratings
+    epochs: int = 200  # of the whole fits
+    k: int = 100  # K, factors
+    users: int = 4096  # evaluate this many users, drawn at random, where there are more
+    child: str = ""  # what a child process measures: a size, or "fits"
+
+
+ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
+RUNS = {  # name -> how pmf.fit is asked, the clock
+    "strict": ({}, time.process_time),
+    "fast": ({"fast": True}, time.process_time),
+    "fast, 2 threads": ({"fast": True, "threads": 2}, time.perf_counter),
+}
+
+
+# ------------------------------------------------------------------------------------------------
+# Synthetic ratings
+#
+# Users and items grow as powers of N through ml-latest-small (100,836 ratings by 610 users of 9,724
+# movies) and ml-32m (32,000,204; 200,948; 84,432). A history is 20 ratings and a log-normal excess,
+# median and mean as in ml-latest-small (70 and 165). A movie's weight is log-normal, its spread
+# fitted to the Gini coefficient of ml-latest-small's rating counts (.716); a user draws movies by
+# weight, none twice. A rating is a movie's level, a user's and noise, cut at ml-latest-small's
+# shares of the ten marks.
+# ------------------------------------------------------------------------------------------------
+
+SMALL, LARGE = (100_836, 610, 9_724), (32_000_204, 200_948, 84_432)  # ratings, users, movies
+EXCESS = math.log(51), 1.45  # of the log-normal of history length - 20: its mu and sigma
+SPREAD = 1.7  # sigma of the log-normal weights of movies
+SHARES = (0.0136, 0.0279, 0.0178, 0.0749, 0.0550, 0.1988, 0.1303, 0.2660, 0.0848, 0.1309)  # .5..5
+
+
+def shape_of(n):
+    """(U, I) for n ratings, by power laws through SMALL and LARGE."""
+    steps = math.log(n / SMALL[0]) / math.log(LARGE[0] / SMALL[0])
+    return tuple(round(a * (b / a) ** steps) for a, b in zip(SMALL[1:], LARGE[1:], strict=True))
+
+
+def history_lengths(n, n_users, n_items, rng):
+    """(U,) ratings a user, n together, none below 20 or far above a third of the movies."""
+    excess = np.minimum(rng.lognormal(*EXCESS, n_users), n_items / 4)  # (U,)
+    lengths = 20 + (excess * ((n - 20 * n_users) / excess.sum())).astype(np.int64)  # (U,)
+    rest = rng.integers(n_users, size=n - lengths.sum())  # what rounding down left
+    return lengths + np.bincount(rest, minlength=n_users)
+
+
+@njit(cache=True)
+def draw(rng, starts, edges, items):
+    """Fill items (N,): user u's, starts[u] .. starts[u + 1], by weight, none twice, in any order.
+
+    edges (I,): cumulative weights up to 1. rng is a NumPy Generator.
+    """
+    last = np.full(len(edges), -1)  # (I,) the last user who drew the item
+    for u in range(len(starts) - 1):
+        n = starts[u]
+        while n < starts[u + 1]:
+            item = np.searchsorted(edges, rng.random(), side="right")
+            if last[item] != u:
+                last[item], items[n] = u, item
+                n += 1
+        for n in range(starts[u + 1] - 1, starts[u], -1):  # shuffled: popular ones came first
+            other = starts[u] + int(rng.random() * (n + 1 - starts[u]))
+            items[n], items[other] = items[other], items[n]
+
+
+def generate(n, seed=0):
+    """(users, items, ratings, U, I): int32, int32, float32 of (n,) each, in order of users."""
+    rng = np.random.default_rng(seed)
+    n_users, n_items = shape_of(n)
+    lengths = history_lengths(n, n_users, n_items, rng)  # (U,)
+    starts = np.concatenate([[0], np.cumsum(lengths)])  # (U + 1,)
+    edges = np.cumsum(rng.lognormal(0, SPREAD, n_items))  # (I,)
+    items = np.empty(n, dtype=np.int32)  # (N,)
+    draw(rng, starts, edges / edges[-1], items)
+    users = np.repeat(np.arange(n_users, dtype=np.int32), lengths)  # (N,)
+    levels = [rng.normal(0, math.sqrt(v), c) for v, c in ((0.2, n_users), (0.3, n_items))]
+    marks = [statistics.NormalDist().inv_cdf(s) for s in np.cumsum(SHARES[:-1])]  # (9,)
+    ratings = np.empty(n, dtype=np.float32)  # (N,)
+    for at in range(0, n, 1 << 20):
+        part = slice(at, at + (1 << 20))
+        level = levels[0][users[part]] + levels[1][items[part]]
+        level += rng.normal(0, math.sqrt(0.5), len(level))
+        ratings[part] = 0.5 + 0.5 * np.searchsorted(marks, level)
+    return users, items, ratings, n_users, n_items
+
+
+# ------------------------------------------------------------------------------------------------
+# Measuring
+# ------------------------------------------------------------------------------------------------
+
+
+class Clock:
+    """In the place of pmf.fit's progress bar: notes the time at the start and after each epoch."""
+
+    def __init__(self, now):
+        self.now, self.times = now, []
+
+    def __enter__(self):
+        self.times.append(self.now())
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+    def set_postfix_str(self, _):
+        pass
+
+    def update(self):
+        self.times.append(self.now())
+
+
+def fit(data, k, epochs, options, now=time.perf_counter):
+    """(seconds of each epoch, U, V) of pmf.fit on generate()'s data."""
+    clock, settings = Clock(now), pmf.Settings(Path(), Path(), k=k, epochs=epochs, **options)
+    with mock.patch.object(pmf, "progress", lambda *_, **__: clock):
+        U, V, _ = pmf.fit(*data, settings)
+    return np.diff(clock.times).tolist(), U, V
+
+
+def warm_up(k):
+    """Compile, so that no compiler is timed."""
+    for options, _ in RUNS.values():
+        fit(generate(20_000), k, 1, options)
+
+
+def peak_bytes():
+    """The most memory this process has held so far; 0 where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    unit = 1 if sys.platform == "darwin" else 1024  # elsewhere it counts KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def hide_a_fifth(data, most_users, seed=0):
+    """(seen, relevant) of metrics.evaluate after the split; relevant of `most_users` drawn ones."""
+    users, items, ratings, n_users, _ = data
+    kept, held = split_per_user(users)
+    held = held[ratings[held] >= LIKED]
+    chosen = np.zeros(n_users, dtype=bool)  # (U,)
+    chosen[np.random.default_rng(seed).permutation(n_users)[:most_users]] = True
+    held = held[chosen[users[held]]]
+    return [group_by_user(users[rows], items[rows], n_users) for rows in (kept, held)]
+
+
+def measure_size(settings):
+    """What the child of one size prints."""
+    n, k = 100_000 * int(settings.child), settings.k
+    warm_up(k)
+    data = generate(n)
+    _, items, _, n_users, n_items = data
+    result = {"ratings": n, "users": n_users, "items": n_items, "k": k, "epochs": {}}
+    result["gini"] = gini(np.bincount(items, minlength=n_items))
+    for name, (options, now) in RUNS.items():
+        result["epochs"][name], U, V = fit(data, k, min(20, max(3, 5_000_000 // n)), options, now)
+    seen, relevant = hide_a_fifth(data, settings.users)
+    start = time.process_time()
+    found = evaluate(partial(mf_scores, U=U, V=V), seen, relevant)
+    spent = time.process_time() - start
+    result["evaluation"] = {"seconds": spent, "users": len(found["users"])}
+    return result | {"peak_bytes": peak_bytes()}
+
+
+def loss(U, V, users, items, targets):
+    """Mean squared error of scaled ratings, targets (N,), by factors of pmf.fit."""
+    squares = 0.0
+    for at in range(0, len(users), 10_000):
+        part = slice(at, at + 10_000)
+        s = np.einsum("nk,nk->n", U[users[part]], V[items[part]])  # (10,000,)
+        squares += np.sum((targets[part] - 1 / (1 + np.exp(-s.astype(np.float64)))) ** 2)
+    return float(squares / len(users))
+
+
+def measure_fits(settings):
+    """The whole fits on four fifths of each user's ratings, and their loss on the last fifth."""
+    users, items, ratings, *shape = generate(100_000 * settings.fit_size)
+    kept, held = split_per_user(users)
+    data = users[kept], items[kept], ratings[kept], *shape
+    case = users[held], items[held], pmf.scale_ratings(ratings)[held]
+    warm_up(settings.k)
+    found = {"ratings": len(kept), "runs": {}}
+    for name, (options, now) in RUNS.items():
+        spent, U, V = fit(data, settings.k, settings.epochs, options, now)
+        found["runs"][name] = {"epochs": spent, "loss": loss(U, V, *case)}
+    return found
+
+
+# ------------------------------------------------------------------------------------------------
+# Tables and figure
+# ------------------------------------------------------------------------------------------------
+
+
+def per_rating(row, name):
+    """ns per rating of the median epoch of one of RUNS."""
+    return statistics.median(row["epochs"][name]) / row["ratings"] * 1e9
+
+
+def per_cell(row):
+    """ns of evaluation per user and item."""
+    return row["evaluation"]["seconds"] / row["evaluation"]["users"] / row["items"] * 1e9
+
+
+def dense_bytes(row):
+    """What a float64 array of users x items would take."""
+    return 8 * row["users"] * row["items"]
+
+
+def size_table(rows):
+    head = ["ratings", "users", "movies", *(f"{name}, ns/rating" for name in RUNS)]
+    head += ["evaluation, users", "s", "ns/(user, movie)", "peak memory, GB", "users x movies, GB"]
+    lines = []
+    for row in rows:
+        cells = [f"{row[name]:,}" for name in ("ratings", "users", "items")]
+        cells += [f"{per_rating(row, name):.0f}" for name in RUNS]
+        spent, users = row["evaluation"]["seconds"], row["evaluation"]["users"]
+        cells += [f"{users:,}", f"{spent:#.3g}", f"{per_cell(row):.1f}"]
+        lines.append(cells + [f"{b / 1e9:.2f}" for b in (row["peak_bytes"], dense_bytes(row))])
+    return markdown(head, lines)
+
+
+def fit_table(fits):
+    strict, lines = fits["runs"]["strict"], []
+    for name, found in fits["runs"].items():
+        spent = sum(found["epochs"])
+        cells = [name, f"{spent:.1f}", f"{sum(strict['epochs']) / spent:.2f}"]
+        lines.append([*cells, f"{found['loss']:.5f}", f"{found['loss'] / strict['loss'] - 1:+.2%}"])
+    return markdown(["fit", "s", "times as fast", "loss on held-out ratings", "to strict"], lines)
+
+
+def report(results):
+    """growth.md: the two tables and what they say."""
+    rows, fits = results["sizes"], results["fits"]
+    cost = {name: [per_rating(row, name) for row in rows] for name in RUNS}
+    spread = [f"{max(c) / min(c):.2f} x ({name})" for name, c in cost.items()]
+    epochs = len(fits["runs"]["strict"]["epochs"])
+    peak = max(row["peak_bytes"] for row in rows) / 1e9
+    return f"""Figure 4. Cost against size. {results["machine"]}.
+
+**Sizes.** K = {rows[0]["k"]}, medians of epochs; CPU time of one thread, wall time of two.
+
+{size_table(rows)}
+From the cheapest size to the dearest a rating's cost varies by {", ".join(spread)};
+memory peaks at {peak:.1f} GB.
+
+**A whole fit**, {epochs} epochs on {fits["ratings"]:,} ratings, the same clocks.
+
+{fit_table(fits)}"""
+
+
+def curves(rows):
+    """{panel: {label: a value for each size}} of Figure 4."""
+    epoch = {
+        f"PMF {name}, an epoch": [statistics.median(row["epochs"][name]) for row in rows]
+        for name in RUNS
+    }
+    everybody = [per_cell(row) * row["users"] * row["items"] / 1e9 for row in rows]
+    memory = {
+        "peak memory": [row["peak_bytes"] / 1e9 for row in rows],
+        "users x movies, never held": [dense_bytes(row) / 1e9 for row in rows],
+    }
+    return {"seconds": epoch | {"evaluation, all users": everybody}, "GB": memory}
+
+
+def draw_figure4(path, rows):
+    """Figure 4: seconds and GB against the number of ratings, all axes logarithmic."""
+    import matplotlib.pyplot as plt
+
+    plt.switch_backend("agg")  # no screen
+    x = np.array([row["ratings"] for row in rows])  # (sizes,)
+    figure, panels = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
+    for panel, (unit, lines) in zip(panels, curves(rows).items(), strict=True):
+        for label, values in lines.items():
+            panel.loglog(x, values, "o-", label=label)
+        first = next(iter(lines.values()))[0]
+        panel.loglog(x, first * x / x[0], "--", color="grey", label="in proportion to the ratings")
+        panel.set(xlabel="ratings", ylabel=unit)
+        panel.grid(alpha=0.3)
+        panel.legend(fontsize="small")
+    figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def child(settings, what):
+    """What a child process of its own measures, as a dict."""
+    options = dataclasses.asdict(settings) | {"child": what}
+    line = [sys.executable, __file__]
+    for name in ("child", "k", "users", "fit_size", "epochs"):
+        line += [f"--{name.replace('_', '-')}", str(options[name])]
+    done = subprocess.run(line, check=True, stdout=subprocess.PIPE, env=os.environ | ONE_THREAD)
+    return json.loads(done.stdout)
+
+
+def main_growth():
+    settings = parse(Settings, __doc__)
+    if settings.child:
+        measure = measure_fits if settings.child == "fits" else measure_size
+        return print(json.dumps(measure(settings)))
+    results = {"machine": machine(), "sizes": []}
+    for size in settings.sizes:
+        with stage(settings.out / "growth.json", f"{100_000 * size:,} ratings") as figure:
+            results["sizes"].append(child(settings, size))
+            figure(f"{per_rating(results['sizes'][-1], 'fast'):.0f} ns a rating of --fast")
+    with stage(settings.out / "growth.json", "whole fits"):
+        results["fits"] = child(settings, "fits")
+    texts = {"growth.json": json.dumps(results, indent=1), "growth.md": report(results)}
+    write_texts(settings.out, texts)
+    with whole(settings.out / "figure4.svg") as temporary:
+        draw_figure4(temporary, results["sizes"])
+    print(texts["growth.md"])
+
+
+if __name__ == "__main__":
+    run(main_growth)
