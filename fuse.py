@@ -320,7 +320,7 @@ def random_scores(users, seed, n_items):
 # ------------------------------------------------------------------------------------------------
 
 
-def grid_search(scores, task, k=25, alphas=ALPHAS):
+def grid_search(scores, task, k, alphas=ALPHAS):
     """(alpha, curve): the alpha of the best NDCG@k on the Task, and P, R, NDCG of every alpha.
 
     scores: function of (users, alpha=..). Of equal alphas the largest wins (the most collaborative

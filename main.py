@@ -350,13 +350,15 @@ def documents(titles, genres, tags, style="published"):
     """One text per movie: title without its last "(year)", genres, tags in lower case.
 
     titles: (I,) str. genres: (I,) str like "Drama|War". tags: (I,) lists of str. style: of STYLES.
+    A movie of which nothing would be left, such as "(1965)", keeps its title as it stands.
     """
     texts = []
     for title, genre, tag in zip(titles, genres, tags, strict=True):
-        title = re.sub(r"\s*\(\d{4}\)\s*$", "", title)
+        name = re.sub(r"\s*\(\d{4}\)\s*$", "", title).strip()
         genre = "" if genre == "(no genres listed)" else genre.replace("|", " ")
-        parts = [title.strip(), genre, *STYLES[style](t.lower() for t in tag)]
-        texts.append(" ".join(" ".join(filter(None, parts)).splitlines()))  # one line each
+        parts = [name, genre, *STYLES[style](t.lower() for t in tag)]
+        text = " ".join(" ".join(filter(None, parts)).splitlines())  # one line each
+        texts.append(text if text.strip() else " ".join(title.splitlines()))
     return texts
 
 

@@ -33,7 +33,7 @@ def test_sigmoid_is_finite_far_out():
 
 def test_published_profile_weighs_recency_and_rating():
     users, items = np.array([0, 0, 1]), np.array([0, 1, 2])
-    ratings, times = np.array([5.0, 2.5, 4.0]), np.array([10, 20, 7])
+    ratings, times = np.array([5.0, 2.5, 4.0]), np.array([10, 11, 7])
     old, new = math.exp(0) * 5 / 5, math.exp(1) * 2.5 / 5
     got = fuse.published_profiles(users, items, ratings, times, E2, 3)
     assert got[0] == pytest.approx([old / (old + new), new / (old + new)], rel=1e-15)

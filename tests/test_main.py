@@ -148,6 +148,48 @@ def test_whole_numbers_stay_whole_from_the_file_to_the_array(folder):
         assert times.tolist() == [large - 1, -large] and ratings.tolist() == [4.5, 0.5]
 
 
+@pytest.mark.parametrize(
+    ("style", "expected"),
+    [
+        ("published", "Heat Crime Drama heist al pacino heist"),
+        ("report", "Heat Crime Drama heist al pacino"),
+        ("no-tags", "Heat Crime Drama"),
+    ],
+)
+def test_styles(style, expected):
+    tags = [["Heist", "Al Pacino", "heist"]]
+    assert main.documents(["Heat (1995)"], ["Crime|Drama"], tags, style) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("title", "expected"),
+    [
+        ("Heat (1995) ", "Heat"),
+        ("Babylon 5", "Babylon 5"),
+        ("2001: A Space Odyssey (1968)", "2001: A Space Odyssey"),
+        (
+            "City (of) Lost Children, The (Cité, La) (1995)",
+            "City (of) Lost Children, The (Cité, La)",
+        ),
+        ("Two (1999) (2000)", "Two (1999)"),
+        ("Line\nbreak (1990)", "Line break"),
+        ("(1965)", "(1965)"),  # nothing else is left: its text is its title as it stands
+    ],
+)
+def test_titles(title, expected):
+    assert main.documents([title], ["(no genres listed)"], [[]]) == [expected]
+
+
+def test_a_movie_whose_title_is_a_year_keeps_it_only_where_nothing_else_is_left():
+    assert main.documents(["(1965)"], ["Drama"], [[]]) == ["Drama"]
+    assert main.documents(["(1965)"], ["(no genres listed)"], [["Noir"]], "no-tags") == ["(1965)"]
+
+
+def test_a_list_that_is_short_is_an_error():
+    with pytest.raises(ValueError, match="shorter"):
+        main.documents(["Heat (1995)", "Jumanji (1995)"], ["Crime"], [[], []])
+
+
 def zipped(path, texts):
     with zipfile.ZipFile(path, "w") as archive:
         for name, text in texts.items():
