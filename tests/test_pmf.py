@@ -3,6 +3,7 @@
 The ranking PMF: one coordinate on paper, a descent that never rises, and the closed-form optimum.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -37,6 +38,26 @@ def test_factors_are_bit_identical_to_cornacs(variant):
     assert np.array_equal(U, RECORDED[variant]["U"])
     assert np.array_equal(V, RECORDED[variant]["V"])
     assert loss[-1] < loss[0]
+
+
+def test_the_defaults_are_the_published_run():
+    published = {"k": 100, "epochs": 200, "lr": 0.005, "reg": 0.001, "gamma": 0.9, "seed": 42}
+    published |= {"variant": "sigmoid", "fast": False, "threads": 1, "fit_part": False}
+    assert dataclasses.asdict(settings()) == {"ratings": Path("r"), "out": Path("o")} | published
+
+
+def test_the_logistic_function_is_cut_beyond_6():
+    above, below = np.nextafter(np.float32(6), np.float32(7)), -6.0001
+    got = [pmf._logistic(np.float64(s)) for s in (0, 1, 6, above, -6, below)]
+    exact = [0.5, 1 / (1 + math.exp(-1)), 1 / (1 + math.exp(-6)), 1, 1 / (1 + math.exp(6)), 0]
+    assert got == pytest.approx(exact, rel=1e-6) and got[3] == 1 and got[5] == 0 < got[4]
+    assert got[2] < 1 and type(got[0]) is not int
+
+
+def test_scaled_ratings_by_hand():
+    assert pmf.scale_ratings(np.float32([1, 5, 2, 3])).tolist() == [0, 1, 0.25, 0.5]
+    tenth = pmf.scale_ratings(np.arange(2, 13) / 2)[1]  # from 1 to 6: a tenth, in float32
+    assert tenth == np.float32(0.1) and tenth.dtype == np.float32
 
 
 def test_one_linear_step_on_paper():
@@ -92,6 +113,36 @@ def test_the_kernel_equals_its_own_plain_python():
         assert np.array_equal(compiled, plain)
 
 
+@pytest.mark.parametrize(("variant", "first"), [("linear", (1 + 4 + 25) / 3), ("sigmoid", None)])
+def test_the_loss_of_an_epoch_is_the_mean_of_the_squares(variant, first):
+    """At the start all scores are next to 0, so g is 0 or 1/2; nobody shares a row here."""
+    ids, ratings = np.arange(3, dtype=np.int32), np.float32([1, 2, 5])
+    loss = pmf.fit(ids, ids, ratings, 3, 3, settings(k=4, epochs=2, variant=variant))[2]
+    scaled = (0.5**2 + (0.25 - 0.5) ** 2 + 0.5**2) / 3
+    assert loss[0] == pytest.approx(first or scaled, rel=1e-4)
+    assert loss[1] < loss[0]
+
+
+def test_one_rating_is_enough_for_the_linear_variant():
+    one = np.zeros(1, dtype=np.int32)
+    assert pmf.fit(one, one, np.float32([3]), 1, 1, settings(epochs=1, variant="linear"))[2] > 8
+
+
+def test_every_epoch_is_shown(monkeypatch):
+    shown = []
+
+    class Bar(contextlib.nullcontext):
+        update = staticmethod(lambda: shown.append("epoch"))
+        set_postfix_str = shown.append
+
+    monkeypatch.setattr(pmf, "progress", lambda total, *_, **__: shown.append(total) or Bar(Bar))
+    loss = pmf.fit(*small(), 6, 8, settings(k=2, epochs=2))[2]
+    assert shown == [2, f"mse {loss[0]:.5f}", "epoch", f"mse {loss[1]:.5f}", "epoch"]
+    shown.clear()
+    pmf.fit_ranking(*ranking_case()[0], pmf.Ranking(k=2, sweeps=3))
+    assert shown == [3, "epoch", "epoch", "epoch"]
+
+
 def test_same_seed_same_bytes_other_seed_other_factors():
     runs = [pmf.fit(*small(), 6, 8, settings(k=4, epochs=3, seed=s))[0] for s in (1, 1, 2)]
     assert runs[0].tobytes() == runs[1].tobytes() != runs[2].tobytes()
@@ -128,6 +179,10 @@ def test_blocks_visit_every_rating_once_and_share_no_row_in_a_round(parts, threa
             assert all(np.array_equal(block[side], ids[block[2]]) for block in blocks)
         for *_, rows in blocks:
             assert (np.diff(rows) > 0).all()
+    for r, blocks in enumerate(rounds):
+        for a, (_, _, rows) in enumerate(blocks):
+            assert set(pmf.parts_of(users, groups)[rows]) <= {a}
+            assert set(pmf.parts_of(items, parts)[rows]) <= {(a + r) % parts}
 
 
 def test_no_part_of_the_items_is_the_last_one_of_all_users():
@@ -291,8 +346,42 @@ def test_turning_makes_the_gram_diagonal_and_keeps_every_score_and_length():
 
 def test_ranking_factors_that_are_not_finite_are_a_clear_error():
     case, _ = ranking_case()
-    with pytest.raises(BadInput, match=r"raise --reg \(0.0\) or --missing \(0.0\)"):
-        pmf.fit_ranking(*case, pmf.Ranking(k=8, missing=0.0, reg=0.0, sweeps=3))
+    with pytest.raises(BadInput, match=r"no finite factors with --reg 0.01, --power 400"):
+        pmf.fit_ranking(*case, pmf.Ranking(k=2, power=400.0))
+
+
+def test_a_tiny_regularisation_is_still_finite():
+    """More factors than items: only reg keeps them from growing; |P|^2 <= the objective / reg."""
+    case, _ = ranking_case()
+    for missing in (0.0, 1.0):
+        s = pmf.Ranking(k=20, missing=missing, reg=1e-6, power=0.0)
+        P, Q, W = pmf.fit_ranking(*case, s)
+        value = ranking_objective(P, Q, W, *case[:4], s)
+        assert value < case[3] @ case[2] ** 2  # that of all 0
+        assert 1e-6 * (np.sum(P**2) + np.sum(Q**2)) <= value
+
+
+def test_the_ranking_defaults_are_those_chosen_on_validation():
+    chosen = {"k": 128, "missing": 0.15, "reg": 0.01, "power": 1.0, "sweeps": 15, "ridge": 1.0}
+    found = dataclasses.asdict(pmf.Ranking())
+    assert {name: found[name] for name in chosen} == chosen
+    assert (found["seed"], found["fast"], found["fit_part"]) == (42, False, False)
+
+
+def test_ranking_starts_at_normal_draws_of_length_a_tenth_where_there_are_ratings():
+    (users, items, targets, weights, n_users, n_items), _ = ranking_case()  # two items are cold
+    s = pmf.Ranking(k=4, sweeps=0, seed=7)
+    P, Q, W = pmf.fit_ranking(users, items, targets, weights, n_users + 1, n_items, s)
+    rng = np.random.default_rng(7)
+    p, q = rng.normal(0, 0.1 / 2, (n_users + 1, 4)), rng.normal(0, 0.1 / 2, (n_items, 4))
+    p[n_users:], q[9:] = 0, 0
+    assert np.array_equal(P, p) and np.array_equal(Q, q) and W.shape == (0, 4)
+
+
+def test_text_features_of_other_items_are_refused():
+    case, features = ranking_case()
+    with pytest.raises(BadInput, match="text features of 10 items, ratings of 11"):
+        pmf.fit_ranking(*case, pmf.Ranking(k=2), features[:10])
 
 
 def test_strengths_by_hand():
@@ -420,6 +509,9 @@ def test_text_features_are_centred_on_the_known_and_unit():
     assert np.isfinite(pmf.text_features(np.ones((2, 2)), [0, 1])).all()  # the mean itself
 
 
+# The two commands
+
+
 def ranking_files(folder, n_texts=11):
     (users, items, targets, _, n_users, n_items), features = ranking_case()
     arrays = {"train_users": users, "train_items": items, "train_ratings": targets * 5}
@@ -428,20 +520,81 @@ def ranking_files(folder, n_texts=11):
     metrics.save(folder / "e.safetensors", {"embeddings": features[:n_texts]}, {})
 
 
-def test_the_ranking_command(tmp_path, monkeypatch):
+@pytest.fixture
+def command(tmp_path, monkeypatch):
+    """A function that calls pmf.py's main with some arguments, in a folder of ranking_files."""
     ranking_files(tmp_path)
     monkeypatch.chdir(tmp_path)
-    line = ["pmf.py", "ranking", "--ratings", "r.safetensors", "--embeddings", "e.safetensors"]
-    monkeypatch.setattr(sys, "argv", [*line, "--out", "o", "--k", "4", "--fit-part"])
-    pmf.main()
-    got, data = metrics.load("o", ["r.safetensors", "e.safetensors"]), metrics.load("r.safetensors")
-    fit = ~data["valid"]
-    users, items, ratings = (data[f"train_{x}"][fit] for x in ("users", "items", "ratings"))
-    features = pmf.text_features(metrics.load("e.safetensors")["embeddings"], np.unique(items))
-    s = pmf.Ranking(k=4)
-    wanted = pmf.fit_ranking(users, items, ratings / 5, np.ones(len(items)), 7, 11, s, features)
+
+    def call(*arguments):
+        line = ["pmf.py", *arguments, "--ratings", "r.safetensors", "--out", "o"]
+        monkeypatch.setattr(sys, "argv", line)
+        pmf.main()
+        return metrics.load("o", ["r.safetensors"])
+
+    return call
+
+
+def train_columns(fit_part):
+    data = metrics.load("r.safetensors")
+    rows = ~data["valid"] if fit_part else np.ones(30, dtype=bool)
+    return [data[f"train_{x}"][rows] for x in ("users", "items", "ratings")]
+
+
+@pytest.mark.parametrize("fit_part", [True, False])
+def test_the_pmf_command(command, capsys, fit_part):
+    got = command("--k", "4", "--epochs", "2", *["--fit-part"] * fit_part)
+    wanted = pmf.fit(*train_columns(fit_part), 7, 9, settings(k=4, epochs=2))  # 9: items of train
+    for name, array in zip(("user_factors", "item_factors", "loss"), wanted, strict=True):
+        assert np.array_equal(got[name], array)
+    assert f"mse {wanted[2][1]:.4f}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("text", [True, False])
+@pytest.mark.parametrize("fit_part", [True, False])
+def test_the_ranking_command(command, capsys, fit_part, text):
+    with_text = ["--embeddings", "e.safetensors"] if text else []
+    got = command("ranking", "--k", "4", *with_text, *["--fit-part"] * fit_part)
+    users, items, ratings = train_columns(fit_part)
+    e = metrics.load("e.safetensors")["embeddings"]
+    features, inputs = None, {"r.safetensors"}
+    if text:
+        features, inputs = pmf.text_features(e, np.unique(items)), inputs | {"e.safetensors"}
+    s, ones = pmf.Ranking(k=4), np.ones(len(items))
+    wanted = pmf.fit_ranking(users, items, ratings / 5, ones, 7, 11, s, features)
     for name, array in zip(("user_factors", "item_factors", "text_weights"), wanted, strict=True):
         assert np.array_equal(got[name], array)
+    assert set(metrics.provenance("o")["inputs"]) == inputs
+    assert f"15 sweeps over {len(items)} ratings" in capsys.readouterr().out
+
+
+def test_embeddings_of_other_items_are_a_clear_error(command, tmp_path):
     ranking_files(tmp_path, n_texts=10)
     with pytest.raises(BadInput, match="features of 10 items, ratings of 11"):
-        pmf.main()
+        command("ranking", "--embeddings", "e.safetensors")
+
+
+BOUNDS = ["--k 0", "--seed -1", "--seed 4294967296"]
+PMF_BOUNDS = ["--epochs 0", "--lr -.1", "--reg -.1", "--gamma -.1", "--gamma 1.1", "--threads 2"]
+RANKING_BOUNDS = ["--missing -.1", "--missing 1.1", "--reg 0", "--sweeps 0", "--ridge -.1"]
+
+
+@pytest.mark.parametrize(
+    "line", [*BOUNDS, *PMF_BOUNDS, *(f"ranking {x}" for x in BOUNDS + RANKING_BOUNDS)]
+)
+def test_settings_out_of_their_bounds_are_refused(command, line):
+    with pytest.raises(BadInput, match=line.split()[-2]):
+        command(*line.split())
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--k 1 --epochs 1 --lr 0 --reg 0 --gamma 0 --variant linear",
+        "--k 1 --epochs 1 --gamma 1 --seed 0",
+        "ranking --k 1 --missing 0 --sweeps 1 --ridge 0 --seed 0",
+        "ranking --k 1 --missing 1 --sweeps 1 --reg 1e-6",
+    ],
+)
+def test_settings_at_their_bounds_work(command, line):
+    assert command(*line.split())["user_factors"].shape == (7, 1)
