@@ -70,6 +70,18 @@ PARTS = 64  # ranking: part p has rows p, p + 64, ..: popular items are neighbou
 # ------------------------------------------------------------------------------------------------
 
 
+def compiled(**options):
+    """njit, its machine code kept for the next run where there is a place for it."""
+
+    def decorate(function):
+        try:
+            return njit(cache=True, error_model="numpy", **options)(function)
+        except RuntimeError:  # neither this folder nor a home folder can be written to
+            return njit(error_model="numpy", **options)(function)
+
+    return decorate
+
+
 @njit(inline="always")
 def _logistic(s):
     """Logistic function, rounded to float32 and cut to 0 and 1 beyond 6, as Cornac has it."""
@@ -112,8 +124,8 @@ def _epoch(users, items, ratings, U, V, cache_u, cache_v, step, sigmoid):
     return squares
 
 
-_epoch_strict = njit(cache=True, nogil=True, error_model="numpy")(_epoch)
-_epoch_fast = njit(cache=True, nogil=True, error_model="numpy", fastmath=True)(_epoch)
+_epoch_strict = compiled(nogil=True)(_epoch)
+_epoch_fast = compiled(nogil=True, fastmath=True)(_epoch)
 
 
 def scale_ratings(ratings):
@@ -229,7 +241,7 @@ class Ranking:
     fit_part: bool = False  # leave the validation part of the train rows out
 
 
-@njit(parallel=True, cache=True, error_model="numpy", fastmath={"reassoc", "contract"})
+@compiled(parallel=True, fastmath={"reassoc", "contract"})
 def half_sweep(starts, others, targets, weights, missing, X, Y, spectrum, prior, reg):
     """Step (S) for each coordinate of each row of X (R, K) in turn, in place.
 

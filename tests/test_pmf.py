@@ -7,6 +7,9 @@ import contextlib
 import dataclasses
 import json
 import math
+import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
@@ -18,6 +21,8 @@ from common import ranking_objective
 import metrics
 import pmf
 from metrics import BadInput
+
+ROOT = Path(__file__).parents[1]
 
 RECORDED = json.loads((Path(__file__).parent / "recorded" / "cornac_pmf.json").read_text())
 
@@ -598,3 +603,14 @@ def test_settings_out_of_their_bounds_are_refused(command, line):
 )
 def test_settings_at_their_bounds_work(command, line):
     assert command(*line.split())["user_factors"].shape == (7, 1)
+
+
+def test_where_nothing_can_be_cached_it_is_compiled_all_the_same(tmp_path):
+    """A checkout and a home in which no folder for a cache can be made."""
+    for name in ("pmf.py", "metrics.py"):
+        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "__pycache__").touch()  # a file in the place of the folder
+    plain = {"HOME": "/dev/null", "PATH": os.environ["PATH"]}
+    line = [sys.executable, "-c", "import pmf; print(pmf._epoch_strict, pmf.half_sweep)"]
+    done = subprocess.run(line, capture_output=True, text=True, cwd=tmp_path, env=plain)
+    assert done.returncode == 0 and done.stdout.count("CPUDispatcher") == 2, done.stderr
