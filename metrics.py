@@ -327,7 +327,7 @@ def stage(out, what, wrote=None):
 
 
 def progress(total, what, **options):
-    """A tqdm bar; under make (SHARED_SCREEN=1), with stages side by side, a line every tenth."""
+    """A tqdm bar of the stage that makes `what`; under make (SHARED_SCREEN=1), with stages side by side, a line every tenth."""
     from tqdm import tqdm  # here: recommending needs none
 
     class Lines(tqdm):
@@ -336,12 +336,12 @@ def progress(total, what, **options):
         def display(self, *_, **__):
             if 10 * self.n // self.total > self.tenths:
                 self.tenths = 10 * self.n // self.total
-                print(
-                    f"{what}: {self.tenths}0 %  {self.postfix or ''}", file=sys.stderr, flush=True
-                )
+                print(f"{what}: {self.tenths}0 %  {self.postfix or ''}".rstrip(), flush=True)
 
-    shared = os.environ.get("SHARED_SCREEN")
-    return (Lines if shared else tqdm)(total=total, desc=what, disable=None, **options)
+    options = {"total": total, "desc": what, "disable": None, "file": sys.stdout} | options
+    if os.environ.get("SHARED_SCREEN"):
+        return Lines(leave=False, **options)
+    return tqdm(**options)
 
 
 def sha256(path):

@@ -190,7 +190,7 @@ def fit(users, items, ratings, n_users, n_items, settings):
     parts = max(s.threads, math.ceil(2 * V.nbytes / BLOCK)) if s.fast else 1
     rounds = rounds_of(users, items, targets, parts, s.threads)
     loss = np.zeros(s.epochs)  # (epochs,)
-    with ThreadPoolExecutor(s.threads) as pool, progress(s.epochs, "PMF", unit="epoch") as bar:
+    with ThreadPoolExecutor(s.threads) as pool, progress(s.epochs, str(s.out), unit="epoch") as bar:
         spread = pool.map if s.threads > 1 else map  # the blocks of a round side by side
         for t in range(s.epochs):
             for blocks in rounds:
@@ -340,7 +340,7 @@ def fit_ranking(users, items, targets, weights, n_users, n_items, settings, feat
     reg_u = strengths(users, n_users, np.sum(~cold_i), s).astype(dtype)  # (U,)
     reg_i = strengths(items, n_items, np.sum(~cold_u), s).astype(dtype)  # (I,)
     W, zero = np.zeros((features.shape[1], s.k), dtype), np.zeros_like(P)  # (D, K), (U, K)
-    with progress(s.sweeps, "PMF for ranking", unit="sweep") as bar:
+    with progress(s.sweeps, str(s.out), unit="sweep") as bar:
         for sweep in range(s.sweeps):
             spectrum, Q, P, W = turned(Q, P, W)
             half_sweep(*by_user, missing, P, Q, spectrum, zero, reg_u)

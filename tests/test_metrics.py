@@ -376,20 +376,19 @@ def test_a_stage_says_what_it_does_and_what_it_gave(tmp_path, monkeypatch, capsy
 def test_where_stages_share_the_screen_progress_is_a_line_every_tenth(monkeypatch, capsys):
     pytest.importorskip("tqdm")
     monkeypatch.setenv("SHARED_SCREEN", "1")
-    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    bar = metrics.progress(40, "tuning", mininterval=0, miniters=1)
-    for step in range(40):
-        bar.set_postfix_str(f"loss {step}", refresh=False)
-        bar.update()
-    bar.close()
-    lines = capsys.readouterr().err.splitlines()
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
+    with metrics.progress(40, "out/x", mininterval=0) as bar:
+        for step in range(40):
+            bar.set_postfix_str(f"loss {step}", refresh=False)
+            bar.update()
+    lines = capsys.readouterr().out.replace("\r", "").splitlines()
     assert [line for line in lines if line] == [
-        f"tuning: {10 * tenth} %  loss {4 * tenth - 1}" for tenth in range(1, 11)
+        f"out/x: {10 * tenth} %  loss {4 * tenth - 1}" for tenth in range(1, 11)
     ]
     monkeypatch.delenv("SHARED_SCREEN")
     with metrics.progress(2, "encoding", mininterval=0, miniters=1) as bar:
         bar.update(2)
-    assert "encoding: 100%" in capsys.readouterr().err
+    assert "encoding: 100%" in capsys.readouterr().out
 
 
 def test_text_that_is_no_utf8_names_its_line(tmp_path):
