@@ -327,7 +327,7 @@ def stage(out, what, wrote=None):
 
 
 def progress(total, what, **options):
-    """A tqdm bar of what is being made; under make (SHARED_SCREEN=1), a line every tenth instead."""
+    """A tqdm bar of what is made; under make (SHARED_SCREEN=1), a line every tenth instead."""
     from tqdm import tqdm  # here: recommending needs none
 
     class Lines(tqdm):
