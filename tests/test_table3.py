@@ -2,53 +2,72 @@
 
 import json
 import re
-from xml.etree import ElementTree
+from functools import partial
 
 import numpy as np
 import pytest
 import table3
 
+import fuse
 import main
 import metrics
+import pmf
 
-SVG = "{http://www.w3.org/2000/svg}"
+
+@pytest.fixture(scope="module", autouse=True)
+def few_draws():
+    """Intervals of a hundred draws: what they are is tested with the metrics."""
+    with pytest.MonkeyPatch.context() as patched:
+        few = partial(metrics.paired_bootstrap, draws=100)
+        patched.setattr(table3, "paired_bootstrap", few)
+        yield
 
 
-def study_of(users, items, ratings, shape, k=2):
+def lab_of(shape, **settings):
+    """A Lab without an out/ folder."""
+    lab = object.__new__(table3.Lab)
+    lab.n_users, lab.n_items = shape
+    lab.settings = table3.Settings(**settings)
+    return lab
+
+
+def rows_of(users, items, ratings):
     columns = np.array(users), np.array(items), np.array(ratings, dtype=np.float32)
-    return table3.Study(columns, shape, table3.Settings(k=k))
+    return *columns, np.zeros(len(users))
 
 
-def test_gini_is_0_if_all_are_shown_equally_and_almost_1_if_one_has_everything():
-    assert table3.gini(np.array([3, 3, 3, 3])) == pytest.approx(0)
-    assert table3.gini(np.array([0, 0, 8, 0])) == pytest.approx(3 / 4)
-    assert table3.gini(np.array([2, 0, 1])) == pytest.approx(
-        2 * (1 * 0 + 2 * 1 + 3 * 2) / 9 - 4 / 3
-    )
+def by(values):
+    """The ranker of one order for everybody."""
+    return table3.alone(partial(fuse.constant_scores, values=np.array(values)))
 
 
-def test_coverage_and_popularity_by_hand():
-    lists = np.array([[0, 2], [2, -1], [2, 0]])  # -1: nothing left to show
-    found = table3.beyond_accuracy(lists, np.array([10, 50, 1, 7]))
-    assert found["coverage"] == 2 / 4
-    assert found["popularity"] == pytest.approx((10 + 1 + 1 + 1 + 10) / 5)
-    assert found["gini"] == pytest.approx(table3.gini(np.array([2, 0, 3, 0])))
-
-
-def test_a_shelf_shows_and_strikes_and_wants_the_right_pairs():
-    study = study_of([0, 0, 1], [0, 1, 2], [5, 2, 4], (3, 5))
-    held = np.array([0, 0, 1, 1, 2]), np.array([2, 3, 0, 1, 0]), np.array([4, 5, 3.5, 4.5, 5])
-    shelf = table3.Shelf(study, held, study.known, struck=(np.array([1]), np.array([0])))
-    assert shelf.items.tolist() == [0, 1, 2]  # item 3 was never rated: neither shown nor wanted
-    assert shelf.users.tolist() == [0, 1]  # user 2 liked item 0, but has no history
-    result = shelf.measure(table3.constant_ranker(np.array([3, 2, 1, 9, 9])))
-    assert result["hits"].tolist() == [1, 1]
+def test_a_task_shows_and_strikes_and_wants_the_right_pairs():
+    lab = lab_of((3, 5))
+    known = rows_of([0, 0, 1], [0, 1, 2], [5, 2, 4])
+    held = rows_of([0, 0, 1, 1, 2], [2, 3, 0, 1, 0], [4, 5, 3.5, 4.5, 5])
+    task = lab.task(known, held, struck=rows_of([1], [0], [1]))
+    result = table3.measure(task, by([3, 2, 1, 9, 9]), 2)
+    assert result["users"].tolist() == [0, 1]  # user 2 liked item 0, but has no history
+    assert result["hits"].tolist() == [1, 1]  # item 3 was never rated: neither shown nor wanted
     assert result["ndcg"].tolist() == [1, 1]  # user 0: only item 2 is left; user 1: only item 1
-    assert shelf.lists(table3.constant_ranker(np.arange(5))).tolist() == [[2, -1], [1, -1]]
-    cold = table3.Shelf(study, held, ~study.known)
-    assert cold.items.tolist() == [3, 4] and cold.users.tolist() == [0]
-    second = cold.measure(table3.constant_ranker(np.array([0, 0, 0, 1, 2])))
+    lists = metrics.best_items(lambda users: np.zeros((2, 5)), task.seen, np.array([0, 1]), 3)
+    assert lists.tolist() == [[2, -1, -1], [1, -1, -1]]
+    cold = lab.task(known, held, np.array([False, False, False, True, True]))
+    second = table3.measure(cold, by([9, 9, 9, 1, 2]), 2)
+    assert second["users"].tolist() == [0]
     assert second["ndcg"].tolist() == [pytest.approx(1 / np.log2(3))]
+
+
+def test_coverage_gini_and_popularity_by_hand():
+    """Items 0, 2, 3 have 1, 2 and 1 ratings, item 1 none. Both users see item 2, one item 3."""
+    known, held = rows_of([0, 1, 2, 2], [0, 3, 2, 2], [3] * 4), rows_of([0, 1], [2, 2], [5, 5])
+    task = lab_of((3, 4)).task(known, held)
+    found = table3.beyond_accuracy(task, by([0, 9, 8, 7]), 2)  # user 1 has rated item 3: then 0
+    assert found["coverage"] == 3 / 3
+    assert found["popularity"] == (2 + 1 + 2 + 1) / 4
+    assert found["gini"] == pytest.approx((-2 * 1 + 0 * 1 + 2 * 2) / (3 * 4))
+    found = table3.beyond_accuracy(task, by([0, 9, 8, 7]), 1)
+    assert found == {"coverage": 1 / 3, "popularity": 2, "gini": pytest.approx(2 / 3)}
 
 
 def test_buckets_hold_both_ends_and_every_user_once():
@@ -61,7 +80,7 @@ def test_buckets_hold_both_ends_and_every_user_once():
     assert np.array(inside).sum(axis=1).tolist() == [1, 2, 2, 2]
     for bucket, kept in table3.KEPT.items():
         low, high = table3.HISTORY[bucket]
-        assert kept is None or low <= kept <= high
+        assert low <= kept <= high
 
 
 def test_a_bucket_row_has_means_of_its_users_and_the_paired_difference():
@@ -102,7 +121,7 @@ def test_a_row_has_its_seeds_range_and_the_paired_difference():
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """An out/ folder of random ratings, one user of them long, and random embeddings."""
+    """An out/ folder of random ratings, three users of them long, and random embeddings."""
     folder, rng = tmp_path_factory.mktemp("ours"), np.random.default_rng(0)
     rows = [(u, m) for u in range(12) for m in range(90) if rng.random() < (0.9, 0.3)[u > 2]]
     ratings = "".join(f"{u},{m},{1 + (u + m) % 5},{rng.integers(10**9)}\n" for u, m in rows)
@@ -112,47 +131,40 @@ def out(tmp_path_factory):
         "movies.csv": f"movieId,title,genres\n{movies}",
         "tags.csv": "userId,movieId,tag,timestamp\n1,2,slow,5\n",
     }
+    data = folder / "data"
+    data.mkdir()
     for name, text in texts.items():
-        (folder / name).write_text(text)
-    main.prepare(["--data", str(folder), "--out", str(folder)])
+        (data / name).write_text(text)
+    main.prepare(["--data", str(data), "--out", str(folder)])
     for name, documents in table3.TEXTS.values():
-        if name != "minilm-ours":
-            e = rng.normal(size=(93, 6)).astype(np.float32)
-            path = folder / f"{name}.safetensors"
-            metrics.save(path, {"embeddings": e}, {}, [folder / documents])
+        e = rng.normal(size=(93, 6)).astype(np.float32)
+        path = folder / f"{name}.safetensors"
+        metrics.save(path, {"embeddings": e}, {}, [folder / documents])
     return folder
 
 
-def run_ours(out, **options):
-    small = {"k": 5, "starts": 2, "factors": 3, "sweeps": 2, "epochs": 2, "out": out}
-    small |= {"baselines": out / "none.json"} | options
-    table3.make_table3([f"--{name}={value}" for name, value in small.items()])
-    return json.loads((out / "results-ours.json").read_text())
+def small(out, **options):
+    options = {"baselines": out / "none.json", "k": 5, "factors": 3, "sweeps": 2} | options
+    return table3.Settings(out=out, epochs=2, **options)
 
 
-def recorded(out):
-    """A baselines.json of this split, in which a peer finds as much as ours on average."""
-    found = json.loads((out / "results-ours.json").read_text())
-    row = {}
-    for part, name in (("test", "warm"), ("validation", "validation"), ("temporal", "temporal")):
-        n = found[name][0]["users"]
-        row[part] = {"seeds": [[0.1, 0.2, 0.3]]} | {m: [0.3] * n for m in table3.METRICS}
-    row["beyond"] = {"coverage": 0.5, "gini": 0.25, "popularity": 7.0}
-    split = table3.split_of(out / "ratings.safetensors")
-    return {"split": split, "k": 5, "quick": False, "rows": {"EASE": row}}
+@pytest.fixture(scope="module")
+def results(out):
+    """What a run writes into results-ours.json."""
+    return json.loads(json.dumps(table3.study(small(out, starts=2))))
 
 
-def test_table3_end_to_end_on_random_data(out):
-    results = run_ours(out)
+def test_table3_end_to_end_on_random_data(results):
     warm = {row["row"]: row for row in results["warm"]}
-    assert list(warm) == list(table3.WARM_ROWS)
-    assert warm["EASE"]["status"].startswith("not run: tests/recorded/baselines.json")
-    assert warm[table3.TUNED_ROW]["status"].startswith("not run: out/minilm-ours.safetensors")
+    peers = {"EASE", "Weighted MF (implicit)", "Weighted MF (scaled)"}  # not measured here
+    assert list(warm) == [row for row in table3.WARM_ROWS if row not in peers]
     assert warm[table3.OURS_ROW]["starts"] == 2 and warm["Most popular"]["starts"] == 1
+    assert [row["row"] for row in results["ablations"]] == list(table3.ABLATIONS)
     assert [row["bucket"] for row in results["thinned"]] == list(table3.KEPT)
     assert {row["users"] for row in results["thinned"]} == {3}  # the long ones, at every length
     assert sum(row["users"] for row in results["history"]) == warm[table3.OURS_ROW]["users"]
     assert results["cold movies"] == 9
+    assert [row["row"] for row in results["cold"]] == [r["row"] for r in results["cold among all"]]
     assert [point["alpha"] for point in results["alpha"]["base"]] == [i / 10 for i in range(11)]
     ends = {row["row"]: row for row in results["validation"]}
     curve = results["alpha"]["base"]
@@ -160,67 +172,110 @@ def test_table3_end_to_end_on_random_data(out):
     assert curve[6]["ndcg"] == pytest.approx(ends[table3.OURS_ROW]["ndcg"][0])
 
 
-def test_table3_and_its_figures_are_well_formed(out):
-    table = (out / "table3.md").read_text()
+def test_the_first_start_of_ours_is_what_main_measures(out):
+    """The same three rows as in Table I, from the factors that pmf.py writes."""
+    command = ["--ratings", str(out / "ratings.safetensors"), "--k", "3", "--sweeps", "2"]
+    text = ["--embeddings", str(out / "minilm-no-leak.safetensors")]
+    pmf.main_ranking([*command, "--out", str(out / "pmf-ranking.safetensors")])
+    pmf.main_ranking([*command, *text, "--out", str(out / "pmf-ours.safetensors")])
+    files = main.Artefacts(out)
+    scores = {table3.OURS_ROW: partial(files.hybrid(fuse.OURS, "minilm-no-leak"), alpha=0.6)}
+    for row, name in ((table3.PMF_ROW, "pmf-ranking"), (table3.PRIOR_ROW, "pmf-ours")):
+        U, V = files.factors(name)
+        scores[row] = partial(fuse.mf_scores, U=U, V=V)
+    warm = {row["row"]: row for row in table3.warm_part(table3.Lab(small(out, starts=1)))["warm"]}
+    for row, scorer in scores.items():
+        found = metrics.summary(metrics.evaluate(scorer, files.task.seen, files.task.relevant, 5))
+        for name in table3.METRICS:
+            assert warm[row][name] == pytest.approx([found[name]] * 3, abs=1e-12)
+
+
+def test_table3_is_well_formed(results):
+    table = table3.table3(results)
     assert table.count("\n**") == len(table3.TABLE3)
     for block in re.findall(r"(?:^\|.*\n)+", table, re.MULTILINE):
         assert len({line.count("|") for line in block.splitlines()}) == 1
     assert "edition" in table and "{" not in table
-    for name in ("figure2.svg", "figure3.svg"):
-        tree = ElementTree.parse(out / name)
-        assert len(list(tree.iter(f"{SVG}text"))) > 10
-    bars = [r for r in ElementTree.parse(out / "figure3.svg").iter(f"{SVG}rect") if len(r)]
-    results = json.loads((out / "results-ours.json").read_text())
-    parts = ("history", "thinned", "items")
-    filled = sum(row["users"] > 0 for part in parts for row in results[part])
-    assert len(bars) == filled * len(table3.BUCKET_ROWS)
 
 
-def test_the_recorded_peers_enter_the_rows_of_their_split_only(out):
+def recorded(out, results, **split):
+    """A baselines.json of this split, in which a peer finds .1, .2 and .3 of everything."""
+    row = {"beyond": {"coverage": 0.5, "gini": 0.25, "popularity": 7.0}}
+    for part, name in (("test", "warm"), ("validation", "validation"), ("temporal", "temporal")):
+        n = results[name][0]["users"]
+        row[part] = {"seeds": [[0.1, 0.2, 0.3]]} | {m: [0.3] * n for m in table3.METRICS}
+    made = metrics.provenance(out / "ratings.safetensors")
+    made["settings"] |= split
     path = out / "baselines.json"
-    path.write_text(json.dumps(recorded(out)))
-    results = run_ours(out, baselines=path)
-    ease = next(row for row in results["warm"] if row["row"] == "EASE")
+    path.write_text(json.dumps({"split": made, "k": 5, "rows": {"EASE": row}}))
+    return path
+
+
+def test_the_recorded_peers_enter_the_rows_of_their_split_only(out, results):
+    lab = table3.Lab(small(out, starts=1, baselines=recorded(out, results, edition="renamed")))
+    found = table3.warm_part(lab)
+    ease = next(row for row in found["warm"] if row["row"] == "EASE")
     assert ease["ndcg"] == [0.3, 0.3, 0.3] and ease["gini"] == 0.25
-    ours = next(row for row in results["warm"] if row["row"] == table3.OURS_ROW)
+    ours = next(row for row in found["warm"] if row["row"] == table3.OURS_ROW)
     assert ease["difference"][0] == pytest.approx(ours["ndcg"][0] - 0.3)
-    assert "EASE" in results["history"][-1]["ndcg"]
-    path.write_text(json.dumps(recorded(out) | {"split": {}}))
-    lab = table3.Lab(table3.Settings(out=out, baselines=path, k=5))
-    assert lab.baselines() == {}
+    assert "EASE" in found["history"][-1]["ndcg"]
+    recorded(out, results, valid_seed=8)
+    assert lab.baselines("test") == {}
+    recorded(out, results)
+    assert table3.Lab(small(out, k=6, baselines=out / "baselines.json")).baselines("test") == {}
 
 
-def test_a_run_twice_is_the_same(out):
-    first = run_ours(out)
-    assert run_ours(out) == first
+def test_a_run_twice_is_the_same(out, results):
+    lab = table3.Lab(small(out, starts=2))
+    for part in (table3.warm_part, table3.cold_part, table3.thinned_part):
+        again = json.loads(json.dumps(part(lab)))
+        assert again == {name: results[name] for name in again}
 
 
-def test_nothing_of_a_cold_movie_is_fitted(out):
-    lab = table3.Lab(table3.Settings(out=out, k=5, factors=3, sweeps=2))
-    cold = table3.cold_movies(lab.all[1], lab.shape[1], 0.1, 42)
-    study = lab.study(table3.choose(lab.train, ~cold[lab.train[1]]))
-    assert not study.known[cold].any() and study.likes[cold].sum() == 0
-    features = study.features(lab.embeddings("no tags"))
-    _, Q = study.fit(0, features)
-    changed = features.copy()
-    changed[cold] = -changed[cold]
-    _, other = study.fit(0, changed)
-    assert np.array_equal(Q[study.known], other[study.known])
-    assert not np.array_equal(Q[cold], other[cold])
-    assert not study.fit(0)[1][cold].any()
+def test_nothing_of_a_cold_movie_is_fitted(out, monkeypatch):
+    lab, tasks = table3.Lab(small(out)), []
+    find = lambda lab, task: (tasks.append(task), {table3.OURS_ROW: by(np.zeros(93))})[1]  # noqa: E731
+    with monkeypatch.context() as patched:
+        patched.setattr(table3, "cold_rankers", find)
+        table3.cold_part(lab)
+    task, cold = tasks[0], table3.cold_movies(lab.all[1], 93, 0.1, 42)
+    known = table3.counts_of(task.items, 93) > 0
+    assert known.sum() > 70 and not known[cold].any()
+    assert set(task.relevant[1]) <= set(np.flatnonzero(cold))
+    before = table3.fit(lab, task, table3.Fitted(), 0)
+    embeddings = lab.embeddings("base")
+    embeddings[cold] *= -1
+    monkeypatch.setattr(lab, "embeddings", lambda text: embeddings)
+    after = table3.fit(lab, task, table3.Fitted(), 0)
+    assert np.array_equal(before["U"], after["U"])
+    assert np.array_equal(before["V"][known], after["V"][known])
+    assert not np.array_equal(before["V"][cold], after["V"][cold])
+    assert np.array_equal(before["content"].profiles, after["content"].profiles)
+    assert not table3.fit(lab, task, table3.Fitted(prior=False), 0)["V"][cold].any()
+
+
+def test_most_popular_puts_cold_movies_last_in_an_order_of_its_own(out):
+    lab = table3.Lab(small(out))
+    task = lab.task(*(table3.choose(lab.train, lab.train[1] % 9 > 0) for _ in range(2)))
+    cold = table3.counts_of(task.items, 93) == 0
+    popular = table3.cold_rankers(lab, task)["Most popular (all 0 if cold, then at random)"]
+    scores = popular(np.array([0]), task.seen)[0]  # (I,)
+    assert scores[cold].max() < 1 <= scores[~cold].min()
+    assert len(set(scores[cold])) == cold.sum() >= 10
 
 
 def test_the_temporal_split_looks_at_nothing_after_its_date(out):
-    lab = table3.Lab(table3.Settings(out=out, k=5))
-    study, _, date = table3.temporal_split(lab)
-    times = np.concatenate([lab.data["train_times"], lab.data["test_times"]])
-    assert len(study.users) == np.sum(times < date) == np.floor(0.8 * len(times))
+    lab = table3.Lab(small(out))
+    task, times = lab.splits()["temporal"], lab.all[3]
+    assert task.times.max() < lab.date
+    assert len(task.users) == np.sum(times < lab.date) == np.floor(0.8 * len(times))
 
 
-def test_what_is_missing_is_said_in_one_line(out, tmp_path, capsys):
-    for name in ("ratings.safetensors", "documents-no-leak.txt"):
+def test_what_is_missing_is_said_in_one_line(out, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["table3.py", "--out", str(tmp_path)])
+    for name in ("ratings.safetensors", "minilm-no-leak.safetensors"):
         with pytest.raises(SystemExit) as leave:
-            metrics.run(lambda: table3.make_table3(["--out", str(tmp_path)]))
+            metrics.run(table3.main)
         error = capsys.readouterr().err
-        assert leave.value.code == 2 and error.count("\n") == 1 and "is missing" in error
+        assert leave.value.code == 2 and error.count("\n") == 1 and f"{name} is missing" in error
         (tmp_path / name).write_bytes((out / name).read_bytes())
