@@ -25,6 +25,7 @@ import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -70,16 +71,12 @@ PARTS = 64  # ranking: part p has rows p, p + 64, ..: popular items are neighbou
 # ------------------------------------------------------------------------------------------------
 
 
-def compiled(**options):
+def compiled(function, **options):
     """njit, its machine code kept for the next run where there is a place for it."""
-
-    def decorate(function):
-        try:
-            return njit(cache=True, error_model="numpy", **options)(function)
-        except RuntimeError:  # neither this folder nor a home folder can be written to
-            return njit(error_model="numpy", **options)(function)
-
-    return decorate
+    try:
+        return njit(function, cache=True, error_model="numpy", **options)
+    except RuntimeError:  # neither this folder nor a home folder can be written to
+        return njit(function, error_model="numpy", **options)
 
 
 @njit(inline="always")
@@ -124,8 +121,8 @@ def _epoch(users, items, ratings, U, V, cache_u, cache_v, step, sigmoid):
     return squares
 
 
-_epoch_strict = compiled(nogil=True)(_epoch)
-_epoch_fast = compiled(nogil=True, fastmath=True)(_epoch)
+_epoch_strict = compiled(_epoch, nogil=True)
+_epoch_fast = compiled(_epoch, nogil=True, fastmath=True)
 
 
 def scale_ratings(ratings):
@@ -241,7 +238,7 @@ class Ranking:
     fit_part: bool = False  # leave the validation part of the train rows out
 
 
-@compiled(parallel=True, fastmath={"reassoc", "contract"})
+@partial(compiled, parallel=True, fastmath={"reassoc", "contract"})
 def half_sweep(starts, others, targets, weights, missing, X, Y, spectrum, prior, reg):
     """Step (S) for each coordinate of each row of X (R, K) in turn, in place.
 

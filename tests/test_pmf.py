@@ -349,6 +349,7 @@ def test_turning_makes_the_gram_diagonal_and_keeps_every_score_and_length():
     assert pytest.approx((X**2).sum(axis=1)) == (X2**2).sum(axis=1)
 
 
+@pytest.mark.filterwarnings("ignore:overflow")
 def test_ranking_factors_that_are_not_finite_are_a_clear_error():
     case, _ = ranking_case()
     with pytest.raises(BadInput, match=r"no finite factors with --reg 0.01, --power 400"):
