@@ -282,6 +282,15 @@ def test_equal_ratings_and_divergence_are_clear_errors():
 # PMF for ranking
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    """The sweeps here are short: on a busy machine threads would mostly wait for each other."""
+    threads = numba.get_num_threads()
+    numba.set_num_threads(1)
+    yield
+    numba.set_num_threads(threads)
+
+
 def ranking_case(seed=0, n_users=7, n_items=9, n_cold=2, d=3):
     """(users, items, targets, weights, U, I) with I counting cold items, and features (I, D)."""
     rng = np.random.default_rng(seed)
@@ -486,13 +495,12 @@ def test_a_cold_item_takes_its_prior_and_moves_nobody():
 
 def test_ranking_same_seed_same_bytes_whatever_the_threads():
     case, features = ranking_case()
+    numba.set_num_threads(numba.config.NUMBA_NUM_THREADS)  # all there are
     runs = [pmf.fit_ranking(*case, pmf.Ranking(k=4, seed=s), features) for s in (1, 1, 2)]
     first, again, other = (b"".join(x.tobytes() for x in run) for run in runs)
     assert first == again != other
-    threads = numba.get_num_threads()
     numba.set_num_threads(1)
     alone = pmf.fit_ranking(*case, pmf.Ranking(k=4, seed=1), features)
-    numba.set_num_threads(threads)
     assert b"".join(x.tobytes() for x in alone) == first
 
 
