@@ -1,0 +1,115 @@
+"""Record a run: copy what a command wrote in out/ to results/, each table with its origin on top.
+
+    `make all` on 2026-11-25; the processor, its cores and memory; python, torch, numpy.
+
+The command decides which files are copied (RUNS below); those of other commands stay as they were.
+The date is that of the record, the file in out/; the machine is this one, so record a run where it
+was made.
+
+Gives:    results/table1.md and the rest of RUNS; and with `make all` results/tuning.md, what each
+          tuning trained and cost, and the README's table.
+Command:  python tests/studies/record.py --out out --command "make all"
+"""
+
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from common import machine  # beside this script
+
+from main import METRICS, markdown, merge_seeds, report_figures, write_texts
+from metrics import BadInput, parse, read_json, read_text, run, versions
+
+
+@dataclass(frozen=True)
+class Settings:
+    out: Path = Path("out")  # folder of the run
+    to: Path = Path("results")  # folder of the records
+    command: str = "make all"  # that made them
+
+
+README, MARK = Path("README.md"), "<!-- results -->\n"
+RUNS = {  # command -> what it writes, its record first
+    "make all": ("results.json", "table1.md", "table2.md", "figure1.svg"),
+    "make study": ("results-ours.json", "table3.md", "figure2.svg", "figure3.svg"),
+    "make bench": ("bench.json", "bench.md"),
+    "make growth": ("growth.json", "growth.md", "figure4.svg"),
+}
+README_ROWS = {  # (recipe, row) of Table I -> what the README calls it
+    ("published", "Most popular"): "the most rated movies",
+    ("published", "MF only"): "as published: MF only",
+    ("published", "MF + MiniLM (base)"): "as published: MF + MiniLM (base)",
+    ("published", "MF + MiniLM (tuned)"): "as published: MF + MiniLM (tuned)",
+    ("published", "MF + MiniLM (NF4 + LoRA)"): "as published, by QLoRA: MF + MiniLM (NF4 + LoRA)",
+    ("report", "MF + MiniLM (base)"): "as written: MF + MiniLM (base)",
+    ("report", "MF + MiniLM (tuned)"): "as written: MF + MiniLM (tuned)",
+    ("ours", "EASE"): "EASE, tuned",
+    ("ours", "Ranking PMF, no text"): "`ours` without text",
+    ("ours", "MF + MiniLM (base)"): "`ours`: MF + MiniLM (base)",
+}
+RUNS["make seeds"] = RUNS["make qwen"] = RUNS["make all"]  # they end with it
+
+
+def header(command, record, made):
+    """The line on top of a table: command, date (made: seconds), machine, versions."""
+    found = versions() | record.get("versions", {})
+    packages = ", ".join(f"{name} {found[name]}" for name in ("python", "torch", "numpy"))
+    day = time.strftime("%Y-%m-%d", time.localtime(made))
+    return f"`{command}` on {day}; {record.get('machine', machine())}; {packages}.\n\n"
+
+
+def tuning_table(results):
+    """What each tuning trained and cost, beside the rows whose encoder was left as it was."""
+    head = ["recipe", "row", "seed", "trained", "peak memory", "minutes", "hits"]
+    lines = []
+    for row in results["rows"]:
+        if "tuning" in row:
+            cost, cells = row["tuning"], ["none", "", ""]
+            if cost:
+                cells = [f"{cost['trainable']:,} ({cost['trainable_share']:.2%})"]
+                cells += [
+                    f"{cost['peak_memory_bytes'] / 1e9:.2f} GB",
+                    f"{cost['seconds'] / 60:.1f}",
+                ]
+            lines.append([row["recipe"], row["row"], str(row["seed"]), *cells, str(row["hits"])])
+    return markdown(head, lines)
+
+
+def readme_table(results):
+    """The README's rows of Table I: the report's hits beside ours; means over seeds."""
+    k, rows = (
+        results["k"],
+        {(row["recipe"], row["row"]): row for row in merge_seeds(results["rows"])},
+    )
+    head = ["movies recommended by", "hits, report", "hits, here", f"P@{k}", f"R@{k}", f"NDCG@{k}"]
+    lines = []
+    for key, name in README_ROWS.items():
+        row, paper = rows[key], report_figures(rows[key])
+        means = [f"{row[metric]:.4f}" for metric in METRICS]
+        lines.append([name, str(paper[-1]) if paper else "", f"{row['hits']:,.0f}", *means])
+    return markdown(head, lines)
+
+
+def main():
+    s = parse(Settings, __doc__)
+    files = RUNS.get(" ".join(s.command.split()[:2]))
+    if files is None:
+        raise BadInput(f"--command {s.command}: it should begin with one of {', '.join(RUNS)}")
+    texts = {name: read_text(s.out / name) for name in files}
+    record = read_json(s.out / files[0])
+    if "table1.md" in texts:
+        texts["tuning.md"] = tuning_table(record)
+    top = header(s.command, record, (s.out / files[0]).stat().st_mtime)
+    write_texts(s.to, {name: top * name.endswith(".md") + text for name, text in texts.items()})
+    print(f"{s.to}: {', '.join(texts)}")
+    if "table1.md" in texts and s.to == Settings.to:
+        before, _, rest = read_text(README).partition(MARK)
+        after = rest[rest.index("<!-- /results -->") :]
+        write_texts(README.parent, {README.name: before + MARK + readme_table(record) + after})
+
+
+if __name__ == "__main__":
+    run(main)
