@@ -108,9 +108,9 @@ def pair_loss(a, b, scale=20.0):
 def triplet_loss(profile, liked, disliked, temperature=0.07):
     """(C) above, which is softplus((p.d - p.l) / t). profile, liked, disliked: (B, D).
 
-    Report silent on the form ("a contrastive loss"): we take the softmax of one positive against
-    the user's disliked movie, because unlike a margin it needs no cosine that is out of reach;
-    t = .07 is the usual choice (He et al. 2020). The profile is a constant: no gradient enters it.
+    Report silent on the form ("a contrastive loss"): we take the softmax, because unlike a margin
+    it needs no cosine that is out of reach; t = .07 is the usual choice (He et al. 2020). The
+    profile is a constant: no gradient enters it.
     """
     positive = (profile * liked).sum(dim=1)  # (B,)
     negative = (profile * disliked).sum(dim=1)  # (B,)
@@ -334,7 +334,7 @@ def tune(encoder, ids, examples, s):
     total, n = min(total, s.max_steps or total), len(examples.items)
     rng, losses, last = np.random.default_rng(s.seed), [], []
     recent = deque(maxlen=s.average)  # weights after each of the last epochs
-    with metrics.progress(total, "tuning", file=sys.stdout) as bar:
+    with metrics.progress(total, str(s.out), file=sys.stdout) as bar:
         while len(losses) < total:
             # 2. A pass: all examples in a new order, profiles by the encoder as it is
             examples.refresh(lambda items: enc.embed(encoder, ids, items=items))
@@ -424,8 +424,7 @@ def probe(encoder, ids, examples, s):
     encoder.model.train()
     start = time.perf_counter()
     for _ in range(3):
-        rows = rng.choice(len(examples.items), s.batch)
-        backward(encoder, ids, examples, rows, s.budget)
+        backward(encoder, ids, examples, rng.choice(len(examples.items), s.batch), s.budget)
     step, start = (time.perf_counter() - start) / 3, time.perf_counter()
     few = ids[:: len(ids) // 200 + 1]
     enc.embed(encoder, few, s.budget)
@@ -503,7 +502,8 @@ def peak_memory():
 
 def read_examples(s):
     """The recipe's examples of a ratings file."""
-    examples = RECIPES[s.recipe](metrics.load(s.ratings), s.seed)
+    names = ["train_users", "train_items", "train_ratings", "valid"]
+    examples = RECIPES[s.recipe](metrics.load(s.ratings, names=names), s.seed)
     if len(examples.items) == 0:
         raise BadInput(f"{s.ratings}: no user has liked enough for recipe {s.recipe!r}")
     return examples

@@ -145,9 +145,8 @@ def weight_files(folder):
 @contextlib.contextmanager
 def one_line(what):
     """Without the libraries' reports, bars and hints; an error of theirs becomes one line."""
-    transformers.utils.logging.set_verbosity_error()
+    logging.disable(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
@@ -377,7 +376,7 @@ def main():
         encoder = load_encoder(facts, folder, s.nf4, s.dtype, s.adapter)
         # 2. Texts -> token ids -> vectors
         ids, start = tokenize(encoder, texts, figure), time.perf_counter()
-        with progress(sum(map(len, ids)), "encoding", unit=" tokens", file=sys.stdout) as bar:
+        with progress(sum(map(len, ids)), str(s.out), unit=" tokens", file=sys.stdout) as bar:
             vectors = embed(encoder, ids, s.budget, done=bar.update)  # (I, D)
         figure(f"{len(ids) / (time.perf_counter() - start):.0f} texts/s")
         # 3. The file, with the sha256 of what it was made from

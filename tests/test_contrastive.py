@@ -376,6 +376,14 @@ def test_a_warm_up_longer_than_the_run_is_cut(command, data, tmp_path, monkeypat
     assert record["settings"]["warmup"] == "19"
 
 
+def test_another_file_as_ratings(command, tmp_path):
+    factors = tmp_path / "factors.safetensors"
+    metrics.save(factors, {"user_factors": np.ones((2, 2))}, {})
+    status, error = command(tmp_path / "out", "--ratings", str(factors))
+    assert (status, error.count("\n")) == (2, 1)
+    assert f"{factors} holds user_factors, but no train_users" in error
+
+
 def test_texts_of_other_ratings(command, data, tmp_path, monkeypatch):
     arrays = metrics.load(data[0])
     ratings = tmp_path / "ratings.safetensors"
@@ -442,6 +450,7 @@ def test_two_processes_equal_one(tiny, data, tmp_path):
     for line in (["encode.py", *tail, str(tmp_path / "two.safetensors")], tuning):
         done = subprocess.run([*start, *line], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
+        assert done.stdout.count(": done, ") == 1  # the first process alone shows its stage
     encoder = enc.load_encoder(*enc.find(str(tiny)))
     one = enc.embed(encoder, enc.tokenize(encoder, tiny_qwen.TEXTS))
     two = metrics.load(tmp_path / "two.safetensors", inputs=[data[1]])["embeddings"]
