@@ -59,10 +59,10 @@ def test_a_task_shows_and_strikes_and_wants_the_right_pairs():
 
 
 def test_coverage_gini_and_popularity_by_hand():
-    """Items 0, 2, 3 have 1, 2 and 1 ratings, item 1 none. Both users see item 2, one item 3."""
+    """Items 0, 2, 3 have 1, 2 and 1 ratings, item 1 none. Both see item 2, one 3, one 0."""
     known, held = rows_of([0, 1, 2, 2], [0, 3, 2, 2], [3] * 4), rows_of([0, 1], [2, 2], [5, 5])
     task = lab_of((3, 4)).task(known, held)
-    found = table3.beyond_accuracy(task, by([0, 9, 8, 7]), 2)  # user 1 has rated item 3: then 0
+    found = table3.beyond_accuracy(task, by([0, 9, 8, 7]), 3)  # 2, 3, none and 2, 0, none
     assert found["coverage"] == 3 / 3
     assert found["popularity"] == (2 + 1 + 2 + 1) / 4
     assert found["gini"] == pytest.approx((-2 * 1 + 0 * 1 + 2 * 2) / (3 * 4))
@@ -166,6 +166,11 @@ def test_table3_end_to_end_on_random_data(results):
     assert results["cold movies"] == 9
     assert [row["row"] for row in results["cold"]] == [r["row"] for r in results["cold among all"]]
     assert [point["alpha"] for point in results["alpha"]["base"]] == [i / 10 for i in range(11)]
+    near, far = (
+        np.array([row["ndcg"]["Most popular"] for row in results[part] if row["users"]])
+        for part in ("items", "items among all")
+    )
+    assert (near >= far).all() and (near > far).any()  # fewer movies are in the way
     ends = {row["row"]: row for row in results["validation"]}
     curve = results["alpha"]["base"]
     assert curve[10]["ndcg"] == pytest.approx(ends[table3.PRIOR_ROW]["ndcg"][0])

@@ -553,7 +553,7 @@ def figure2(results):
     """NDCG on the validation part against alpha; 1 is the PMF alone, 0 text alone."""
     from matplotlib.figure import Figure  # here: tests of the table need none
 
-    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure = Figure(figsize=(6.4, 3.6), layout="tight")
     panel = figure.subplots()
     for text, curve in results["alpha"].items():
         alphas, ndcg = ([point[name] for point in curve] for name in ("alpha", "ndcg"))
@@ -571,7 +571,7 @@ def figure3(results):
     """NDCG by bucket, a panel each for users, thinned users and movies."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 9), layout="constrained")
+    figure = Figure(figsize=(8, 9))
     for panel, part in zip(figure.subplots(len(PANELS), sharey=True), PANELS, strict=True):
         rows = [row for row in results[part] if row["users"]]
         places = np.arange(len(rows))  # (buckets,)
@@ -583,7 +583,8 @@ def figure3(results):
         panel.set_title(TABLE3[part].format(**results), fontsize="medium")
         panel.set(ylabel=f"NDCG@{results['k']}", ymargin=0.1)
     handles = figure.axes[0].get_legend_handles_labels()
-    figure.legend(*handles, loc="outside upper center", ncols=3, fontsize="small")
+    figure.legend(*handles, loc="upper center", ncols=3, fontsize="small")
+    figure.tight_layout(rect=(0, 0, 1, 0.94))  # the legend stands above
     return figure
 
 
