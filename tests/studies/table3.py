@@ -386,7 +386,7 @@ def cold_part(lab):
 
 
 def cold_rankers(lab, task):
-    """What can rank movies without a rating: the text without tags, for who tags has seen it."""
+    """What can rank movies without a rating. No tags in the text: who tags a movie has seen it."""
     found, s = rankers_without_tags(lab, task), lab.settings
     # Train counts, equal ones at random: item numbers would tell which movie is seen often.
     counts = counts_of(task.items, lab.n_items) + np.random.default_rng(s.seed).random(lab.n_items)
