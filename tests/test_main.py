@@ -357,7 +357,8 @@ def recorded(out, **changes):
     users = np.count_nonzero(np.diff(main.Artefacts(out).task.relevant[0]))
     values = {"precision": [0.5] * users, "recall": [0.25] * users, "ndcg": [0.75] * users}
     split = {"inputs": made["inputs"], "settings": made["settings"] | {"a later key": 1}}
-    record = {"split": split, "k": 2, "rows": {"EASE": {"test": values}}} | changes
+    record = {"split": split, "k": 2, "quick": False, "rows": {"EASE": {"test": values}}}
+    record |= changes
     path = out / "baselines.json"
     path.write_text(json.dumps(record))
     return path
@@ -370,8 +371,9 @@ def test_recorded_rows_are_shown_on_their_own_split_alone(artefacts):
     assert (row["precision"], row["ndcg"], row["hits"]) == (0.5, 0.75, row["users"])
     assert "| recorded | EASE |" in (artefacts / "table1.md").read_text()
     assert ("ours", "EASE") not in evaluated(artefacts)
-    recorded(artefacts, k=3)
-    assert ("ours", "EASE") not in evaluated(artefacts, "--baselines", str(path))
+    for change in ({"k": 3}, {"quick": True}):
+        recorded(artefacts, **change)
+        assert ("ours", "EASE") not in evaluated(artefacts, "--baselines", str(path))
     split = json.loads(recorded(artefacts).read_text())["split"]
     split["settings"]["seed"] = 43
     recorded(artefacts, split=split)

@@ -312,6 +312,7 @@ def draw_figure4(path, rows):
     import matplotlib.pyplot as plt
 
     plt.switch_backend("agg")  # no screen
+    plt.rcParams["svg.hashsalt"] = "growth"  # the same bytes twice
     x = np.array([row["ratings"] for row in rows])  # (sizes,)
     figure, panels = plt.subplots(1, 2, figsize=(10, 4.2), layout="constrained")
     for panel, (unit, lines) in zip(panels, curves(rows).items(), strict=True):
