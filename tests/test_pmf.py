@@ -360,9 +360,13 @@ def test_turning_makes_the_gram_diagonal_and_keeps_every_score_and_length():
 
 @pytest.mark.filterwarnings("ignore:overflow")
 def test_ranking_factors_that_are_not_finite_are_a_clear_error():
-    case, _ = ranking_case()
-    with pytest.raises(BadInput, match=r"no finite factors with --reg 0.01, --power 400"):
-        pmf.fit_ranking(*case, pmf.Ranking(k=2, power=400.0))
+    case, features = ranking_case()
+    for k in (2, 8):
+        with pytest.raises(BadInput, match=r"no finite factors with --reg 0.01, --power 400"):
+            pmf.fit_ranking(*case, pmf.Ranking(k=k, power=400.0))
+    features[3, 1] = np.nan  # not a number: only Q sees it
+    with pytest.raises(BadInput, match="no finite factors"):
+        pmf.fit_ranking(*case, pmf.Ranking(k=2, sweeps=1), features)
 
 
 def test_a_tiny_regularisation_is_still_finite():
