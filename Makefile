@@ -220,7 +220,7 @@ seeds: $(OUT)/minilm-tuned-2.safetensors $(OUT)/minilm-tuned-3.safetensors
 
 # ---- Qwen3-Embedding: base and LoRA on NF4, both recipes ------------------------------------------
 
-SMALL := $(findstring 0.6,$(QWEN))
+SMALL := $(filter %0.6B,$(patsubst %/,%,$(QWEN)))
 QNAME := $(if $(SMALL),qwen3-0.6b,qwen3-4b)
 QBASE := --encoder $(QNAME) --nf4 --dtype $(if $(SMALL),float32,bfloat16) \
          $(if $(wildcard $(QWEN)/),--weights $(QWEN))
@@ -279,10 +279,9 @@ baselines: .venv-peers/.done $(RATINGS)
 	$(Q)$(PEERS) tests/peers/baselines.py --out $(OUT)
 
 # What the targets above make in a folder; what else is there, stays, and so does the folder then.
-MADE_IN = $(wildcard $(addprefix $(1)/,.prepared .set-* movies.csv documents*.txt \
-  ratings.safetensors pmf*.safetensors minilm*.safetensors qwen3-*.safetensors minilm-*/ qwen3-*/ \
-  results.json results-ours.json bench.json growth.json table?.md bench.md growth.md figure?.svg))
-
 clean:
-	rm -rf $(call MADE_IN,$(OUT)) $(call MADE_IN,$(OUT)-quick)
-	@rmdir $(wildcard $(OUT) $(OUT)-quick) 2>/dev/null || true
+	for out in $(OUT) $(OUT)-quick; do if [ -d $$out ]; then cd $$out && rm -rf .prepared .set-* \
+	  ratings.safetensors movies.csv documents*.txt pmf*.safetensors minilm*.safetensors minilm-*/ \
+	  qwen3-*.safetensors qwen3-*/ results.json results-ours.json table[123].md figure[1234].svg \
+	  bench.json bench.md growth.json growth.md; \
+	  cd - >/dev/null; rmdir $$out 2>/dev/null || true; fi; done
