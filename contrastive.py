@@ -34,6 +34,7 @@ Legend:   U users, I items, N ratings, P examples, B batch, R rows, D dimensions
 
 import contextlib
 import json
+import os
 import shutil
 import sys
 import time
@@ -43,7 +44,6 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import psutil  # comes with accelerate
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
@@ -56,9 +56,6 @@ from metrics import LIKED, BadInput, group_by_user, pairs_of_block, read_json, s
 DISLIKED = 2.5  # Report silent: we take the lower half of the scale .5 .. 5
 PER_USER = 10  # examples a user, in the published run; Report silent: the same for triplets
 BYTES_NF4 = 4.127 / 8  # a weight in NF4 with double quantisation: 4 bits, 8/64 and 32/(64 256) more
-
-# What sentence-transformers needs to know beside the weights; a tuned folder has its base's.
-POOLING_FILES = ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json")
 
 
 @dataclass(frozen=True)
@@ -305,13 +302,6 @@ def with_lora(model, s, facts):
         return peft.get_peft_model(model, config)
 
 
-def trainable(model):
-    """(trained, all) parameters; packed 4-bit weights count as what they hold."""
-    if hasattr(model, "get_nb_trainable_parameters"):
-        return model.get_nb_trainable_parameters()
-    return (sum(p.numel() for p in model.parameters()),) * 2
-
-
 def optimiser_of(model, lr):
     """AdamW as sentence-transformers' fit() has it: decay .01, none on biases and LayerNorm."""
     named = [(n, p) for n, p in model.named_parameters() if p.requires_grad]
@@ -332,7 +322,8 @@ def tune(encoder, ids, examples, s):
     optimiser, total = optimiser_of(encoder.model, s.lr), steps_of(s, examples)
     schedule = transformers.get_linear_schedule_with_warmup(optimiser, s.warmup, total)
     total, n = min(total, s.max_steps or total), len(examples.items)
-    rng, losses, last = np.random.default_rng(s.seed), [], []
+    rng = np.random.default_rng(s.seed)  # of the order of the examples
+    losses, last = [], []
     recent = deque(maxlen=s.average)  # weights after each of the last epochs
     with metrics.progress(total, str(s.out), file=sys.stdout) as bar:
         while len(losses) < total:
@@ -357,9 +348,10 @@ def tune(encoder, ids, examples, s):
             if s.average:
                 recent.append([p.detach().clone() for p in params])
     # 4. The mean of the last passes' weights
-    with torch.no_grad():
-        for p, *after in zip(params, *recent, strict=True) if recent else ():
-            p.copy_(torch.stack(after).mean(dim=0))
+    if recent:
+        with torch.no_grad():
+            for p, *after in zip(params, *recent, strict=True):
+                p.copy_(torch.stack(after).mean(dim=0))
     return losses
 
 
@@ -414,22 +406,19 @@ def memory_need(config, facts, s, tokens):
         layers = config.num_hidden_layers
         saved = saved / layers + layers * tokens * config.hidden_size * width
     weights = linear * (BYTES_NF4 if s.nf4 else width) + plain * width
-    return {"weights": weights, "training": 16 * trainable(model)[0], "activations": saved}
+    training = 16 * model.num_parameters(only_trainable=True)
+    return {"weights": weights, "training": training, "activations": saved}
 
 
-def probe(encoder, ids, examples, s):
-    """Seconds that the whole tuning and one encoding would take, by a few timed batches."""
+def probe(encoder, ids, examples, s, steps=3):
+    """Seconds that the whole tuning would take, by a few steps on random examples."""
     rng = np.random.default_rng(0)
     examples.refresh(lambda items: torch.randn(len(items), encoder.model.config.hidden_size))
     encoder.model.train()
     start = time.perf_counter()
-    for _ in range(3):
+    for _ in range(steps):
         backward(encoder, ids, examples, rng.choice(len(examples.items), s.batch), s.budget)
-    step, start = (time.perf_counter() - start) / 3, time.perf_counter()
-    few = ids[:: len(ids) // 200 + 1]
-    enc.embed(encoder, few, s.budget)
-    encoding = (time.perf_counter() - start) * len(ids) / len(few)
-    return step * (s.max_steps or steps_of(s, examples)) + encoding
+    return (time.perf_counter() - start) / steps * (s.max_steps or steps_of(s, examples))
 
 
 def check(s):
@@ -445,22 +434,23 @@ def check(s):
     examples = read_examples(s)
     longest = sorted(sum(len(ids[i]) for i in row) for row in examples.items)[-s.batch :]
     need = sum(memory_need(config, facts, s, sum(longest)).values())
-    free = torch.cuda.mem_get_info()[0] if cuda else psutil.virtual_memory().available
-    print(f"needs {need / 1e9:.1f} GB, free {free / 1e9:.1f} GB")
-    if need > 0.95 * free:
+    ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    there = torch.cuda.mem_get_info()[0] if cuda else ram
+    print(f"needs {need / 1e9:.1f} GB of {there / 1e9:.1f} GB")
+    if need > 0.9 * there:
         raise BadInput("too little memory; try --checkpointing, --nf4 --lora or a smaller --batch")
     if not cuda:
         seconds = probe(build(s, *enc.find(s.encoder, s.weights)), ids, examples, s)
-        print(f"on this CPU: about {seconds / 60:.0f} minutes to tune and to encode all texts")
+        print(f"on this CPU: about {seconds / 60:.0f} minutes to tune")
 
 
 def write_model(folder, encoder, base):
-    """A folder that transformers and sentence-transformers open, or a plain peft adapter."""
+    """A folder that transformers and, as its base, sentence-transformers open; or an adapter."""
     encoder.model.save_pretrained(folder)
     if hasattr(encoder.model, "peft_config"):
         return
     encoder.tokenizer.save_pretrained(folder)
-    for name in POOLING_FILES:
+    for name in ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json"):
         if (base / name).is_file():
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(base / name, folder / name)
@@ -474,7 +464,8 @@ def written(folder):
 
 def record_of(s, encoder, folder, losses, seconds):
     """What training.json holds, but for the list of the files beside it."""
-    trained, total = trainable(encoder.model)
+    total = encoder.model.num_parameters()  # packed 4-bit weights count as what they hold
+    trained = encoder.model.num_parameters(only_trainable=True)
     return {
         "settings": {k: v if isinstance(v, tuple) else str(v) for k, v in asdict(s).items()},
         "inputs": {p.name: sha256(p) for p in (s.ratings, s.texts)},

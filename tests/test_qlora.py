@@ -2,9 +2,9 @@
 
 import dataclasses
 import json
+import re
 import shutil
 import sys
-import types
 from pathlib import Path
 
 import bitsandbytes as bnb
@@ -357,7 +357,8 @@ def test_trainable_parameters_of_the_published_run():
         model = transformers.AutoModel.from_config(transformers.Qwen3Config(**QWEN_4B))
     assert sum(p.numel() for p in model.parameters()) == enc.QWEN_4B.parameters
     s = settings("qwen3-4b", ("", ""))
-    trained, total = con.trainable(con.with_lora(model, s, enc.QWEN_4B))
+    model = con.with_lora(model, s, enc.QWEN_4B)
+    trained, total = model.num_parameters(only_trainable=True), model.num_parameters()
     assert trained == 36 * 16 * ((2560 + 32 * 128) + (2560 + 8 * 128)) == 5_898_240
     assert total == 4_027_672_576
     assert round(100 * trained / total, 3) == 0.146
@@ -385,8 +386,7 @@ def test_check_refuses_the_4b_model_without_cuda(data, monkeypatch):
 
 
 def test_check_refuses_too_little_memory(tiny, data, monkeypatch):
-    free = types.SimpleNamespace(available=1000)
-    monkeypatch.setattr(con.psutil, "virtual_memory", lambda: free)
+    monkeypatch.setattr(con.os, "sysconf", lambda name: 30)  # 30 pages of 30 bytes
     with pytest.raises(BadInput, match="too little memory"):
         con.check(settings(tiny, data))
 
@@ -394,5 +394,17 @@ def test_check_refuses_too_little_memory(tiny, data, monkeypatch):
 def test_check_tells_the_time_on_a_cpu(tiny, data, capsys):
     con.check(settings(tiny, data))
     lines = capsys.readouterr().out.splitlines()
-    assert lines[0].startswith("needs ")
-    assert lines[1].startswith("on this CPU: about ")
+    assert re.fullmatch(r"needs \d+\.\d GB of \d+\.\d GB", lines[0])
+    assert re.fullmatch(r"on this CPU: about \d+ minutes to tune", lines[1])
+
+
+def test_probe_tells_the_time_of_all_steps(tiny, data, monkeypatch):
+    """80 pairs in batches of 8, 2 passes: 20 steps; a clock that ticks once a step."""
+    clock = iter(range(100))
+    monkeypatch.setattr(con.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(con, "backward", lambda *_: next(clock))
+    s = settings(tiny, data)
+    encoder, examples = build(s), con.read_examples(s)
+    assert con.probe(encoder, None, examples, s, steps=3) == (3 + 1) / 3 * 20
+    few = dataclasses.replace(s, max_steps=6)
+    assert con.probe(encoder, None, examples, few, steps=1) == (1 + 1) * 6

@@ -157,7 +157,7 @@ def main():
     examples = con.read_examples(read)
     lora = replace(read, lora=True, nf4=True, dtype="bfloat16")
     model = con.with_lora(random_nf4(CONFIG, "cuda"), lora, enc.QWEN_4B)
-    trained, total = con.trainable(model)
+    trained, total = model.get_nb_trainable_parameters()
     print(f"{torch.cuda.get_device_name()}; {trained:,} of {total:,} parameters trained\n")
     print("| way | tuning tok/s | GB | minutes | encoding tok/s | GB | minutes |")
     print("|---|---|---|---|---|---|---|")
