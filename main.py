@@ -229,7 +229,7 @@ def number(cell, place, whole=True):
     if not re.fullmatch(pattern, cell):
         kind = "whole number" if whole else "number"
         raise BadInput(f"{place}: {cell[:50]!r} is no {kind}")
-    value = int(cell.split(".")[0]) if whole else float(cell)
+    value = int(cell[:99].split(".")[0]) if whole else float(cell)  # more digits are beyond it too
     if not -(2**63) <= value < 2**63:
         raise BadInput(f"{place}: {cell[:50]} is beyond 64 bits")
     return value
@@ -261,15 +261,15 @@ def plain_columns(path):
     """The columns of a file of plain numbers with the header, by NumPy's reader; None if unsure."""
     header = HEADERS[path.name]
     head, _, body = path.read_bytes().partition(b"\n")
-    if body.translate(None, b'0123456789.,"\r\n'):
+    if body.translate(None, b"0123456789.,\r\n"):
         return None
     kinds = [(name, float if name == "rating" else np.int64) for name in header]
     try:
-        if next(csv.reader([head.decode("utf-8-sig")])) != header:
+        if next(csv.reader([head.decode("utf-8-sig")], strict=True)) != header:
             return None
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # an empty file, or whole numbers read as floats
-            table = np.loadtxt(path, kinds, None, ",", skiprows=1, ndmin=1, quotechar='"')
+            table = np.loadtxt(path, kinds, None, ",", skiprows=1, ndmin=1)
     except (ValueError, Warning, csv.Error, StopIteration):
         return None
     return tuple(np.ascontiguousarray(table[name]) for name in header)
