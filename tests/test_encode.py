@@ -275,16 +275,20 @@ def cut(path):
         ("model.safetensors", None),
     ],
 )
-def test_a_cut_or_odd_file_of_a_model_is_one_line(tiny, tmp_path, name, content):
+def test_a_cut_or_odd_file_of_a_model_is_one_line(
+    tiny, tmp_path, monkeypatch, capsys, name, content
+):
     folder = shutil.copytree(tiny, tmp_path / "odd")
     (folder / name).write_text(content) if content else cut(folder / name)
     (tmp_path / "texts.txt").write_text("one\n")
-    command = [sys.executable, "encode.py", "--encoder", str(folder), "--out", str(tmp_path / "x")]
-    command += ["--texts", str(tmp_path / "texts.txt")]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 2
-    assert done.stderr.startswith(f"encode.py: error: {folder}")
-    assert done.stderr.count("\n") == 1
+    line = ["encode.py", "--encoder", str(folder), "--texts", str(tmp_path / "texts.txt")]
+    monkeypatch.setattr(sys, "argv", [*line, "--out", str(tmp_path / "x")])
+    with pytest.raises(SystemExit) as end:
+        metrics.run(enc.main)
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert error.startswith(f"encode.py: error: {folder}")
+    assert error.count("\n") == 1
     assert not (tmp_path / "x").exists()
 
 
