@@ -119,7 +119,7 @@ def batch_softmax(profiles, items, liked, log_likes, temperature=0.2):
     """(T) above: profiles (R, D) and centred items (B, D) of length 1, liked (R, B) bool.
 
     Other movies that the row liked are no negatives of a target. log_likes (B,). No rows: loss 0.
-    t = .2 ranked validation users better than .07: the sharper softmax overfits few likes.
+    t = .2 ranked the validation part better than .07: the sharper softmax overfits few likes.
     """
     cosines = profiles @ items.T  # (R, B)
     z = cosines / temperature + log_likes  # (R, B)

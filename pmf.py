@@ -227,7 +227,7 @@ class Ranking:
     ratings: Path = Path("out/ratings.safetensors")  # of `main.py prepare`
     out: Path = Path("out/pmf-ours.safetensors")  # the factors to write
     embeddings: Path = Path()  # of encode.py, for the prior; none: no prior, cold items get zeros
-    k: int = 128  # K; from here to power chosen on validation users
+    k: int = 128  # K; from here to power chosen on the validation part
     missing: float = 0.15  # m, weight of a missing entry against 1 of a rating
     reg: float = 0.01  # of a_u and b_i; with 0, (R) may have no finite minimum
     power: float = 1.0  # 1: regularisation per rating; 0: the same for every row

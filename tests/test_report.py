@@ -1,4 +1,4 @@
-"""The published run on the real data, to the hit: Table I's first rows, Table II, the alpha curve.
+"""The published run on the real data, exactly: Table I's first rows, Table II, the alpha curve.
 
 Skipped where data/ml-latest-small is missing or is another edition than the report's.
 """
