@@ -59,11 +59,12 @@ class Settings:
     seed: int = 42  # of the initial factors, N(0, 0.001^2)
     variant: Literal["sigmoid", "linear"] = "sigmoid"  # g: logistic function or identity
     fast: bool = False  # float32, sums and ratings in another order: as good, but other bits
-    threads: int = 1  # more with --fast alone
+    threads: int = 1  # more with --fast alone; on small data their order of ratings ranks worse
     fit_part: bool = False  # leave the validation part of the train rows out
 
 
-BLOCK = 2 * 2**20  # --fast: bytes of a block's item factors and caches, to stay near their core
+BLOCK = 2 * 2**20  # --fast: bytes of a block's item factors and caches, to stay near their core,
+LARGE = 8 * BLOCK  # where all of them are more: another order of the ratings can rank worse
 PARTS = 64  # ranking: part p has rows p, p + 64, ..: popular items are neighbours, so deal them
 
 # ------------------------------------------------------------------------------------------------
@@ -184,7 +185,8 @@ def fit(users, items, ratings, n_users, n_items, settings):
     step = tuple(map(dtype, (lr, reg, gamma, one - gamma, 1e-8)))  # float32 constants, promoted
     model = U, V, np.zeros_like(U), np.zeros_like(V), step, sigmoid
     targets = (scale_ratings(ratings) if sigmoid else ratings.astype(np.float32)).astype(dtype)
-    parts = max(s.threads, math.ceil(2 * V.nbytes / BLOCK)) if s.fast else 1
+    size = 2 * V.nbytes if s.fast else 0
+    parts = max(s.threads, math.ceil(size / BLOCK) if size > LARGE else 1)
     rounds = rounds_of(users, items, targets, parts, s.threads)
     loss = np.zeros(s.epochs)  # (epochs,)
     with ThreadPoolExecutor(s.threads) as pool, progress(s.epochs, str(s.out), unit="epoch") as bar:

@@ -219,6 +219,7 @@ def test_fast_takes_blocks_where_the_items_and_caches_outgrow_the_cache(block, p
     case, asked, whole = many(), [], pmf.rounds_of
     monkeypatch.setattr(pmf, "rounds_of", lambda *a: asked.append(a[3]) or whole(*a))
     monkeypatch.setattr(pmf, "BLOCK", block)
+    monkeypatch.setattr(pmf, "LARGE", block)
     for fast in (True, False):
         pmf.fit(*case, settings(k=9, epochs=1, fast=fast))
     assert asked == [parts, 1]
