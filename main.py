@@ -857,6 +857,9 @@ def recommend(argv):
     settings = parse(Recommend, recommend.__doc__, argv, top=1)
     recipe, out = fuse.RECIPES[settings.recipe], Artefacts(settings.out)
     encoder, user = settings.encoder or recipe.encoder, out.user_index(settings.user)
+    for row, name in CONTENT_ROWS.items():
+        if name == encoder:  # a quick run may recommend too
+            check_encoder(out, recipe, row, encoder + recipe.suffix, quick=True)
     scores, alpha = out.hybrid(recipe, encoder + recipe.suffix), chosen_alpha(out, recipe, encoder)
     best = metrics.best_items(partial(scores, alpha=alpha), out.task.seen, user, settings.top)[
         0

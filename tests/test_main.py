@@ -456,7 +456,8 @@ def test_recommend_ours_says_what_is_missing_or_stale(artefacts, capsys):
     assert "minilm-tuned-no-leak.safetensors is missing" in error
     kept = text.read_bytes()
     embeddings = metrics.load(text)["embeddings"]
-    metrics.save(text, {"embeddings": -embeddings}, {}, [artefacts / "documents-no-leak.txt"])
+    settings, documents = metrics.provenance(text)["settings"], artefacts / "documents-no-leak.txt"
+    metrics.save(text, {"embeddings": -embeddings}, settings, [documents])
     error = refused("recommend", *arguments, capsys=capsys)
     assert f"{factors} was not made from this {text}" in error
     text.write_bytes(kept)

@@ -126,6 +126,15 @@ def test_what_was_made_with_other_settings_is_refused(artefacts, capsys, name, s
     assert f"{name}.safetensors was made with {message}" in error
 
 
+def test_recommend_refuses_what_evaluate_refuses(artefacts, capsys):
+    resave(artefacts / "minilm.safetensors", nf4=True)
+    arguments = ["--user", 5, "--encoder", "minilm", "--out", artefacts]
+    assert "nf4 = True, not False" in refused("recommend", *arguments, capsys=capsys)
+    save_tuning(artefacts, "minilm-tuned", np.random.default_rng(4), recipe="ours")
+    arguments[3] = "minilm-tuned"
+    assert "recipe = ours, not published" in refused("recommend", *arguments, capsys=capsys)
+
+
 def test_factors_with_a_text_prior_are_not_those_without(artefacts, capsys):
     ours, plain = artefacts / "pmf-ours.safetensors", artefacts / "pmf-ranking.safetensors"
     plain.write_bytes(ours.read_bytes())
