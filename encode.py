@@ -17,6 +17,7 @@ Writes:   embeddings (I, D) float32; row i belongs to line i of --texts.
 Legend: I items, B batch, T tokens, D dimensions.
 """
 
+import atexit
 import contextlib
 import io
 import logging
@@ -248,6 +249,7 @@ def start_processes():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
+        atexit.register(dist.destroy_process_group)  # its threads must not outlive the interpreter
         sys.stdout = sys.stdout if dist.get_rank() == 0 else io.StringIO()
 
 

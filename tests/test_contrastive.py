@@ -443,7 +443,7 @@ def test_too_few_texts(command, tmp_path):
 def test_two_processes_equal_one(tiny, data, tmp_path):
     """torchrun with gloo: the same embeddings, and the same losses to 1e-5 (no dropout here)."""
     start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    start += ["--master-port", str(20_000 + os.getpid() % 10_000)]
+    start += ["--standalone"]  # a free port
     tail = ["--encoder", str(tiny), "--texts", str(data[1]), "--out"]
     tuning = ["contrastive.py", "--ratings", str(data[0]), "--batch", "8", "--lr", "0.001"]
     tuning += ["--warmup", "2", "--max-steps", "8", *tail, str(tmp_path / "model")]
