@@ -32,13 +32,14 @@ export SHARED_SCREEN := 1
 ifndef OMP_NUM_THREADS
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS := $(shell expr \( $(CORES) + 1 \) / 2)
-test peers bench growth: export OMP_NUM_THREADS := $(CORES)
+test peers bench growth choices: export OMP_NUM_THREADS := $(CORES)
 endif
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DELETE_ON_ERROR:
-.PHONY: all quick seeds qwen study data test lint peers bench growth baselines clean help FORCE
+.PHONY: all quick seeds qwen study data test lint peers bench growth baselines choices \
+        splits clean help FORCE
 
 all: $(OUT)/results.json
 
@@ -49,6 +50,8 @@ help:
 	@echo "make quick   a real but small run of the published recipe in $(OUT)-quick/, marked as such"
 	@echo "make seeds   two more seeds of the published tuning, for its mean and range"
 	@echo "make study   Table III: what the parts of ours are worth, for whom, and on new movies"
+	@echo "make choices the settings of ours, chosen again on the validation part (half an hour)"
+	@echo "make splits  the rows on known movies for five other splits (ten minutes)"
 	@echo "make qwen    the Qwen3-Embedding rows (needs CUDA and the weights, or QWEN=...0.6B)"
 	@echo "make peers   compare with Cornac, ir_measures, sentence-transformers, plain peft"
 	@echo "make baselines   tune EASE and weighted MF again (a quarter of an hour)"
@@ -269,6 +272,17 @@ study: .venv-peers/.done $(OUT)/results.json $(OUT)/minilm-no-tags.safetensors \
   $(OUT)/minilm-ours.safetensors
 	$(Q)$(PEERS) tests/studies/table3.py --out $(OUT) --seed $(SEED)
 
+choices: $(OUT)/minilm-no-leak.safetensors $(OUT)/minilm-no-tags.safetensors
+	$(Q)$(PY) tests/studies/choices.py --out $(OUT) --data $(DATA) --minilm $(MINILM)
+
+SPLITS := 1 2 3 4 5
+
+splits: .venv-peers/.done $(SPLITS:%=$(OUT)/split-%/minilm-no-leak.safetensors)
+	$(Q)$(PEERS) tests/studies/splits.py --out $(OUT) --splits $(SPLITS)
+
+$(OUT)/split-%/minilm-no-leak.safetensors: FORCE
+	@$(MAKE) SEED=$* OUT=$(OUT)/split-$* $@
+
 bench: .venv-peers/.done $(OUT)/pmf.safetensors $(OUT)/minilm.safetensors
 	$(Q)$(PEERS) tests/studies/bench.py --out $(OUT) --minilm "$(MINILM)" $(BENCH)
 
@@ -280,8 +294,8 @@ baselines: .venv-peers/.done $(RATINGS)
 
 # What the targets above make in a folder; what else is there, stays, and so does the folder then.
 clean:
-	for out in $(OUT) $(OUT)-quick; do if [ -d $$out ]; then cd $$out && rm -rf .prepared .set-* \
+	for out in $(OUT)/split-* $(OUT) $(OUT)-quick; do if [ -d $$out ]; then cd $$out && rm -rf .prepared .set-* \
 	  ratings.safetensors movies.csv documents*.txt pmf*.safetensors minilm*.safetensors minilm-*/ \
 	  qwen3-*.safetensors qwen3-*/ results.json results-ours.json table[123].md figure[1234].svg \
-	  bench.json bench.md growth.json growth.md; \
+	  bench.json bench.md growth.json growth.md choices.json choices.md splits.json splits.md; \
 	  cd - >/dev/null; rmdir $$out 2>/dev/null || true; fi; done

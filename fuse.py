@@ -9,7 +9,7 @@ score is and how it is added to the collaborative one:
     report     Eq. (1) as written; alpha is chosen on the validation part
     published  what the authors ran: min-max of both scores per user, alpha = 0.85, and a content
                score weighted by recency and rating (published_profiles)
-    ours       standard scores, over the user's candidates, of the ranking PMF and of the text
+    ours       the ranking PMF alone, whose item factors have the text as their prior (pmf.py)
 
 Gives:    712 hits of MF + MiniLM (base) with `published`, 748 with `report`.
 Command:  python fuse.py --ratings out/ratings.safetensors --factors out/pmf-fit.safetensors \\
@@ -32,7 +32,6 @@ import numpy as np
 
 from metrics import (
     LIKED,
-    centred,
     evaluate,
     group_by_user,
     load,
@@ -44,8 +43,7 @@ from metrics import (
 )
 
 ALPHAS = np.linspace(0, 1, 21)  # the grid, both ends included
-OURS_ALPHA = 0.6  # share of the ranking PMF in `ours`, chosen on the validation part
-POPULARITY = 0.1  # weight of log(1 + likes) in its content score, chosen likewise
+ALLOWANCE = 0.15  # for new movies in `ours`, chosen on validation: results/choices.md; 0: none
 
 
 @dataclass(frozen=True)
@@ -147,7 +145,7 @@ def published_profiles(users, items, ratings, times, embeddings, n_users):
 
 
 # ------------------------------------------------------------------------------------------------
-# The content score of a recipe: profiles[u] . items[i] + bias[i]
+# The content score of a recipe: profiles[u] . items[i]
 # ------------------------------------------------------------------------------------------------
 
 
@@ -156,10 +154,9 @@ class Content(NamedTuple):
 
     profiles: np.ndarray  # (U, D)
     items: np.ndarray  # (I, D)
-    bias: np.ndarray | float = 0.0  # (I,) or one number
 
     def scores(self, users):
-        return self.profiles[users] @ self.items.T + self.bias  # (B, I)
+        return self.profiles[users] @ self.items.T  # (B, I)
 
 
 def published_content(task, embeddings):
@@ -173,18 +170,6 @@ def report_content(task, embeddings):
     liked = task.ratings >= LIKED  # (N,)
     users, items = task.users[liked], task.items[liked]
     return Content(centroids(users, items, embeddings, task.n_users), embeddings)
-
-
-def ours_content(task, embeddings, popularity=POPULARITY):
-    """cos(E_u, E_i) of centred embeddings + popularity log(1 + likes_i).
-
-    Text alone cannot know that nobody watches a film; the count of train likes tells it.
-    """
-    rated = np.bincount(task.items, minlength=len(embeddings)) > 0  # (I,)
-    liked = task.items[task.ratings >= LIKED]
-    likes = np.bincount(liked, minlength=len(embeddings))  # (I,)
-    content = report_content(task, centred(embeddings, rated))
-    return content._replace(bias=popularity * np.log1p(likes))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -221,23 +206,6 @@ def published_fusion(cf, content, candidates, alpha=0.85):
     return alpha * min_max(cf) + (1 - alpha) * min_max(content, candidates)
 
 
-def standardise(scores, among):
-    """Each row moved and scaled so that its items `among` (bool, (B, I)) have mean 0 and sd 1.
-
-    A row without differences is 0 throughout: it has no say in a sum. NaN stays NaN.
-    """
-    count = np.maximum(among.sum(axis=1, keepdims=True), 1)  # (B, 1)
-    moved = scores - np.sum(scores, axis=1, where=among, keepdims=True) / count  # (B, I)
-    sd = np.sqrt(np.sum(moved**2, axis=1, where=among, keepdims=True) / count)  # (B, 1)
-    flat = sd <= 1e-12  # (B, 1)
-    return np.where(flat, 0.0, moved / np.where(flat, 1, sd))
-
-
-def ours_fusion(cf, content, candidates, alpha=OURS_ALPHA):
-    """alpha z(cf) + (1 - alpha) z(content), z the standard score over the candidates."""
-    return alpha * standardise(cf, candidates) + (1 - alpha) * standardise(content, candidates)
-
-
 # ------------------------------------------------------------------------------------------------
 # Recipes and scorers
 # ------------------------------------------------------------------------------------------------
@@ -251,8 +219,8 @@ class Recipe:
     documents: str  # the texts of the movies
     suffix: str  # of the embeddings' file names
     factors: str  # of pmf.py
-    content: Callable  # (task, embeddings) -> Content
-    fusion: Callable  # (cf, content, candidates, alpha) -> scores
+    content: Callable | None  # (task, embeddings) -> Content; None: no late fusion
+    fusion: Callable | None  # (cf, content, candidates, alpha) -> scores
     alpha: float | None  # None: grid search on the validation part
     alone: dict  # row without text -> its factors
     encoder: str = "minilm-tuned"  # that recommend takes unless told
@@ -284,10 +252,10 @@ OURS = Recipe(
     documents="documents-no-leak.txt",
     suffix="-no-leak",
     factors="pmf-ours",
-    content=ours_content,
-    fusion=ours_fusion,
-    alpha=OURS_ALPHA,
-    alone={"Ranking PMF, no text": "pmf-ranking", "Ranking PMF, text as prior": "pmf-ours"},
+    content=None,
+    fusion=None,
+    alpha=None,
+    alone={"Ranking PMF, no text": "pmf-ranking", "MF + MiniLM (base)": "pmf-ours"},
     encoder="minilm",
     reproduces=False,
 )
@@ -300,9 +268,19 @@ def hybrid_scores(users, U, V, content, seen, fusion, alpha):
     return fusion(mf_scores(users, U, V), content.scores(users), candidates, alpha)
 
 
-def mf_scores(users, U, V):
-    """PMF alone: u_u . v_i, (B, I)."""
-    return U[users] @ V.T
+def mf_scores(users, U, V, bonus=0.0):
+    """PMF alone: u_u . v_i, (B, I); bonus: (I,) what is added to it, see new_movie_bonus."""
+    return U[users] @ V.T + bonus
+
+
+def new_movie_bonus(items, n_items, allowance=ALLOWANCE):
+    """(I,) the allowance for a movie without ratings, 0 for others; items: (N,) of the ratings.
+
+    The factors of a new movie are what its text lets us expect (the prior e_i W of pmf.py). An
+    expectation is smaller than what it is of: without an allowance the rated movies that happen to
+    suit a user fill the list, however well a new one fits.
+    """
+    return allowance * (np.bincount(items, minlength=n_items) == 0)
 
 
 def constant_scores(users, values):

@@ -541,7 +541,7 @@ def all_rows(out, settings):
     for recipe in fuse.RECIPES.values():
         for row, name in recipe.alone.items():
             yield factors_entry(out, recipe, row, name, mf, k)
-        for row, names in content_rows(out, recipe):
+        for row, names in content_rows(out, recipe) if recipe.content else ():
             found = [content_entry(out, recipe, row, name, mf, settings) for name in names]
             if len(found) > 1:
                 seeds = [ndcg for _, ndcg in found]  # S of (E,)
@@ -562,6 +562,10 @@ def factors_entry(out, recipe, row, name, mf, k):
     if not out.path(name).exists():
         return not_run(recipe, row)
     U, V = out.factors(name)
+    for file in FACTORS[name][0] - {"ratings.safetensors"}:  # the text that is their prior
+        text = file.removesuffix(".safetensors")
+        out.embeddings(text, recipe.documents)
+        check_encoder(out, recipe, row, text, quick=False)
     result = evaluate(partial(fuse.mf_scores, U=U, V=V), out.task.seen, out.task.relevant, k)
     return entry_of(recipe, row, result, mf, provenance(out.path(name))["settings"]["seed"])
 
@@ -714,9 +718,9 @@ def table1(results):
             del cells[-2]  # the report's figures are of other data
     return (
         f"{marks(results)}Table I. Means over users ± standard error, K = {k}; the last column is "
-        "the difference to MF only in NDCG with its 95 % paired bootstrap interval, over users and, "
-        f"where there are several, seeds. Of {count} such intervals about one in twenty misses the "
-        "true difference by chance.\n\n"
+        "the difference to MF only in NDCG with its 95 % paired bootstrap interval, drawn from the "
+        f"users and, where there are several, the seeds. Of {count} such intervals about one in "
+        "twenty misses the true difference by chance.\n\n"
         f"{markdown(head, lines)}"
     )
 

@@ -86,20 +86,6 @@ def pairs_of_block(grouped, users):
     return rows, items[np.repeat(indptr[users], counts) + within]
 
 
-def centred(embeddings, known):
-    """Embeddings (I, D) minus the mean of the `known` (mask or ids), each of length 1 again.
-
-    Raw ones all point the same way: their cosines mostly measure what all texts share.
-    """
-    moved = embeddings.astype(np.float64) - embeddings[known].mean(axis=0, dtype=np.float64)
-    return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)  # (I, D)
-
-
-# ------------------------------------------------------------------------------------------------
-# Ranking and its metrics
-# ------------------------------------------------------------------------------------------------
-
-
 def top_k(scores, k):
     """The k best items of each row, best first; EQUAL SCORES KEEP ASCENDING ITEM ORDER.
 

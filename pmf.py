@@ -35,7 +35,6 @@ from numba import njit, prange
 from metrics import (
     SEEDS,
     BadInput,
-    centred,
     group_by_user,
     load,
     load_embeddings,
@@ -232,12 +231,12 @@ class Ranking:
     ratings: Path = Path("out/ratings.safetensors")  # of `main.py prepare`
     out: Path = Path("out/pmf-ours.safetensors")  # the factors to write
     embeddings: Path = Path()  # of encode.py, for the prior; none: no prior, cold items get zeros
-    k: int = 128  # K; from here to power chosen on the validation part
-    missing: float = 0.15  # m, weight of a missing entry against 1 of a rating
-    reg: float = 0.01  # of a_u and b_i; with 0, (R) may have no finite minimum
+    k: int = 128  # K; from here to ridge chosen on validation, see results/choices.md
+    missing: float = 0.1  # m, weight of a missing entry against 1 of a rating
+    reg: float = 0.014  # of a_u and b_i; with 0, (R) may have no finite minimum
     power: float = 1.0  # 1: regularisation per rating; 0: the same for every row
-    sweeps: int = 15  # passes over users and items; more change nothing that ranking sees
     ridge: float = 1.0  # weight of |W|^2
+    sweeps: int = 15  # passes over users and items; more change nothing that ranking sees
     seed: int = 42  # of the initial factors, N(0, 0.01 / K)
     fast: bool = False  # float32: as good, the objective the same to some 1e-6
     fit_part: bool = False  # leave the validation part of the train rows out
@@ -307,9 +306,9 @@ def strengths(rows, n_rows, n_others, s):
     return np.where(counts > 0, s.reg * (counts + s.missing * n_others) ** s.power, 0.0)
 
 
-def text_features(embeddings, known):
-    """e_i of (R): centred unit embeddings and a 1 for the intercept, (I, D + 1)."""
-    return np.hstack([centred(embeddings, known), np.ones((len(embeddings), 1))])
+def text_features(embeddings):
+    """e_i of (R): unit embeddings and a 1 for the intercept, (I, D + 1)."""
+    return np.hstack([embeddings.astype(np.float64), np.ones((len(embeddings), 1))])
 
 
 def regress(features, Q, reg, ridge):
@@ -379,7 +378,7 @@ def main_ranking(argv):
         features, inputs, weights = None, [s.ratings], np.ones(len(ratings))  # .., (N,)
         if s.embeddings != Path():  # 3. text
             embeddings = load_embeddings(s.embeddings, s.ratings)  # (I, D)
-            features, inputs = text_features(embeddings, np.unique(items)), [*inputs, s.embeddings]
+            features, inputs = text_features(embeddings), [*inputs, s.embeddings]
         case = users, items, ratings / 5, weights, n_users, n_items
         P, Q, W = fit_ranking(*case, s, features)  # 4. fit
         arrays = {"user_factors": P, "item_factors": Q, "text_weights": W}
