@@ -46,6 +46,8 @@ from metrics import (
 ALPHAS = np.linspace(0, 1, 21)  # the grid, both ends included
 OURS_ALPHA = 0.6  # share of the ranking PMF in `ours`, chosen on the validation part
 POPULARITY = 0.1  # weight of log(1 + likes) in its content score, chosen likewise
+ALLOWANCE = 0.1  # added to p.q_i of a movie without a rating, whose q_i = e_i W is short
+HIGHEST = 5  # of the ratings' scale
 
 
 @dataclass(frozen=True)
@@ -74,10 +76,11 @@ class Task(NamedTuple):
     relevant: tuple  # group_by_user pair: to be found
 
 
-def ranking_task(data, validation=False):
+def ranking_task(data, validation=False, whole=False):
     """The Task of a ratings.safetensors: from train to test, or from fit to validation part.
 
     Candidates are the items of train, and relevant is what was rated LIKED or more (report, III).
+    whole: all ratings are known and all items candidates, to recommend; nothing is to be found.
     """
     columns = ("users", "items", "ratings", "times")
     n_users, n_items = len(data["user_ids"]), int(data["train_items"].max()) + 1
@@ -86,11 +89,29 @@ def ranking_task(data, validation=False):
     if validation:
         known = [column[~data["valid"]] for column in train]
         hidden = [column[data["valid"]] for column in train]
+    if whole:
+        known = [np.concatenate(both) for both in zip(train, test, strict=True)]  # (N,) ..
+        hidden, n_items = [column[:0] for column in test], len(data["movie_ids"])
     users, items, ratings, _ = hidden
     find = (ratings >= LIKED) & (items < n_items)  # (N,) of the hidden
     seen = group_by_user(known[0], known[1], n_users)
     relevant = group_by_user(users[find], items[find], n_users)
     return Task(*known, n_users, n_items, seen, relevant)
+
+
+def one_person(task, items, ratings):
+    """The Task of recommending to somebody who rated items (n,): ratings (n,)."""
+    zeros = np.zeros(len(items), dtype=np.int32)  # (n,)
+    seen, nothing = group_by_user(zeros, items, 1), group_by_user(zeros[:0], items[:0], 1)
+    return task._replace(
+        users=zeros,
+        items=items,
+        ratings=ratings,
+        times=zeros,
+        n_users=1,
+        seen=seen,
+        relevant=nothing,
+    )
 
 
 def candidates_of(seen, users, n_items):
@@ -175,15 +196,16 @@ def report_content(task, embeddings):
     return Content(centroids(users, items, embeddings, task.n_users), embeddings)
 
 
-def ours_content(task, embeddings, popularity=POPULARITY):
+def ours_content(task, embeddings, popularity=POPULARITY, people=None):
     """cos(E_u, E_i) of centred embeddings + popularity log(1 + likes_i).
 
     Text alone cannot know that nobody watches a film; the count of train likes tells it.
+    people: the Task whose users get profiles, if they are others than the ones who are counted.
     """
     rated = np.bincount(task.items, minlength=len(embeddings)) > 0  # (I,)
     liked = task.items[task.ratings >= LIKED]
     likes = np.bincount(liked, minlength=len(embeddings))  # (I,)
-    content = report_content(task, centred(embeddings, rated))
+    content = report_content(people or task, centred(embeddings, rated))
     return content._replace(bias=popularity * np.log1p(likes))
 
 
@@ -294,10 +316,13 @@ OURS = Recipe(
 RECIPES = {recipe.name: recipe for recipe in (PUBLISHED, REPORT, OURS)}
 
 
-def hybrid_scores(users, U, V, content, seen, fusion, alpha):
-    """(B, I): U (U, K) and V (I, K) factors, a Content, `seen` of a Task, a recipe's fusion."""
+def hybrid_scores(users, U, V, content, seen, fusion, alpha, bonus=0.0):
+    """(B, I): U (U, K) and V (I, K) factors, a Content, `seen` of a Task, a recipe's fusion.
+
+    bonus (I,) is added to the factors' scores: ALLOWANCE for a movie without a rating.
+    """
     candidates = candidates_of(seen, users, len(V))  # (B, I)
-    return fusion(mf_scores(users, U, V), content.scores(users), candidates, alpha)
+    return fusion(mf_scores(users, U, V) + bonus, content.scores(users), candidates, alpha)
 
 
 def mf_scores(users, U, V):
@@ -313,6 +338,70 @@ def constant_scores(users, values):
 def random_scores(users, seed, n_items):
     """A random order for every user, (B, I); it does not depend on the block."""
     return np.stack([np.random.default_rng([seed, user]).random(n_items) for user in users])
+
+
+# ------------------------------------------------------------------------------------------------
+# New people, new movies, reasons, similar movies. For one user and fixed items, (R) of pmf.py has a
+# closed form:
+#
+#   p = A^-1 Z't       A = m Q'Q + (1 - m) Z'Z + a 1       a = reg (n + m I)^power             (P)
+#
+# Q (I, K) holds the factors of the rated items, Z (n, K) those of the n that the user rated, t (n,)
+# the ratings over the highest. So a score is a sum over what was rated: sum_j t_j z_j' A^-1 q_i.
+# ------------------------------------------------------------------------------------------------
+
+
+def new_user(items, targets, Q, rated, missing, reg, power):
+    """p (K,) and A^-1 (K, K) of (P).
+
+    items, targets: (n,) what the user rated, and t. Q: (I, K), of which those `rated` (I,) bool by
+    anybody count; missing, reg and power as Q was fitted.
+    """
+    Z, Q = Q[items], Q[rated]  # (n, K), (I, K)
+    a = reg * (len(items) + missing * len(Q)) ** power
+    A = missing * Q.T @ Q + (1 - missing) * Z.T @ Z + a * np.eye(Q.shape[1])  # (K, K)
+    inverse = np.linalg.inv(A)  # (K, K)
+    return inverse @ (Z.T @ targets), inverse  # (P)
+
+
+def with_new_movies(Q, W, items):
+    """Factors (I + M, K): Q (I, K), and e W of the last M of the centred embeddings (I + M, D)."""
+    return np.vstack([Q, items[len(Q) :] @ W[:-1] + W[-1]])  # W's last row is the intercept
+
+
+def reasons(shown, person, inverse, Q, content, bonus, alpha):
+    """(S, n): what each of the n items that a person rated adds to the fused score of the S shown.
+
+    The factors' score is sum_j t_j z_j' A^-1 q_i, the text's sum_(j liked) e_j.e_i / |sum e|; in
+    ours_fusion a unit of them weighs alpha / sd and (1 - alpha) / sd, sd over the candidates.
+    person: the Task of one user; inverse: of new_user; the others as in hybrid_scores.
+    """
+    items, ratings, E = person.items, person.ratings, content.items  # (n,), (n,), (I, D)
+    by_factors = inverse @ (Q[items].T * ratings / HIGHEST)  # (K, n): their sum is p
+    likes = E[items] * (ratings >= LIKED)[:, None]  # (n, D)
+    by_text = likes.T / max(np.linalg.norm(likes.sum(axis=0)), 1e-12)  # (D, n): .. is the profile
+    free = candidates_of(person.seen, np.zeros(1, int), len(Q))[0]  # (I,)
+    cf = (Q @ by_factors.sum(axis=1) + bonus)[free].std()
+    text = (E @ by_text.sum(axis=1) + content.bias)[free].std()
+    added = np.zeros((len(shown), len(items)))  # (S, n)
+    for share, sd, vectors, by_item in (alpha, cf, Q, by_factors), (1 - alpha, text, E, by_text):
+        added += share / sd * vectors[shown] @ by_item if sd > 1e-12 else 0.0
+    return added
+
+
+def similar(item, *spaces):
+    """(I,) cosines of one item to all; of several spaces (I, .) the mean of their standard scores.
+
+    Standard scores are taken over the other items.
+    """
+    others = np.arange(len(spaces[0]))[None] != item  # (1, I)
+    cosines = []
+    for X in spaces:
+        lengths = np.linalg.norm(X, axis=1)  # (I,)
+        cosines.append(X @ X[item] / np.maximum(lengths * lengths[item], 1e-12))  # (I,)
+    if len(spaces) == 1:
+        return cosines[0]
+    return np.mean([standardise(x[None], others)[0] for x in cosines], axis=0)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -437,7 +437,7 @@ def test_recommend_ours_by_hand(sparse, capsys):
     cf = z((factors["item_factors"] @ factors["user_factors"][2])[:n], free)
     fused = 0.6 * cf + 0.4 * text
     best = np.flatnonzero(free)[np.argsort(-fused[free])]
-    main.recommend(["--user", "5", "--recipe", "ours", "--out", str(sparse)])
+    main.recommend(["--user", "5", "--split", "--out", str(sparse)])
     title, _, *lines = capsys.readouterr().out.splitlines()
     assert title == "user 5, recipe ours, minilm, alpha 0.60" and len(lines) == 5 < len(best)
     titles = main.Artefacts(sparse).titles()
@@ -450,7 +450,7 @@ def test_recommend_ours_by_hand(sparse, capsys):
 
 
 def test_recommend_ours_says_what_is_missing_or_stale(artefacts, capsys):
-    arguments = ["--user", 5, "--recipe", "ours", "--out", artefacts]
+    arguments = ["--user", 5, "--split", "--out", artefacts]
     factors, text = artefacts / OURS_FACTORS, artefacts / "minilm-no-leak.safetensors"
     error = refused("recommend", *arguments, "--encoder", "minilm-tuned", capsys=capsys)
     assert "minilm-tuned-no-leak.safetensors is missing" in error
