@@ -11,6 +11,8 @@ score is and how it is added to the collaborative one:
                score weighted by recency and rating (published_profiles)
     ours       standard scores, over the user's candidates, of the ranking PMF and of the text
 
+A section near the end is for people and movies that were not fitted: new_user, reasons, similar.
+
 Gives:    712 hits of MF + MiniLM (base) with `published`, 748 with `report`.
 Command:  python fuse.py --ratings out/ratings.safetensors --factors out/pmf-fit.safetensors \\
               --embeddings out/minilm-report.safetensors

@@ -981,6 +981,7 @@ def whole_ranker(s):
     content = fuse.ours_content(out.task, e, people=task)
     Q = fuse.with_new_movies(Q, W, content.items)
     rated = np.bincount(out.task.items, minlength=len(Q)) > 0  # (I,)
+    rated[task.items] = True  # by somebody new
     more, bonus = {}, fuse.ALLOWANCE * ~rated  # .., (I,)
     if not s.all:
         made = provenance(out.path("pmf-all"))["settings"]
@@ -1065,9 +1066,11 @@ def find_movie(title, names, place):
     if len(found) == 1:
         return next(iter(found))
     if found:
-        raise BadInput(f"{place}: {title!r} may be {' or '.join(found.values())}; write it so")
+        raise BadInput(
+            f"{place}: {title!r} may be {' or '.join(sorted(found.values()))}; write it so"
+        )
     near = difflib.get_close_matches(folded(title), names, 5)
-    near = dict.fromkeys(name for key in near for name in names[key].values())
+    near = dict.fromkeys(name for key in near for name in sorted(names[key].values()))
     raise BadInput(f"{place}: no movie is called {title!r}; near are {'; '.join(near) or 'none'}")
 
 
@@ -1130,7 +1133,8 @@ def similar(argv):
     scores, titles = fuse.similar(item, *spaces), out.titles()  # (I,)
     scores[item] = -np.inf
     print("rank  score   title")
-    for rank, item in enumerate(metrics.top_k(scores[None], s.top)[0], 1):
+    best = metrics.top_k(scores[None], s.top)[0]  # (top,)
+    for rank, item in enumerate(best[best >= 0], 1):
         print(f"{rank:4d} {scores[item]:7.4f}   {titles[item]}")
 
 
