@@ -208,6 +208,14 @@ def test_without_split_the_other_recipes_strike_what_the_test_part_holds(out, ca
     assert known == split - tested and known < split
 
 
+def test_published_with_split_is_table_2(out, capsys):
+    files, line = main.Artefacts(out), ["--recipe", "published", "--split", "--encoder", "minilm"]
+    table = main.table2(files, files.user_index(5), {"edition": "mine", "quick": False})
+    main.recommend(["--user", "5", *line, "--out", str(out)])
+    titles = "; ".join(row[4] for row in shown(capsys))
+    assert f"| MF + MiniLM (base) | {titles} |" in table
+
+
 def write(path, *lines):
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     return path
@@ -321,15 +329,41 @@ def test_a_bad_command_is_one_line(out, capsys, command, line, message):
     assert message in refused(command, *line.split(), "--out", out, capsys=capsys)
 
 
-def test_a_list_replaces_a_list_and_nothing_else(out, tmp_path, capsys):
+def test_a_movie_that_only_the_new_person_rated_counts_as_rated(out, tmp_path):
+    files = main.Artefacts(out, whole=True)
+    cold = np.setdiff1d(np.arange(30), files.task.items)[0]
+    rows = f"{files.data['movie_ids'][cold]},4", f"{files.data['movie_ids'][0]},2.5"
+    path = write(tmp_path / "my.csv", "movieId,rating", *rows)
+    ranker = main.whole_ranker(main.Recommend(ratings=path, out=out))
+    fitted, made = (
+        read(out / "pmf-all.safetensors") for read in (metrics.load, metrics.provenance)
+    )
+    rated = np.isin(np.arange(30), [cold, *files.task.items])
+    fit = [made["settings"][name] for name in ("missing", "reg", "power")]
+    targets, items = np.array([0.8, 0.5]), np.array([cold, 0])
+    p, _ = fuse.new_user(items, targets, fitted["item_factors"], rated, *fit)
+    assert ranker.scores.keywords["U"][0] == pytest.approx(p, rel=1e-10)
+
+
+def test_two_reasons_are_shown_at_most_and_none_that_speaks_against(capsys):
+    scores = lambda users, alpha: np.array([[3.0, 2, 1, 0, 0, 0]])  # noqa: E731
+    parts = np.array([[0.1, 3, 2], [-1, 0.5, 0], [-1, -2, -3]])
+    seen, titles = group_by_user(np.zeros(3, int), np.array([3, 4, 5]), 1), list("abcdef")
+    who = [""], np.zeros(1, int), scores, 0.5, seen, range(6), titles
+    main.print_list(main.Ranker(*who, np.array([3, 4, 5]), lambda shown: parts), 5)
+    assert [row[4:] for row in shown(capsys)] == [("a", "e; f"), ("b", "e"), ("c", "")]
+
+
+def test_a_list_replaces_a_list_and_nothing_else(out, tmp_path, capsys, monkeypatch):
     mine, to = write(tmp_path / "my.csv", "title,rating", "Alien,4"), tmp_path / "to.csv"
     error = refused("recommend", "--user", 5, "--to", mine, "--out", out, capsys=capsys)
     assert "holds no lists of this command" in error and "Alien" in mine.read_text()
-    error = refused("recommend", "--user", 5, "--to", tmp_path, "--out", out, capsys=capsys)
-    assert "is a folder" in error
     for _ in range(2):
         main.recommend(["--user", "5", "--to", str(to), "--out", str(out)])
     assert to.read_text().startswith("userId,rank,movieId,title,score\n5,1,")
+    monkeypatch.setattr(main, "whole_ranker", None)  # before any work
+    error = refused("recommend", "--user", 5, "--to", tmp_path, "--out", out, capsys=capsys)
+    assert "is a folder" in error
 
 
 @pytest.mark.parametrize("block", [1, 2, 128])
