@@ -41,7 +41,7 @@ export TOKENIZERS_PARALLELISM := false
 .PHONY: all quick seeds qwen study data test lint peers bench growth baselines choices \
         splits clean help FORCE
 
-all: $(OUT)/results.json
+all: $(OUT)/results.json $(OUT)/pmf-all.safetensors
 
 help:
 	@echo "make all     data, weights, the whole run on real data, the tables in $(OUT)/"
@@ -131,6 +131,11 @@ $(OUT)/pmf-ours.safetensors: $(RATINGS) $(OUT)/minilm-no-leak.safetensors pmf.py
 	$(Q)$(PY) pmf.py ranking --ratings $< --out $@ --seed $(SEED) \
 	  --embeddings $(OUT)/minilm-no-leak.safetensors
 
+# For `main.py recommend` and `similar`, which measure nothing: of train and test.
+$(OUT)/pmf-all.safetensors: $(RATINGS) $(OUT)/minilm.safetensors pmf.py
+	$(Q)$(PY) pmf.py ranking --ratings $< --out $@ --seed $(SEED) --all \
+	  --embeddings $(OUT)/minilm.safetensors
+
 # ---- MiniLM: texts -> embeddings ------------------------------------------------------------------
 
 WEIGHTS := $(MINILM)/model.safetensors $(OUT)/.set-MINILM
@@ -216,7 +221,7 @@ $(OUT)/results.json: $(SHORT) $(if $(QUICK),,$(FULL)) $(OTHER) main.py fuse.py m
 	$(Q)$(PY) main.py evaluate --out $(OUT) --seed $(SEED) $(if $(QUICK),--quick)
 
 quick:
-	@$(MAKE) $(OUT)-quick/results.json QUICK=1 OUT=$(OUT)-quick
+	@$(MAKE) $(OUT)-quick/results.json $(OUT)-quick/pmf-all.safetensors QUICK=1 OUT=$(OUT)-quick
 
 seeds: $(OUT)/minilm-tuned-2.safetensors $(OUT)/minilm-tuned-3.safetensors
 	@$(MAKE) all

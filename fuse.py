@@ -11,6 +11,8 @@ score is and how it is added to the collaborative one:
                score weighted by recency and rating (published_profiles)
     ours       the ranking PMF alone, whose item factors have the text as their prior (pmf.py)
 
+A section near the end is for people and movies that were not fitted: new_user, reasons, similar.
+
 Gives:    712 hits of MF + MiniLM (base) with `published`, 748 with `report`.
 Command:  python fuse.py --ratings out/ratings.safetensors --factors out/pmf-fit.safetensors \\
               --embeddings out/minilm-report.safetensors
@@ -44,6 +46,7 @@ from metrics import (
 
 ALPHAS = np.linspace(0, 1, 21)  # the grid, both ends included
 ALLOWANCE = 0.15  # for new movies in `ours`, chosen on validation: results/choices.md; 0: none
+HIGHEST = 5  # of the ratings' scale
 
 
 @dataclass(frozen=True)
@@ -72,10 +75,11 @@ class Task(NamedTuple):
     relevant: tuple  # group_by_user pair: to be found
 
 
-def ranking_task(data, validation=False):
+def ranking_task(data, validation=False, whole=False):
     """The Task of a ratings.safetensors: from train to test, or from fit to validation part.
 
     Candidates are the items of train, and relevant is what was rated LIKED or more (report, III).
+    whole: all ratings are known and all items candidates, to recommend; nothing is to be found.
     """
     columns = ("users", "items", "ratings", "times")
     n_users, n_items = len(data["user_ids"]), int(data["train_items"].max()) + 1
@@ -84,6 +88,9 @@ def ranking_task(data, validation=False):
     if validation:
         known = [column[~data["valid"]] for column in train]
         hidden = [column[data["valid"]] for column in train]
+    if whole:
+        known = [np.concatenate(both) for both in zip(train, test, strict=True)]  # (N,) ..
+        hidden, n_items = [column[:0] for column in test], len(data["movie_ids"])
     users, items, ratings, _ = hidden
     find = (ratings >= LIKED) & (items < n_items)  # (N,) of the hidden
     seen = group_by_user(known[0], known[1], n_users)
@@ -291,6 +298,59 @@ def constant_scores(users, values):
 def random_scores(users, seed, n_items):
     """A random order for every user, (B, I); it does not depend on the block."""
     return np.stack([np.random.default_rng([seed, user]).random(n_items) for user in users])
+
+
+# ------------------------------------------------------------------------------------------------
+# New people, new movies, reasons, similar movies. For one user and fixed items, (R) of pmf.py has a
+# closed form:
+#
+#   p = A^-1 Z't       A = m Q'Q + (1 - m) Z'Z + a 1       a = reg (n + m I)^power             (P)
+#
+# Q (I, K) holds the factors of the rated items, Z (n, K) those of the n that the user rated, t (n,)
+# the ratings over the highest. So a score is a sum over what was rated: sum_j t_j z_j' A^-1 q_i.
+# ------------------------------------------------------------------------------------------------
+
+
+def new_user(items, targets, Q, rated, missing, reg, power):
+    """p (K,) and A^-1 (K, K) of (P).
+
+    items, targets: (n,) what the user rated, and t. Q: (I, K), of which those count that anybody
+    `rated` (ids, each once); missing, reg and power as Q was fitted.
+    """
+    Z, Q = Q[items], Q[rated]  # (n, K), (I, K)
+    a = reg * (len(items) + missing * len(Q)) ** power
+    A = missing * Q.T @ Q + (1 - missing) * Z.T @ Z + a * np.eye(Q.shape[1])  # (K, K)
+    inverse = np.linalg.inv(A)  # (K, K)
+    return inverse @ (Z.T @ targets), inverse  # (P)
+
+
+def new_items(embeddings, W):
+    """Factors e_i W of (R) for M new movies, (M, K): embeddings (M, D), W (D + 1, K)."""
+    return embeddings @ W[:-1] + W[-1]  # the last row is the intercept's
+
+
+def reasons(shown, items, targets, inverse, Q):
+    """(S, n): what each of the n items that a person rated adds to the scores of the S shown.
+
+    items, targets: (n,) as of new_user, which gave the inverse; Q (I, K). A row's sum is p.q_i.
+    """
+    return Q[shown] @ inverse @ (Q[items].T * targets)
+
+
+def similar(item, *spaces):
+    """(I,) cosines of one item to all; of several spaces (I, .) the mean of their standard scores.
+
+    Standard scores are taken over the other items.
+    """
+    cosines = []
+    for X in spaces:
+        lengths = np.linalg.norm(X, axis=1)  # (I,)
+        cosines.append(X @ X[item] / np.maximum(lengths * lengths[item], 1e-12))  # (I,)
+    if len(spaces) == 1:
+        return cosines[0]
+    others = [np.delete(c, item) for c in cosines]  # (I - 1,) each
+    pairs = zip(cosines, others, strict=True)
+    return np.mean([(c - o.mean()) / max(o.std(), 1e-12) for c, o in pairs], axis=0)
 
 
 # ------------------------------------------------------------------------------------------------

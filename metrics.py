@@ -180,18 +180,19 @@ def evaluate(score, seen, relevant, k=25, block=128):
     score: function of a block of user ids (B,) that returns (B, I) scores over all candidate items.
     seen, relevant: group_by_user pairs over the same users; seen items are never recommended.
     Users go in even blocks of at most `block`, so memory is block x I, whatever U.
-    Returns {"users": (E,) ids, "skipped": U - E, and by NAMES: (E,) arrays}.
+    Returns {"users": (E,) ids, "skipped": U - E, "lists": (E, K) ids or -1, by NAMES: (E,) arrays}.
     Raises BadInput if no user has a relevant item.
     """
     users = np.flatnonzero(np.diff(relevant[0]))  # (E,)
     if len(users) == 0:
         raise BadInput("no user has a relevant item, so there is nothing to measure")
-    parts = []
+    parts, lists = [], []
     for block_users in np.array_split(users, math.ceil(len(users) / block)):
-        lists = best_items(score, seen, block_users, k)  # (B, K)
-        parts.append(metrics_of_lists(lists, relevant, block_users, k))
+        lists.append(best_items(score, seen, block_users, k))  # (B, K)
+        parts.append(metrics_of_lists(lists[-1], relevant, block_users, k))
     result = {name: np.concatenate([part[name] for part in parts]) for name in NAMES}
-    return {"users": users, "skipped": len(relevant[0]) - 1 - len(users), **result}
+    skipped = len(relevant[0]) - 1 - len(users)
+    return {"users": users, "skipped": skipped, "lists": np.concatenate(lists), **result}
 
 
 # ------------------------------------------------------------------------------------------------
