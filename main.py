@@ -512,20 +512,22 @@ class Artefacts:
     def titles(self):
         """What each item is called; with its year, and its id, where two have the same name."""
         forms = self.forms()
-        counts = [Counter(names) for names in forms]
+        counts = [Counter(map(str.casefold, names)) for names in forms]
         return [
-            next((x for x, c in zip(names, counts, strict=True) if c[x] == 1), names[-1])
+            next((x for x, c in zip(names, counts, strict=True) if c[x.casefold()] == 1), names[-1])
             for names in zip(*forms, strict=True)
         ]
 
     def names(self):
-        """{folded title: {item: what it is called}}: by forms(), and without "(a.k.a. ..)"."""
-        names, titles = defaultdict(dict), self.titles()
+        """{folded title: {item: what it is called}}: by forms(), else without "(a.k.a. ..)"."""
+        names, short, titles = defaultdict(dict), defaultdict(dict), self.titles()
         for form in self.forms():
             for item, (name, title) in enumerate(zip(form, titles, strict=True)):
-                for key in (name, re.sub(r"(?<=.)\s*\((?!\d{4}\)$)[^()]*\)", "", name)):
-                    names[folded(key)][item] = title
-        return names
+                names[folded(name)][item] = title
+                if "(" in name:
+                    name = re.sub(r"(?<=.)\s*\((?!\d{4}\)$)[^()]*\)", "", name)
+                    short[folded(name)][item] = title
+        return short | names
 
 
 def run_evaluate(argv):
