@@ -31,7 +31,6 @@ from typing import NamedTuple
 import numpy as np
 
 from metrics import (
-    LIKED,
     centred,
     evaluate,
     group_by_user,
@@ -72,12 +71,14 @@ class Task(NamedTuple):
     n_items: int  # I, the candidates
     seen: tuple  # group_by_user pair: never recommended
     relevant: tuple  # group_by_user pair: to be found
+    liked: float  # a rating from which an item counts as liked, and as relevant
+    highest: float  # rating, the top of the scale
 
 
 def ranking_task(data, validation=False):
     """The Task of a ratings.safetensors: from train to test, or from fit to validation part.
 
-    Candidates are the items of train, and relevant is what was rated LIKED or more (report, III).
+    Candidates are the items of train, and relevant is what was rated `liked` or more (report, III).
     """
     columns = ("users", "items", "ratings", "times")
     n_users, n_items = len(data["user_ids"]), int(data["train_items"].max()) + 1
@@ -87,10 +88,11 @@ def ranking_task(data, validation=False):
         known = [column[~data["valid"]] for column in train]
         hidden = [column[data["valid"]] for column in train]
     users, items, ratings, _ = hidden
-    find = (ratings >= LIKED) & (items < n_items)  # (N,) of the hidden
+    scale = float(data["liked"]), float(data["highest"])
+    find = (ratings >= scale[0]) & (items < n_items)  # (N,) of the hidden
     seen = group_by_user(known[0], known[1], n_users)
     relevant = group_by_user(users[find], items[find], n_users)
-    return Task(*known, n_users, n_items, seen, relevant)
+    return Task(*known, n_users, n_items, seen, relevant, *scale)
 
 
 def candidates_of(seen, users, n_items):
@@ -125,10 +127,10 @@ def centroids(users, items, embeddings, n_users):
     return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
 
 
-def published_profiles(users, items, ratings, times, embeddings, n_users):
+def published_profiles(users, items, ratings, times, embeddings, n_users, highest):
     """Mean of the embeddings of all items rated, weighted as in the published run, (U, D).
 
-        w = exp((t - tmin) / (tmax - tmin)) r / 5
+        w = exp((t - tmin) / (tmax - tmin)) r / highest rating
 
     with t the user's own rating times; where all are equal, so is the first factor, and it cancels.
     The mean is not normalised: profile . E_i is the weighted mean of the cosines of item i to the
@@ -140,7 +142,7 @@ def published_profiles(users, items, ratings, times, embeddings, n_users):
     np.maximum.at(last, users, times)
     span = np.maximum(last - first, 1)  # (U,)
     recency = (times - first[users]) / span[users]  # (N,)
-    weights = np.exp(recency) * ratings / 5  # (N,)
+    weights = np.exp(recency) * ratings / highest  # (N,)
     total = np.bincount(users, weights, n_users)  # (U,)
     sums = weighted_sums(weights, users, items, embeddings, n_users)  # (U, D)
     return sums / np.where(total > 0, total, 1)[:, None]
@@ -165,12 +167,13 @@ class Content(NamedTuple):
 def published_content(task, embeddings):
     """The weighted mean of the cosines to what the user rated."""
     columns = task.users, task.items, task.ratings, task.times
-    return Content(published_profiles(*columns, embeddings, task.n_users), embeddings)
+    profiles = published_profiles(*columns, embeddings, task.n_users, task.highest)  # (U, D)
+    return Content(profiles, embeddings)
 
 
 def report_content(task, embeddings):
     """cos(E_u, E_i) of Eq. (1)."""
-    liked = task.ratings >= LIKED  # (N,)
+    liked = task.ratings >= task.liked  # (N,)
     users, items = task.users[liked], task.items[liked]
     return Content(centroids(users, items, embeddings, task.n_users), embeddings)
 
@@ -181,7 +184,7 @@ def ours_content(task, embeddings, popularity=POPULARITY):
     Text alone cannot know that nobody watches a film; the count of train likes tells it.
     """
     rated = np.bincount(task.items, minlength=len(embeddings)) > 0  # (I,)
-    liked = task.items[task.ratings >= LIKED]
+    liked = task.items[task.ratings >= task.liked]
     likes = np.bincount(liked, minlength=len(embeddings))  # (I,)
     content = report_content(task, centred(embeddings, rated))
     return content._replace(bias=popularity * np.log1p(likes))

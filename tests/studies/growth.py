@@ -36,7 +36,7 @@ from common import gini, machine  # beside this script
 import pmf
 from fuse import mf_scores
 from main import markdown, write_texts
-from metrics import LIKED, evaluate, group_by_user, parse, run, split_per_user, stage, whole
+from metrics import evaluate, group_by_user, parse, run, split_per_user, stage, whole
 
 
 @dataclass(frozen=True)
@@ -182,7 +182,7 @@ def hide_a_fifth(data, most_users, seed=0):
     """(seen, relevant) of metrics.evaluate after the split; relevant of `most_users` drawn ones."""
     users, items, ratings, n_users, _ = data
     kept, held = split_per_user(users)
-    held = held[ratings[held] >= LIKED]
+    held = held[ratings[held] >= 0.8 * ratings.max()]
     chosen = np.zeros(n_users, dtype=bool)  # (U,)
     chosen[np.random.default_rng(seed).permutation(n_users)[:most_users]] = True
     held = held[chosen[users[held]]]
