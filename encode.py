@@ -32,6 +32,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 import torch.distributed as dist
+import torch.distributed.nn  # its default arguments would keep a group that exists already
 import torch.nn.functional as F
 import transformers
 from safetensors.torch import load_file
@@ -249,7 +250,7 @@ def start_processes():
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-        atexit.register(dist.destroy_process_group)  # its threads must not outlive the interpreter
+        atexit.register(dist.destroy_process_group)  # a thread that outlives Python may abort it
         sys.stdout = sys.stdout if dist.get_rank() == 0 else io.StringIO()
 
 

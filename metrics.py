@@ -224,17 +224,25 @@ def summary(result):
 
 
 def paired_bootstrap(a, b, draws=10_000, seed=0, level=0.95):
-    """(mean, low, high) of mean(a - b), users drawn anew with replacement, both rankers together.
+    """(mean, low, high) of mean(a - b), with users, and seeds where there are several, drawn anew.
 
-    a, b: (U,) one metric of two rankers for the same users in the same order. The interval is the
-    percentile one (Efron & Tibshirani 1993, ch. 13). Raises ValueError if the lengths differ.
+    a, b: (E,) one metric of two rankers for the same E users in the same order; a ranker that was
+    trained with S seeds has (S, E). Each draw takes E users with replacement, the same ones for
+    both rankers, and for each ranker S of its seeds. The interval is the percentile one (Efron &
+    Tibshirani 1993, ch. 13). Raises ValueError if the numbers of users differ.
     """
-    if len(a) != len(b):
-        raise ValueError(f"paired_bootstrap needs the same users twice, got {len(a)} and {len(b)}")
-    difference, rng, n = a - b, np.random.default_rng(seed), len(a)  # (U,)
-    means = [difference[rng.integers(n, size=n)].mean() for _ in range(draws)]
+    a, b = np.atleast_2d(a), np.atleast_2d(b)  # (S, E), each with an S of its own
+    n = a.shape[1]
+    if n != b.shape[1]:
+        raise ValueError(f"paired_bootstrap needs the same users twice, got {n} and {b.shape[1]}")
+    rng, means = np.random.default_rng(seed), []
+    for _ in range(draws):
+        users = rng.integers(n, size=n)  # (E,)
+        seeds = (rng.integers(len(x), size=(len(x), 1)) for x in (a, b))  # (S, 1) each
+        mean_a, mean_b = (x[s, users].mean() for x, s in zip((a, b), seeds, strict=True))
+        means.append(mean_a - mean_b)
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(difference.mean()), float(low), float(high)
+    return float(a.mean() - b.mean()), float(low), float(high)
 
 
 # ------------------------------------------------------------------------------------------------

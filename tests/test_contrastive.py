@@ -444,10 +444,32 @@ def test_too_few_texts(command, tmp_path):
     assert "has 1 lines" in command(tmp_path / "out", texts=short)[1]
 
 
+def test_no_thread_of_the_group_outlives_it(tiny, tmp_path):
+    """One that does drops a tensor while the interpreter ends, and then aborts the process."""
+    script = tmp_path / "threads.py"
+    script.write_text(f"""
+import atexit, pathlib, sys
+sys.path.insert(0, {str(Path(enc.__file__).parent)!r})
+import encode
+
+def show():
+    names = [file.read_text() for file in pathlib.Path("/proc/self/task").glob("*/comm")]
+    print("threads:", sum("gloo" in name for name in names))
+
+atexit.register(show)  # the last to run
+encode.start_processes()
+encode.load_encoder(*encode.find({str(tiny)!r}))
+show()
+""")
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", script]
+    done = subprocess.run(start, capture_output=True, text=True, check=True)
+    before, after = (int(line.split()[1]) for line in done.stdout.splitlines())
+    assert before > 0 == after
+
+
 def test_two_processes_equal_one(tiny, data, tmp_path):
     """torchrun with gloo: the same embeddings, and the same losses to 1e-5 (no dropout here)."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    start += ["--standalone"]  # a free port
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
     tail = ["--encoder", str(tiny), "--texts", str(data[1]), "--out"]
     tuning = ["contrastive.py", "--ratings", str(data[0]), "--batch", "8", "--lr", "0.001"]
     tuning += ["--warmup", "2", "--max-steps", "8", *tail, str(tmp_path / "model")]

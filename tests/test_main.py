@@ -339,6 +339,10 @@ def test_a_tuned_row_takes_its_seed_and_cost_from_its_training(artefacts):
     tuned = [row for row in rows if row["row"] == "MF + MiniLM (tuned)" and row["status"] == "ok"]
     assert [row["seed"] for row in tuned] == [43, 44]
     assert tuned[0]["tuning"]["seconds"] == 2.0
+    mean, low, high = tuned[0]["difference_over_seeds"]
+    means = [row["difference_to_mf"]["ndcg"][0] for row in tuned]
+    assert mean == pytest.approx(np.mean(means)) and low <= mean <= high
+    assert f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]" in (artefacts / "table1.md").read_text()
 
 
 def test_the_figures_are_those_of_the_functions_by_hand(artefacts):

@@ -265,6 +265,18 @@ def test_the_interval_holds_the_middle_95_of_100_draws():
     assert high == pytest.approx(noise.mean() + half, abs=0.1 * half)
 
 
+def test_the_interval_of_several_seeds_draws_seeds_too():
+    """Every user alike: only the seeds differ, 0 and 1, so a draw is 0, 1/2 or 1 as with users."""
+    seeds = np.repeat([[0.0], [1.0]], 7, axis=1)  # (2 seeds, 7 users)
+    assert metrics.paired_bootstrap(seeds, np.zeros(7)) == (0.5, 0.0, 1.0)
+    assert metrics.paired_bootstrap(np.zeros(7), seeds) == (-0.5, -1.0, 0.0)
+    alike = np.tile(np.random.default_rng(1).random(30), (3, 1))  # three times the same seed
+    one = metrics.paired_bootstrap(alike[0], np.zeros(30), draws=500)
+    assert metrics.paired_bootstrap(alike, np.zeros(30), draws=500) == pytest.approx(one, abs=0.02)
+    with pytest.raises(ValueError, match="same users"):
+        metrics.paired_bootstrap(seeds, np.zeros(6))
+
+
 @dataclass(frozen=True)
 class Options:
     count: int  # how many

@@ -96,7 +96,7 @@ WARM_ROWS = ("Random", "Most popular", "Most liked")
 WARM_ROWS += ("EASE", "Weighted MF (implicit)", "Weighted MF (scaled)")  # recorded
 WARM_ROWS += (PMF_ROW, *TEXT_ROWS, PRIOR_ROW, OURS_ROW)
 BUCKET_ROWS = ("Most popular", PMF_ROW, BASE_ROW, PRIOR_ROW, OURS_ROW)
-HISTORY = {"1-9": (1, 9), "10-19": (10, 19), "20-49": (20, 49), "50+": (50, np.inf)}
+HISTORY = {"10-19": (10, 19), "20-49": (20, 49), "50+": (50, np.inf)}
 KEPT = {"1-9": 5, "10-19": 14, "20-49": 35, "50+": np.inf}  # bucket -> ratings left by thinning
 COUNTS = {"0": (0, 0), "1-4": (1, 4), "5-19": (5, 19), "20+": (20, np.inf)}
 
@@ -252,19 +252,20 @@ def measure(task, ranker, k):
 
 
 def pooled(results):
-    """Over the seeds of a row: each seed's means, and each user's mean of every metric (E,)."""
-    found = {name: np.mean([result[name] for result in results], axis=0) for name in METRICS}
+    """Over the seeds of a row: each seed's means, and every metric of each seed and user (S, E)."""
+    found = {name: np.stack([result[name] for result in results]) for name in METRICS}
     return {"seeds": [[float(r[name].mean()) for name in METRICS] for r in results]} | found
 
 
 def result_row(name, found, ours):
     """One row of the table: mean, lowest and highest seed of P, R, NDCG; ours minus it in NDCG."""
     seeds = np.array(found["seeds"])  # (seeds, 3)
-    row = {"row": name, "status": "ok", "users": len(found["ndcg"]), "starts": len(seeds)}
+    users = np.shape(found["ndcg"])[-1]
+    row = {"row": name, "status": "ok", "users": users, "starts": len(seeds)}
     for metric, values in zip(METRICS, seeds.T, strict=True):
         row[metric] = [float(f) for f in (values.mean(), values.min(), values.max())]
     if found is not ours:
-        row["difference"] = paired_bootstrap(ours["ndcg"], np.asarray(found["ndcg"]))
+        row["difference"] = paired_bootstrap(ours["ndcg"], found["ndcg"])
     return row
 
 
@@ -274,9 +275,9 @@ def rows_of(found, order):
 
 
 def bucket_row(bucket, ndcg, inside=slice(None)):
-    """Means of NDCG (E,) by row for the users of a bucket; what text adds to the PMF."""
-    ndcg = {name: np.asarray(values)[inside] for name, values in ndcg.items()}
-    row = {"bucket": bucket, "users": len(ndcg.get(OURS_ROW, ())), "ndcg": {}}
+    """Means of NDCG (E,) or (S, E) by row for the users of a bucket; what text adds to the PMF."""
+    ndcg = {name: np.atleast_2d(values)[:, inside] for name, values in ndcg.items()}
+    row = {"bucket": bucket, "users": np.shape(ndcg.get(OURS_ROW, ()))[-1], "ndcg": {}}
     if row["users"]:
         row["ndcg"] = {name: float(values.mean()) for name, values in ndcg.items()}
         row["difference"] = paired_bootstrap(ndcg[OURS_ROW], ndcg[PMF_ROW])
@@ -487,7 +488,7 @@ def table3(results):
     sections = [
         f"{marks(results)}Table III. Recipe `ours`, K = {k}. Means over users; of rows with a "
         f"random start the mean of {results['starts']} seeds (lowest..highest). Intervals are 95 % "
-        "paired bootstrap over users. Text alone is the centred cosine to what the user liked plus "
+        "paired bootstrap over users, and over seeds where there are several. Text alone is the centred cosine to what the user liked plus "
         f"{base} (base) or {tuned} (tuned) times log(1 + train likes).\n"
     ]
     validation = {row["row"]: row["ndcg"][0] for row in results["validation"] if "ndcg" in row}
