@@ -894,7 +894,7 @@ def _text(x, y, text):
 
 @dataclass(frozen=True)
 class Recommend:
-    user: int  # MovieLens user id
+    user: str  # a user id of the data
     top: int = 5  # how many titles
     recipe: Literal["published", "report", "ours"] = "published"  # see fuse.py
     encoder: str = ""  # minilm, minilm-tuned, ..; empty: minilm-tuned, with recipe ours minilm

@@ -168,7 +168,9 @@ def test_own_data_beyond_a_million_ratings_take_the_fast_pmf(mine):
 
 def test_own_data_stay_where_they_are(mine):
     for target in ("all", "clean"):
-        assert "OUT=./mine is the folder of the data" in make(mine, target, "DATA=mine", "OUT=./mine")
+        assert "OUT=./mine is the folder of the data" in make(
+            mine, target, "DATA=mine", "OUT=./mine"
+        )
     make(mine, "clean", "OUT=mine")
     assert sorted(p.name for p in (mine / "mine").iterdir()) == ["movies.csv", "ratings.csv"]
 
