@@ -801,13 +801,14 @@ def screen_table(results):
     k, line = results["k"], "{:10} {:28} {:>6} {:>7} {:>7} {:>7}  {}"
     last = "report's hits" if results["edition"] == REPORTED else ""
     head = "recipe", "row", "hits", f"P@{k}", f"R@{k}", f"NDCG@{k}", last
-    lines = [marks(results) + line.format(*head)]
+    lines = [marks(results) + line.format(*head).rstrip()]
     for row in merge_seeds(results["rows"]):
         if row["status"] == "ok":
             means = (f"{row[name]:.4f}" for name in METRICS)
             paper = (report_figures(results, row) or [""])[-1]
             source = row.get("source", row["recipe"])
-            lines.append(line.format(source, row["row"], f"{row['hits']:.0f}", *means, paper))
+            cells = source, row["row"], f"{row['hits']:.0f}", *means, paper
+            lines.append(line.format(*cells).rstrip())
     missing = {row["row"] for row in results["rows"] if row["status"] != "ok"}
     return "\n".join(lines + [f"not run: {', '.join(sorted(missing))}"] * bool(missing))
 

@@ -131,7 +131,7 @@ def test_a_variable_that_would_harm_is_one_line_and_nothing_is_done(folder, bad)
 
 @pytest.fixture
 def mine(folder):
-    """Own data beside it: two movies.csv and ratings.csv, of four and of a million and two lines."""
+    """Own data beside it, twice: ratings.csv has four lines, or a million and two."""
     for name, lines in (("mine", 4), ("large", 1_000_002)):
         (folder / name).mkdir()
         (folder / name / "ratings.csv").write_text("\n" * lines)
