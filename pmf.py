@@ -210,7 +210,7 @@ def fit(users, items, ratings, n_users, n_items, settings):
 #   sum_rated w_ui (t_ui - p_u.q_i)^2 + m sum_missing (p_u.q_i)^2
 #     + sum_u a_u |p_u|^2 + sum_i b_i |q_i - e_i W|^2 + ridge |W|^2                            (R)
 #
-# t_ui the rating over 5, w_ui = 1, m the weight of a missing entry (Hu, Koren & Volinsky 2008);
+# t_ui = rating / highest, w_ui = 1, m the weight of a missing entry (Hu, Koren & Volinsky 2008);
 # a_u = reg (n_u + m I)^power with n_u ratings of user u, b_i alike (Rendle et al. 2022); e_i the
 # text features of item i: the Gaussian prior q_i ~ N(e_i W, 1/b_i) is the idea of Collaborative
 # Topic Regression (Wang & Blei 2011). Only users and items with a rating enter the sums; an item
@@ -380,16 +380,16 @@ def _refuse_infinite(X, s):
 
 
 def read_train(path, fit_part, test_too=False):
-    """Train users, items, ratings (N,) of prepare's file; U, the I of train and the I of all."""
+    """Train users, items, ratings (N,) of prepare's file; U, I of train, I of all; the highest."""
     names = [f"train_{column}" for column in ("users", "items", "ratings")]
-    data = load(path, names=[*names, "valid", "user_ids", "movie_ids"])
+    data = load(path, names=[*names, "valid", "user_ids", "movie_ids", "highest"])
     rows = ~data["valid"] if fit_part else slice(None)  # (N,)
     sizes = len(data["user_ids"]), int(data["train_items"].max()) + 1, len(data["movie_ids"])
     columns = [data[name][rows] for name in names]
     if test_too:
         tests = (data[name.replace("train", "test")] for name in names)
         columns = [np.concatenate(both) for both in zip(columns, tests, strict=True)]
-    return *columns, *sizes
+    return *columns, *sizes, float(data["highest"])
 
 
 def main_ranking(argv):
@@ -398,15 +398,16 @@ def main_ranking(argv):
     if s.fit_part and s.all:
         raise BadInput("--fit-part leaves ratings out and --all adds some: give one of the two")
     with stage(s.out, "PMF for ranking") as figure:
-        users, items, ratings, *sizes = read_train(s.ratings, s.fit_part, s.all)  # 2. ratings
+        read = read_train(s.ratings, s.fit_part, s.all)  # 2. ratings
+        users, items, ratings, n_users, _, n_items, highest = read
         features, inputs, weights = None, [s.ratings], np.ones(len(ratings))  # .., (N,)
         if s.embeddings != Path():  # 3. text
             embeddings = load_embeddings(s.embeddings, s.ratings)  # (I, D)
             features, inputs = text_features(embeddings), [*inputs, s.embeddings]
-        case = users, items, ratings / 5, weights, sizes[0], sizes[2]
+        case = users, items, ratings / highest, weights, n_users, n_items
         P, Q, W = fit_ranking(*case, s, features)  # 4. fit
         if s.all:
-            reg = strengths(users, sizes[0], len(np.unique(items)), s)  # (U,)
+            reg = strengths(users, n_users, len(np.unique(items)), s)  # (U,)
             P = solve_users(Q, by_row(*case[:5]), s.missing, reg)
         arrays = {"user_factors": P, "item_factors": Q, "text_weights": W}
         save(s.out, arrays, s, inputs)  # 5. write
@@ -419,7 +420,7 @@ def main():
     bounds = {"k": 1, "epochs": 1, "lr": 0, "reg": 0, "gamma": (0, 1), "seed": SEEDS}
     s = parse(Settings, __doc__, **bounds)  # 1. settings
     with stage(s.out, "PMF") as figure:
-        *columns, n_users, n_items, _ = read_train(s.ratings, s.fit_part)  # 2. ratings
+        *columns, n_users, n_items, _, _ = read_train(s.ratings, s.fit_part)  # 2. ratings
         U, V, loss = fit(*columns, n_users, n_items, s)  # 3. fit
         arrays = {"user_factors": U, "item_factors": V, "loss": loss}
         save(s.out, arrays, s, [s.ratings])  # 4. write

@@ -18,6 +18,8 @@ import encode as enc
 import metrics
 from metrics import BadInput
 
+SCALE = {"liked": np.array(4.0), "highest": np.array(5.0)}
+
 
 def settings(tiny, data, out="out", **changes):
     plain = {"encoder": str(tiny), "ratings": data[0], "texts": data[1], "out": Path(out)}
@@ -113,6 +115,7 @@ def test_the_profile_leaves_the_target_out():
         "train_items": np.array([0, 1, 2, 3]),
         "train_ratings": np.array([5.0, 4.0, 4.5, 1.0]),
         "valid": np.zeros(4, dtype=bool),
+        **SCALE,
     }
     examples = con.Report(data, con.Settings("", *[Path()] * 3, seed=0))
     vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.6, 0.8]])
@@ -131,6 +134,7 @@ def ours_case():
         "train_items": np.array([0, 1, 2, 0, 1, 3, 5, 2, 3, 4, 0], dtype=np.int32),
         "train_ratings": np.array([4.0] * 9 + [3.5, 4.0]),  # item 4 is no like
         "valid": np.zeros(11, dtype=bool),
+        **SCALE,
     }
     torch.manual_seed(0)
     vectors = unit(torch.randn(6, 4))
@@ -193,17 +197,17 @@ def test_ours_leaves_the_validation_part_out(data, tiny):
 def test_pairs_of_a_small_case():
     users = np.repeat([0, 1], [5, 4])
     items = np.arange(9)
-    pairs = con.published_pairs(users, items, np.full(9, 4.0), seed=0)
+    pairs = con.published_pairs(users, items, np.full(9, True), seed=0)
     every = {(a, b) for a in range(5) for b in range(a)}
     assert {tuple(sorted(p, reverse=True)) for p in pairs} == every  # all ten, each once; user 1: 4
-    assert len(con.published_pairs(users, items, np.full(9, 3.5), seed=0)) == 0
+    assert len(con.published_pairs(users, items, np.full(9, False), seed=0)) == 0
 
 
 def test_triplets_of_a_small_case():
     users = np.repeat([0, 1, 2], [4, 2, 2])
     items = np.arange(8)
     ratings = np.array([4.0, 5.0, 2.5, 3.0, 4.0, 1.0, 4.0, 4.0])
-    found = con.triplets(users, items, ratings, seed=0)
+    found = con.triplets(users, items, ratings >= 4, ratings <= 2.5, seed=0)
     assert sorted(map(tuple, found)) == [(0, 0, 2), (0, 1, 2)]  # user 1: one liked; 2: no disliked
 
 
@@ -212,7 +216,8 @@ def test_seeds(build):
     rng = np.random.default_rng(0)
     users, items = np.repeat(np.arange(20), 50), np.tile(np.arange(50), 20)
     ratings = rng.integers(1, 11, 1000) / 2
-    first, again, other = (build(users, items, ratings, seed) for seed in (1, 1, 2))
+    sides = [ratings >= 4, ratings <= 2.5][: 1 + (build is con.triplets)]
+    first, again, other = (build(users, items, *sides, seed) for seed in (1, 1, 2))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     assert len(first) == 20 * 10

@@ -35,7 +35,7 @@ def test_published_profile_weighs_recency_and_rating():
     users, items = np.array([0, 0, 1]), np.array([0, 1, 2])
     ratings, times = np.array([5.0, 2.5, 4.0]), np.array([10, 11, 7])
     old, new = math.exp(0) * 5 / 5, math.exp(1) * 2.5 / 5
-    got = fuse.published_profiles(users, items, ratings, times, E2, 3)
+    got = fuse.published_profiles(users, items, ratings, times, E2, 3, 5.0)
     assert got[0] == pytest.approx([old / (old + new), new / (old + new)], rel=1e-15)
     assert got[1] == pytest.approx(E2[2])  # a single time: its weight cancels
     assert got[2].tolist() == [0, 0]
@@ -43,7 +43,7 @@ def test_published_profile_weighs_recency_and_rating():
 
 def test_published_profile_of_one_low_rating_is_that_item():
     one = np.array([0]), np.array([2]), np.array([0.5]), np.array([9])
-    assert fuse.published_profiles(*one, E2, 1)[0] == pytest.approx(E2[2])
+    assert fuse.published_profiles(*one, E2, 1, 5.0)[0] == pytest.approx(E2[2])
 
 
 def test_published_profile_equals_the_double_loop():
@@ -51,7 +51,7 @@ def test_published_profile_equals_the_double_loop():
     users, items = rng.integers(0, 5, 60), rng.integers(0, 9, 60)
     ratings, times = rng.integers(1, 11, 60) / 2, rng.integers(0, 1000, 60)
     e = rng.normal(size=(9, 4))
-    got = fuse.published_profiles(users, items, ratings, times, e, 5) @ e.T  # (U, I)
+    got = fuse.published_profiles(users, items, ratings, times, e, 5, 5.0) @ e.T  # (U, I)
     for u in range(5):
         rows = np.flatnonzero(users == u)
         low, high = times[rows].min(), times[rows].max()
@@ -75,6 +75,7 @@ def data_of(users, items, ratings, valid, test):
     train = [np.array(users), np.array(items), np.array(ratings), np.arange(len(users))]
     test = [*map(np.array, test), np.zeros(len(test[0]))]
     arrays = {"user_ids": np.arange(10, 13), "valid": np.array(valid, dtype=bool)}
+    arrays |= {"liked": np.array(4.0), "highest": np.array(5.0)}
     for part, columns in (("train", train), ("test", test)):
         names = ("users", "items", "ratings", "times")
         arrays |= {f"{part}_{name}": x for name, x in zip(names, columns, strict=True)}
@@ -170,7 +171,7 @@ def test_what_is_not_a_number_stays_so():
 
 def hidden_task(seen, relevant):
     nothing = np.array([])
-    return fuse.Task(*[nothing] * 4, n_users=1, n_items=3, seen=seen, relevant=relevant)
+    return fuse.Task(*[nothing] * 4, 1, 3, seen, relevant, liked=4.0, highest=5.0)
 
 
 def test_grid_search_tries_both_ends_and_prefers_cf_among_equals():

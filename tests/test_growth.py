@@ -9,6 +9,8 @@ import growth
 import numpy as np
 import pytest
 
+import main
+import metrics
 import pmf
 
 RESULTS = Path(__file__).parents[1] / "results"
@@ -122,6 +124,36 @@ def test_table_of_fits():
     assert "| fast | 1.0 | 4.00 | 0.05050 | +1.00% |" in growth.fit_table(found)
 
 
+def test_table_of_stages_by_hand():
+    """1 and 4 million ratings; the evaluation has 2,000 x 500 = a million users and movies."""
+    stages = {name: {"seconds": 2.0, "peak_bytes": 3e9} for name in growth.STAGES}
+    one = {"ratings": 10**6, "evaluated": 2000, "items": 500, "stages": stages}
+    four = one | {"ratings": 4 * 10**6, "evaluated": 4000}
+    section = growth.stage_section([one, four])
+    assert "| prepare | 2.00, 3.00, 2.00e+03 | 2.00, 3.00, 500. | 1.00 |" in section
+    assert "| evaluation | 2.00, 3.00, 2.00e+03 | 2.00, 3.00, 1.00e+03 | 1.00 |" in section
+    slow = four | {"stages": stages | {"prepare": {"seconds": 12.0, "peak_bytes": 3e9}}}
+    small = one | {"ratings": 10**5}  # start-up: no part of the ratio
+    assert "| 12.0, 3.00, 3.00e+03 | 1.50 |" in growth.stage_section([small, one, slow])
+    assert growth.stage_section([]) == ""
+
+
+def test_the_files_hold_the_ratings_that_are_generated(tmp_path, ratings):
+    found = growth.write_files(growth.Settings(out=tmp_path, sizes=(1,)))
+    users, items, values, times = main.read_ratings(tmp_path / "data/ratings.csv")
+    for column, expected in zip((users, items, values), ratings, strict=False):
+        assert np.array_equal(column, expected)
+    assert times[[0, -1]].tolist() == [10**9, 10**9 + 99_999]
+    assert len(main.read_movies(tmp_path / "data/movies.csv")) == ratings[4] == found["items"]
+
+
+def test_a_stage_that_fails_is_named():
+    with pytest.raises(
+        metrics.BadInput, match=r"main.py prepare --data nowhere ended with status 2"
+    ):
+        growth.timed("main.py", "prepare", "--data", "nowhere", folder=".")
+
+
 def test_figure4_draws_every_curve(tmp_path):
     pytest.importorskip("matplotlib", reason="matplotlib is of tests/requirements-peers.txt")
     growth.draw_figure4(tmp_path / "f.svg", rows())
@@ -136,18 +168,24 @@ def test_the_whole_study_on_one_small_size(tmp_path, monkeypatch, capsys):
 
     def child(settings, what):
         case = {"child": str(what), "k": 4, "users": 20, "fit_size": 1, "epochs": 2}
-        measure = growth.measure_fits if what == "fits" else growth.measure_size
-        return measure(growth.Settings(**case))
+        case |= {"out": settings.out, "sizes": settings.sizes}
+        return growth.CHILDREN.get(what, growth.measure_size)(growth.Settings(**case))
 
     monkeypatch.setattr(growth, "child", child)
     monkeypatch.setattr(growth, "draw_figure4", lambda path, rows: path.write_text("drawn"))
-    line = ["growth.py", "--out", str(tmp_path), "--sizes", "1"]
+    monkeypatch.setitem(growth.STAGES, "PMF --fast", growth.STAGES["PMF --fast"] + " --epochs 2")
+    monkeypatch.setitem(growth.STAGES, "ranking PMF", growth.STAGES["ranking PMF"] + " --sweeps 1")
+    line = ["growth.py", "--out", str(tmp_path), "--sizes", "1", "--users", "20"]
     monkeypatch.setattr(growth.sys, "argv", line)
     growth.main_growth()
     results = json.loads((tmp_path / "growth.json").read_text())
     assert (tmp_path / "growth.md").read_text() == growth.report(results)
     assert results["sizes"][0]["peak_bytes"] > 2**24
     assert {len(x) for x in results["sizes"][0]["epochs"].values()} == {20}
+    stages = results["stages"][0]
+    assert list(stages["stages"]) == list(growth.STAGES) and stages["evaluated"] == 20
+    assert all(s["seconds"] > 0 and s["peak_bytes"] > 2**24 for s in stages["stages"].values())
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["figure4.svg", "growth.json", "growth.md"]
     assert (tmp_path / "figure4.svg").read_text() == "drawn"
 
 

@@ -118,7 +118,8 @@ def test_another_seed_or_k_rebuilds(folder):
 @pytest.mark.parametrize(
     "bad",
     ["OUT=", "OUT=my out", "OUT=data", "OUT=data/x", "OUT=.", "OUT=../", "OUT=tests", "MINILM="]
-    + ["MINILM=a b", "SEED=x", "SEED=-1", "SEED=4294967295", "SEED="],
+    + ["MINILM=a b", "SEED=x", "SEED=-1", "SEED=4294967295", "SEED="]
+    + ["DATA=", "DATA=my data", "DATA=nowhere", "OUT=data/ml-latest-small"],
 )
 def test_a_variable_that_would_harm_is_one_line_and_nothing_is_done(folder, bad):
     before = sorted(folder.rglob("*"))
@@ -126,6 +127,53 @@ def test_a_variable_that_would_harm_is_one_line_and_nothing_is_done(folder, bad)
         error = make(folder, target, bad)
         assert error.count("\n") == 1 and bad.split("=")[0] in error
     assert sorted(set(folder.rglob("*")) - {folder / "log"}) == before
+
+
+@pytest.fixture
+def mine(folder):
+    """Own data beside it, twice: ratings.csv has four lines, or a million and two."""
+    for name, lines in (("mine", 4), ("large", 1_000_002)):
+        (folder / name).mkdir()
+        (folder / name / "ratings.csv").write_text("\n" * lines)
+        (folder / name / "movies.csv").write_text("theirs")
+    return folder
+
+
+FACTORS = "pmf", "pmf-ranking", "pmf-ours", "pmf-all"
+SHORT = {f"pmf.py {{}}/{name}.safetensors" for name in FACTORS} | {"prepare {}", "evaluate {}"}
+SHORT |= {f"encode.py {{}}/{name}.safetensors" for name in ("minilm", "minilm-no-leak")}
+
+
+def test_own_data_make_the_short_run_and_more_when_told(mine):
+    assert make(mine, "all", "DATA=mine/", "OUT=new") == {line.format("new") for line in SHORT}
+    assert make(mine, "all", "DATA=mine", "OUT=new") == {"prepare new"}  # the other name
+    assert make(mine, "all", "DATA=mine", "OUT=new") == set()
+    assert "prepare new" in make(mine, "all", "DATA=mine", "OUT=new", "LIKED=7")
+    assert "--data mine --out new --seed 42 --liked 7" in (mine / "log").read_text()
+    tuned = make(mine, "all", "DATA=mine", "OUT=new", "LIKED=7", "TUNE=1")
+    assert {line for line in tuned if line.startswith("contrastive")} == {
+        "contrastive.py new/minilm-tuned",
+        "contrastive.py new/minilm-tuned-report",
+    }
+    make(mine, "all", "DATA=mine")
+    assert (mine / "out-mine/results.json").exists() and not (mine / "out").exists()
+
+
+def test_own_data_beyond_a_million_ratings_take_the_fast_pmf(mine):
+    for name, fast in (("mine", False), ("large", True)):
+        make(mine, "all", f"DATA={name}")
+        lines = (mine / "log").read_text().splitlines()
+        assert ["--fast" in line for line in lines if f"{name}/pmf.safe" in line] == [fast]
+        assert sum("--fast" in line for line in lines) == fast  # the ranking PMF is never
+
+
+def test_own_data_stay_where_they_are(mine):
+    for target in ("all", "clean"):
+        assert "OUT=./mine is the folder of the data" in make(
+            mine, target, "DATA=mine", "OUT=./mine"
+        )
+    make(mine, "clean", "OUT=mine")
+    assert sorted(p.name for p in (mine / "mine").iterdir()) == ["movies.csv", "ratings.csv"]
 
 
 def test_clean_deletes_what_make_made_and_nothing_else(folder):

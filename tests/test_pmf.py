@@ -533,6 +533,7 @@ def ranking_files(folder, n_texts=11):
     (users, items, targets, _, n_users, n_items), features = ranking_case()
     arrays = {"train_users": users, "train_items": items, "train_ratings": targets * 5}
     arrays |= {"valid": np.arange(30) % 5 == 0, "user_ids": np.arange(n_users)}
+    arrays |= {"highest": np.array(5.0)}
     metrics.save(folder / "r.safetensors", arrays | {"movie_ids": np.arange(n_items)}, {})
     metrics.save(folder / "e.safetensors", {"embeddings": features[:n_texts]}, {})
 

@@ -101,6 +101,8 @@ def save_data(folder, seed=0, n_users=8):
         "train_items": items,
         "train_ratings": ratings,
         "valid": np.zeros(len(users), dtype=bool),
+        "liked": np.array(4.0),
+        "highest": np.array(5.0),
     }
     metrics.save(folder / "ratings.safetensors", arrays, {})
     (folder / "texts.txt").write_text("\n".join(TEXTS) + "\n")

@@ -32,7 +32,7 @@ import table3  # of tests/studies
 
 import fuse
 import pmf
-from metrics import LIKED, BadInput, parse, progress, provenance, run, stage, versions, whole
+from metrics import BadInput, parse, progress, provenance, run, stage, versions, whole
 
 COMMAND = ".venv-peers/bin/python tests/peers/baselines.py"
 
@@ -52,11 +52,11 @@ class Settings:
 
 
 def matrix(task, target):
-    """(U, I) what EASE reconstructs: the rating over 5, or 1 - w for rated and w more for liked."""
+    """(U, I) what EASE reconstructs: rating / highest, or 1 - w for rated and w more for liked."""
     X = np.zeros((task.n_users, task.n_items))  # (U, I)
-    graded = task.ratings / 5  # (N,)
+    graded = task.ratings / task.highest  # (N,)
     if target != "rating":
-        graded = (1 - target) + target * (task.ratings >= LIKED)
+        graded = (1 - target) + target * (task.ratings >= task.liked)
     X[task.users, task.items] = graded
     return X
 
@@ -79,7 +79,7 @@ def by_factors(U, V):
 
 def weighted_implicit(task, seed, factors, missing, reg, liked):
     """implicit's ALS: confidence w/m of a rating, w = 1 or `liked`, against 1 of a missing one."""
-    weights = np.where(task.ratings >= LIKED, liked, 1.0) / missing  # (N,)
+    weights = np.where(task.ratings >= task.liked, liked, 1.0) / missing  # (N,)
     shape = task.n_users, task.n_items
     table = scipy.sparse.csr_matrix((weights, (task.users, task.items)), shape=shape)
     model = implicit.als.AlternatingLeastSquares(
@@ -93,7 +93,7 @@ def weighted_implicit(task, seed, factors, missing, reg, liked):
 def weighted_scaled(task, seed, factors, missing, reg, liked):
     """The objective (R) of pmf.py with targets 1, no text and regularisation per rating."""
     s = pmf.Ranking(k=factors, missing=missing, reg=reg, power=1.0, seed=seed)
-    weights = np.where(task.ratings >= LIKED, liked, 1.0)  # (N,)
+    weights = np.where(task.ratings >= task.liked, liked, 1.0)  # (N,)
     columns = task.users, task.items, np.ones(len(weights)), weights
     return by_factors(*pmf.fit_ranking(*columns, task.n_users, task.n_items, s)[:2])
 

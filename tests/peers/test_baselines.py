@@ -16,7 +16,7 @@ def task():
     cells = rng.permutation(20 * 12)[:90]
     columns = cells // 12, cells % 12, rng.integers(1, 11, 90) / 2, np.zeros(90)
     nothing = metrics.group_by_user(cells[:0], cells[:0], 20)
-    return fuse.Task(*columns, 20, 12, nothing, nothing)
+    return fuse.Task(*columns, 20, 12, nothing, nothing, liked=4.0, highest=5.0)
 
 
 @pytest.mark.parametrize("target", ["rating", 0.0, 0.5])

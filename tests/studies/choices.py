@@ -42,7 +42,7 @@ import fuse
 import main as movielens
 import metrics
 import pmf
-from metrics import LIKED, progress, provenance, sha256
+from metrics import progress, provenance, sha256
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def features_of(draw, text):
 def fitted(draw, settings, text="centred"):
     """P (U, K), Q (I, K), W (D + 1, K) of the ranking PMF on the fit part of a draw."""
     task = draw.task
-    columns = task.users, task.items, task.ratings / 5, np.ones(len(task.users))
+    columns = task.users, task.items, task.ratings / task.highest, np.ones(len(task.users))
     with quiet():
         shape = task.n_users, task.n_items
         return pmf.fit_ranking(*columns, *shape, settings, features_of(draw, text))
@@ -224,7 +224,7 @@ def fusion_choice(lab, draws, models, s):
     def measure(case, point):
         draw, (P, Q, _) = case
         task, content = draw.task, table3.text_content(lab, draw.task, draw.embeddings)
-        likes = counts_of(task.items[task.ratings >= LIKED], len(Q))  # (I,)
+        likes = counts_of(task.items[task.ratings >= task.liked], len(Q))  # (I,)
         bonus = point["popularity"] * np.log1p(likes)  # (I,)
 
         def scores(users):

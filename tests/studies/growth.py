@@ -8,6 +8,9 @@ fast, and fast on two threads, with the loss on ratings held out. Strict and fas
 and are given in seconds of CPU time, which no neighbour lengthens; two threads in seconds of wall
 time. What a fit learns from synthetic ratings means nothing; fits can be compared.
 
+Last, the stages of `make all DATA=..` and recommend on the same ratings as CSV files: each command
+in a process of its own, on all cores: wall time and peak memory.
+
 Gives:    out/growth.json, out/growth.md and out/figure4.svg, Figure 4.
 Command:  python tests/studies/growth.py [--sizes 1 10 100 320]
 Needs:    tests/requirements-peers.txt (matplotlib, for the figure).
@@ -20,6 +23,7 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -33,10 +37,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from common import gini, machine  # beside this script
 
+import metrics
 import pmf
-from fuse import mf_scores
-from main import markdown, write_texts
-from metrics import LIKED, evaluate, group_by_user, parse, run, split_per_user, stage, whole
+from fuse import OURS, mf_scores
+from main import Artefacts, markdown, write_texts
+from metrics import BadInput, evaluate, group_by_user, parse, run, split_per_user, stage, whole
 
 
 @dataclass(frozen=True)
@@ -47,7 +52,7 @@ class Settings:
     epochs: int = 200  # of the whole fits
     k: int = 100  # K, factors
     users: int = 4096  # evaluate this many users, drawn at random, where there are more
-    child: str = ""  # what a child process measures: a size, or "fits"
+    child: str = ""  # what a child process does: a size, or one of CHILDREN
 
 
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
@@ -182,7 +187,7 @@ def hide_a_fifth(data, most_users, seed=0):
     """(seen, relevant) of metrics.evaluate after the split; relevant of `most_users` drawn ones."""
     users, items, ratings, n_users, _ = data
     kept, held = split_per_user(users)
-    held = held[ratings[held] >= LIKED]
+    held = held[ratings[held] >= 0.8 * ratings.max()]
     chosen = np.zeros(n_users, dtype=bool)  # (U,)
     chosen[np.random.default_rng(seed).permutation(n_users)[:most_users]] = True
     held = held[chosen[users[held]]]
@@ -232,6 +237,92 @@ def measure_fits(settings):
 
 
 # ------------------------------------------------------------------------------------------------
+# The stages, as commands in a folder that holds data/ and out/
+# ------------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[2]
+TEXTS = {"minilm-no-leak": "documents-no-leak.txt", "minilm": "documents.txt"}
+RANKING = "pmf.py ranking --embeddings out/{}.safetensors --out out/{}.safetensors"
+STAGES = {  # stage -> its command line; {users} as in Settings
+    "prepare": "main.py prepare --data data --out out",
+    "PMF --fast": "pmf.py --fast --ratings out/ratings.safetensors --out out/pmf.safetensors",
+    "ranking PMF": RANKING.format("minilm-no-leak", "pmf-ours"),
+    "ranking PMF, all ratings": RANKING.format("minilm", "pmf-all") + " --all",
+    "evaluation": "tests/studies/growth.py --child evaluation --out out --users {users}",
+    "recommend": "main.py recommend --user 1",
+}
+
+
+def write_files(settings):
+    """data/ of so many synthetic ratings, beside --out; returns its N, U, I."""
+    data = settings.out / "data"
+    data.mkdir()
+    users, items, ratings, n_users, n_items = generate(100_000 * settings.sizes[0])
+    with open(data / "ratings.csv", "w") as file:
+        file.write("userId,movieId,rating,timestamp\n")
+        for at in range(0, len(users), 100_000):
+            columns = (x[at : at + 100_000].tolist() for x in (users, items, ratings))
+            rows = enumerate(zip(*columns, strict=True), 10**9 + at)
+            file.writelines(f"{user},{item},{rating},{t}\n" for t, (user, item, rating) in rows)
+    with open(data / "movies.csv", "w") as file:
+        file.write("movieId,title,genres\n")
+        file.writelines(f"{item},Film {item} (1999),Drama\n" for item in range(n_items))
+    return {"ratings": len(users), "users": n_users, "items": n_items}
+
+
+def write_vectors(settings):
+    """Random vectors in the place of MiniLM's: what they say does not matter here."""
+    out, made = settings.out / "out", {"encoder": "minilm", "adapter": "", "nf4": False}
+    n = len((out / "documents.txt").read_text().splitlines())
+    random = np.random.default_rng(0).normal(0, 384**-0.5, (n, 384)).astype(np.float32)  # (I, D)
+    for name, text in TEXTS.items():
+        metrics.save(out / f"{name}.safetensors", {"embeddings": random}, made, [out / text])
+
+
+def measure_evaluation(settings):
+    """Lists of recipe ours for some users, as `main.py evaluate` makes them for all."""
+    out = Artefacts(settings.out)
+    starts, items = out.task.relevant
+    users = np.repeat(np.arange(out.task.n_users), np.diff(starts))  # (M,)
+    chosen = np.random.default_rng(0).permutation(np.unique(users))[: settings.users]
+    kept = np.isin(users, chosen)  # (M,)
+    relevant = group_by_user(users[kept], items[kept], out.task.n_users)
+    U, V = out.factors(OURS.factors)
+    scores = partial(mf_scores, U=U, V=V)
+    evaluate(scores, out.task.seen, relevant)
+
+
+def timed(script, *arguments, folder):
+    """{"seconds", "peak_bytes"} of a command; memory below this process's own is not seen."""
+    start, line = time.perf_counter(), [sys.executable, ROOT / script, *arguments]
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, cwd=folder)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise BadInput(f"{script} {' '.join(arguments)} ended with status {process.returncode}")
+    unit = 1 if sys.platform == "darwin" else 1024  # elsewhere it counts KiB
+    return {"seconds": time.perf_counter() - start, "peak_bytes": usage.ru_maxrss * unit}
+
+
+def measure_stages(settings, size):
+    """{"ratings", "users", "items", "evaluated", "stages": {stage: timed()}} of a size."""
+    settings.out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=settings.out) as folder:
+        here = dataclasses.replace(settings, out=Path(folder), sizes=(size,))
+        found = child(here, "files")
+        found |= {"evaluated": min(settings.users, found["users"]), "stages": {}}
+        for name, line in STAGES.items():
+            arguments = line.format(users=settings.users).split()
+            found["stages"][name] = timed(*arguments, folder=folder)
+            if name == "prepare":
+                child(here, "vectors")
+    return found
+
+
+CHILDREN = {"fits": measure_fits, "files": write_files, "vectors": write_vectors}
+CHILDREN |= {"evaluation": measure_evaluation}
+
+# ------------------------------------------------------------------------------------------------
 # Tables and figure
 # ------------------------------------------------------------------------------------------------
 
@@ -273,8 +364,33 @@ def fit_table(fits):
     return markdown(["fit", "s", "times as fast", "loss on held-out ratings", "to strict"], lines)
 
 
+def unit_cost(row, name):
+    """ns of a stage per rating; of evaluation per user and movie."""
+    units = row["evaluated"] * row["items"] if name == "evaluation" else row["ratings"]
+    return row["stages"][name]["seconds"] / units * 1e9
+
+
+def stage_section(rows):
+    """Seconds, memory and cost of every stage at every size; "" where none was measured."""
+    if not rows:
+        return ""
+    head = ["stage", *(f"{row['ratings']:,}: s, GB, ns" for row in rows), "dearest / 1 million"]
+    lines, large = [], [row for row in rows if row["ratings"] >= 1_000_000] or rows
+    for name in STAGES:
+        cells, costs = [name], [unit_cost(row, name) for row in large]
+        for row in rows:
+            found, cost = row["stages"][name], unit_cost(row, name)
+            cells.append(f"{found['seconds']:#.3g}, {found['peak_bytes'] / 1e9:.2f}, {cost:#.3g}")
+        lines.append([*cells, f"{max(costs) / costs[0]:.2f}"])
+    return (
+        "\n**Stages**, each with its own default settings: wall time on all cores, peak memory, "
+        f"ns a rating (evaluation, of {max(row['evaluated'] for row in rows):,} users: a user and "
+        f"movie).\n\n{markdown(head, lines)}"
+    )
+
+
 def report(results):
-    """growth.md: the two tables and what they say."""
+    """growth.md: the tables and what they say."""
     rows, fits = results["sizes"], results["fits"]
     cost = {name: [per_rating(row, name) for row in rows] for name in RUNS}
     spread = [f"{max(c) / min(c):.2f} x ({name})" for name, c in cost.items()]
@@ -290,7 +406,7 @@ memory peaks at {peak:.1f} GB.
 
 **A whole fit**, {epochs} epochs on {fits["ratings"]:,} ratings, the same clocks.
 
-{fit_table(fits)}"""
+{fit_table(fits)}{stage_section(results.get("stages", ()))}"""
 
 
 def curves(rows):
@@ -330,8 +446,9 @@ def child(settings, what):
     """What a child process of its own measures, as a dict."""
     options = dataclasses.asdict(settings) | {"child": what}
     line = [sys.executable, __file__]
-    for name in ("child", "k", "users", "fit_size", "epochs"):
+    for name in ("child", "out", "k", "users", "fit_size", "epochs"):
         line += [f"--{name.replace('_', '-')}", str(options[name])]
+    line += ["--sizes", *map(str, settings.sizes)]
     done = subprocess.run(line, check=True, stdout=subprocess.PIPE, env=os.environ | ONE_THREAD)
     return json.loads(done.stdout)
 
@@ -339,13 +456,14 @@ def child(settings, what):
 def main_growth():
     settings = parse(Settings, __doc__)
     if settings.child:
-        measure = measure_fits if settings.child == "fits" else measure_size
-        return print(json.dumps(measure(settings)))
-    results = {"machine": machine(), "sizes": []}
+        return print(json.dumps(CHILDREN.get(settings.child, measure_size)(settings)))
+    results = {"machine": machine(), "sizes": [], "stages": []}
     for size in settings.sizes:
         with stage(settings.out / "growth.json", f"{100_000 * size:,} ratings") as figure:
             results["sizes"].append(child(settings, size))
             figure(f"{per_rating(results['sizes'][-1], 'fast'):.0f} ns a rating of --fast")
+        with stage(settings.out / "growth.json", f"the stages on {100_000 * size:,} ratings"):
+            results["stages"].append(measure_stages(settings, size))
     with stage(settings.out / "growth.json", "whole fits"):
         results["fits"] = child(settings, "fits")
     texts = {"growth.json": json.dumps(results, indent=1), "growth.md": report(results)}

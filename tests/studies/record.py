@@ -89,7 +89,7 @@ def readme_table(results):
     head = ["movies recommended by", "hits, report", "hits, here", f"P@{k}", f"R@{k}", f"NDCG@{k}"]
     lines = []
     for key, name in README_ROWS.items():
-        row, paper = rows[key], report_figures(rows[key])
+        row, paper = rows[key], report_figures(results, rows[key])
         means = [f"{row[metric]:.4f}" for metric in METRICS]
         lines.append([name, str(paper[-1]) if paper else "", f"{row['hits']:,.0f}", *means])
     return markdown(head, lines)

@@ -39,7 +39,7 @@ import fuse
 import metrics
 import pmf
 from main import METRICS, drawn, markdown, marks, write_texts
-from metrics import LIKED, BadInput, evaluate, group_by_user, load, paired_bootstrap, provenance
+from metrics import BadInput, evaluate, group_by_user, load, paired_bootstrap, provenance
 
 
 @dataclass(frozen=True)
@@ -126,6 +126,7 @@ class Lab:
         )
         both = zip(self.train, self.test, strict=True)
         self.all = tuple(np.concatenate(columns) for columns in both)
+        self.liked, self.highest = float(self.data["liked"]), float(self.data["highest"])
         self.date = float(np.quantile(self.all[3], 0.8))  # 80 % of all ratings are older
 
     def task(self, known, held, shown=None, struck=None):
@@ -140,10 +141,11 @@ class Lab:
         hidden[known[0], known[1]] = True
         if struck is not None:
             hidden[struck[0], struck[1]] = True
-        find = (held[2] >= LIKED) & shown[held[1]] & (history[held[0]] > 0)  # (N,) of the held
+        find = (held[2] >= self.liked) & shown[held[1]] & (history[held[0]] > 0)  # (N,) of the held
         seen = group_by_user(*np.nonzero(hidden), self.n_users)
         relevant = group_by_user(held[0][find], held[1][find], self.n_users)
-        return fuse.Task(*known, self.n_users, self.n_items, seen, relevant)
+        scale = self.liked, self.highest
+        return fuse.Task(*known, self.n_users, self.n_items, seen, relevant, *scale)
 
     def splits(self):
         """{part: Task}: from fit to validation part, from train to test, to what a date divides."""
@@ -197,7 +199,7 @@ def fit(lab, task, row, seed):
         embeddings = np.random.default_rng(s.seed).permutation(embeddings)
     content = text_content(lab, task, embeddings)
     features = pmf.text_features(content.items if row.change == "centred" else embeddings)
-    columns = task.users, task.items, task.ratings / 5, np.ones(len(task.users))
+    columns = task.users, task.items, task.ratings / task.highest, np.ones(len(task.users))
     ranking = pmf.Ranking(k=s.factors, sweeps=s.sweeps, seed=seed)
     shape = lab.n_users, lab.n_items
     P, Q, _ = pmf.fit_ranking(*columns, *shape, ranking, features if row.prior else None)
@@ -222,7 +224,7 @@ def fitted_rankers(lab, task, rows, seed):
 
 def text_ranker(lab, task, text, popularity=0.0):
     """text_content + popularity log(1 + likes): a text does not tell that nobody sees a movie."""
-    liked = task.items[task.ratings >= LIKED]
+    liked = task.items[task.ratings >= task.liked]
     bonus = popularity * np.log1p(counts_of(liked, lab.n_items))  # (I,)
     content = text_content(lab, task, lab.embeddings(text))
     return alone(lambda users: content.scores(users) + bonus)
@@ -230,7 +232,7 @@ def text_ranker(lab, task, text, popularity=0.0):
 
 def plain_rankers(lab, task):
     """Rows that fit nothing and read no text."""
-    liked = task.items[task.ratings >= LIKED]
+    liked = task.items[task.ratings >= task.liked]
     random = partial(fuse.random_scores, seed=lab.settings.seed, n_items=lab.n_items)
     rankers = {"Random": alone(random)}
     for row, items in (("Most popular", task.items), ("Most liked", liked)):
