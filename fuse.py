@@ -264,7 +264,11 @@ OURS = Recipe(
     content=None,
     fusion=None,
     alpha=None,
-    alone={"Ranking PMF, no text": "pmf-ranking", "MF + MiniLM (base)": "pmf-ours"},
+    alone={
+        "Ranking PMF, no text": "pmf-ranking",
+        "MF + MiniLM (base)": "pmf-ours",
+        "MF + MPNet (base)": "pmf-ours-mpnet",
+    },
     encoder="minilm",
     reproduces=False,
 )

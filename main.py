@@ -71,6 +71,7 @@ FACTORS = {  # factors in out/ -> what they must be made from, and with which se
     "pmf-fit": ({"ratings.safetensors"}, {"variant": "sigmoid", "fit_part": True}),
     "pmf-ranking": ({"ratings.safetensors"}, TRAIN),
     "pmf-ours": ({"ratings.safetensors", "minilm-no-leak.safetensors"}, TRAIN),
+    "pmf-ours-mpnet": ({"ratings.safetensors", "mpnet-no-leak.safetensors"}, TRAIN),
     "pmf-all": ({"ratings.safetensors", "minilm.safetensors"}, {"all": True}),
 }
 CONTENT_ROWS = {  # row of Table I -> its embeddings: out/<name><suffix of the recipe>.safetensors
@@ -78,6 +79,9 @@ CONTENT_ROWS = {  # row of Table I -> its embeddings: out/<name><suffix of the r
     "MF + MiniLM (tuned)": "minilm-tuned",
     "MF + MiniLM (NF4)": "minilm-nf4",
     "MF + MiniLM (NF4 + LoRA)": "minilm-nf4-lora",
+    "MF + MPNet (base)": "mpnet",
+    "MF + MPNet (NF4)": "mpnet-nf4",
+    "MF + MPNet (NF4 + LoRA)": "mpnet-nf4-lora",
     "MF + Qwen3-0.6B (base)": "qwen3-0.6b",
     "MF + Qwen3-0.6B (tuned)": "qwen3-0.6b-tuned",
     "MF + Qwen3-4B (base)": "qwen3-4b",
@@ -544,7 +548,7 @@ class Artefacts:
         texts = self.record.get("texts", {})
         made_from = provenance(self.path(name))["inputs"]
         metrics.require(self.path(name), made_from, {documents: texts.get(documents)})
-        return load(self.path(name), names=["embeddings"])["embeddings"][: self.task.n_items]
+        return metrics.load_embeddings(self.path(name), self.ratings)[: self.task.n_items]
 
     def hybrid(self, recipe, name):
         """A recipe's scores with the embeddings of a name: a function of users and alpha."""
@@ -645,7 +649,8 @@ def all_rows(out, settings):
         if out.own and recipe is fuse.REPORT and not out.path("pmf-fit").exists():
             continue  # nothing to choose its alpha by
         for row, name in recipe.alone.items():
-            yield factors_entry(out, recipe, row, name, mf, k)
+            if out.path(name).exists() or "MPNet" not in row:  # `make mpnet` adds these
+                yield factors_entry(out, recipe, row, name, mf, k)
         for row, names in content_rows(out, recipe) if recipe.content else ():
             found = [content_entry(out, recipe, row, name, mf, settings) for name in names]
             if len(found) > 1:
@@ -711,7 +716,9 @@ def check_encoder(out, recipe, row, name, quick):
     keys = ("trainable", "trainable_share", "peak_memory_bytes", "seconds")
     record = metrics.read_json(path, "settings", *keys)
     whole_run = {} if quick else {"max_steps": "0"}
-    metrics.require(path, record["settings"], {"recipe": recipe.name} | whole_run)
+    base = CONTENT_ROWS[row].partition("-nf4")[0].removesuffix("-tuned")
+    wanted = {"recipe": recipe.name, "encoder": base} | whole_run
+    metrics.require(path, record["settings"], wanted)
     weights = {file.name: sha256(file) for file in path.parent.glob("*.safetensors")}
     metrics.require(out.path(name), made["inputs"], weights)
     return {"seed": int(record["settings"]["seed"])} | {key: record[key] for key in keys}

@@ -492,6 +492,10 @@ def check_texts(path, digests, ratings):
 
 
 def load_embeddings(path, ratings):
-    """(I, D) of encode.py, whose rows are the items of these ratings."""
+    """(I, D) of encode.py, whose rows are the items of these ratings: for cosines, of length 1."""
     check_texts(path, provenance(path)["inputs"].values(), ratings)
-    return load(path, names=["embeddings"])["embeddings"]
+    e = load(path, names=["embeddings"])["embeddings"]  # (I, D)
+    lengths = np.linalg.norm(e, axis=1, keepdims=True)  # (I, 1)
+    if np.allclose(lengths, 1, atol=1e-3):  # most encoders leave them so, to a rounding
+        return e
+    return e / np.maximum(lengths, 1e-12)

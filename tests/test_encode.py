@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -65,7 +66,7 @@ def test_batches_cost_least():
 def test_pooling_by_a_hand_made_mask():
     hidden = torch.tensor([[[1.0, 0], [3, 2], [9, 9]], [[4, 4], [5, 5], [0, 1]]])  # (2, 3, 2)
     mask = torch.tensor([[1, 1, 0], [1, 1, 1]])
-    assert enc.pool(hidden, mask, "last").tolist() == [[3, 2], [0, 1]]
+    assert enc.pool(hidden, mask, "lasttoken").tolist() == [[3, 2], [0, 1]]
     assert enc.pool(hidden, mask, "mean").tolist() == [[2, 1], [3, pytest.approx(10 / 3)]]
 
 
@@ -123,12 +124,6 @@ def test_missing_folder_and_unknown_name():
         enc.find("minilm", "elsewhere")
 
 
-def test_unknown_family(tmp_path):
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    with pytest.raises(BadInput, match="'gpt2' is none of bert, qwen3"):
-        enc.find(str(tmp_path))
-
-
 def test_wrong_checksum_and_wrong_revision(tiny, tmp_path):
     with pytest.raises(BadInput, match="is not sentence-transformers/all-MiniLM-L6-v2's"):
         enc.load_encoder(*enc.find("minilm", str(tiny)))
@@ -148,7 +143,7 @@ def test_hub_out_of_reach(monkeypatch):
         enc.find("Qwen/Qwen3-Embedding-0.6B")
 
 
-def test_tokenizer_without_an_end_token(tmp_path):
+def test_tokenizer_without_an_end_token(tmp_path, monkeypatch):
     tiny_qwen.save_encoder(tmp_path)
     file = tmp_path / "tokenizer.json"
     text = file.read_text()
@@ -156,8 +151,11 @@ def test_tokenizer_without_an_end_token(tmp_path):
     tokenizer = tiny_qwen.Tokenizer.from_file(str(file))
     tokenizer.post_processor = tiny_qwen.processors.TemplateProcessing(single="$A")
     tokenizer.save(str(file))
+    assert load(tmp_path)  # as sentence-transformers reads it
+    named = replace(enc.QWEN_06B, sha256="", parameters=0)
+    monkeypatch.setitem(enc.ENCODERS, "qwen3-0.6b", named)
     with pytest.raises(BadInput, match="appends no end token"):
-        load(tmp_path)
+        enc.load_encoder(*enc.find("qwen3-0.6b", str(tmp_path)))
 
 
 def test_command_line_refuses_in_one_line(tmp_path):
@@ -171,12 +169,149 @@ def test_command_line_refuses_in_one_line(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
-# Whole models, finite vectors
+# What a folder of sentence-transformers says
 
 
 @pytest.fixture(scope="module")
 def bert(tmp_path_factory):
     return tiny_qwen.save_bert(tmp_path_factory.mktemp("bert"))
+
+
+POOLING, PROMPTS = "1_Pooling/config.json", "config_sentence_transformers.json"
+SIZES, MODULES = "sentence_bert_config.json", "modules.json"
+TYPES = [f"sentence_transformers.models.{kind}" for kind in ("Transformer", "Pooling", "Normalize")]
+
+
+def said(source, folder, **files):
+    """A copy of a folder, some of its JSON files written anew."""
+    shutil.copytree(source, folder)
+    for name, content in files.items():
+        (folder / globals()[name]).write_text(json.dumps(content))
+    return folder
+
+
+def modules(*types):
+    paths = ["", "1_Pooling", "2_Other", "3_Other"]
+    return [{"type": kind, "path": path} for kind, path in zip(types, paths, strict=False)]
+
+
+def test_the_named_encoders_folders_and_a_tiny_one(tiny, bert):
+    facts, folder = enc.find(str(bert))
+    assert (folder, facts.hub) == (bert, str(bert)) and facts.revision == ""
+    assert (facts.pooling, facts.max_length, facts.unit, facts.prompt) == ("mean", 256, True, "")
+    facts, _ = enc.find(str(tiny))
+    assert (facts.pooling, facts.max_length, facts.targets) == ("lasttoken", 8192, ())
+
+
+@pytest.mark.parametrize(
+    ("files", "found"),
+    [
+        ({"POOLING": {"pooling_mode": "lasttoken"}}, {"pooling": "lasttoken"}),
+        ({"POOLING": {"pooling_mode": "mean", "include_prompt": False}}, {"pooling": "mean"}),
+        ({"SIZES": {"max_seq_length": 20}}, {"max_length": 20}),
+        ({"SIZES": {}}, {"max_length": 512}),  # what the model can take
+        ({"MODULES": modules(*TYPES[:2])}, {"unit": False}),
+        (
+            {
+                "MODULES": modules(
+                    *(f"sentence_transformers.base.x.{t.split('.')[2]}" for t in TYPES)
+                )
+            },
+            {"unit": True},
+        ),
+        ({"PROMPTS": {"prompts": {"a": "A: "}, "default_prompt_name": "a"}}, {"prompt": "A: "}),
+        ({"PROMPTS": {"prompts": {"a": "A: "}, "default_prompt_name": None}}, {"prompt": ""}),
+    ],
+)
+def test_a_folder_says_how_it_is_read(bert, tmp_path, files, found):
+    facts, _ = enc.find(str(said(bert, tmp_path / "new", **files)))
+    assert {name: getattr(facts, name) for name in found} == found
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({"MODULES": modules(*TYPES[:2], "sentence_transformers.models.Dense")}, "Pooling, Dense;"),
+        (
+            {"MODULES": modules(*TYPES[:2], "x.Dense", TYPES[2])},
+            r"x\.Dense, Normalize; built in are",
+        ),
+        ({"MODULES": modules("custom.Transformer", TYPES[1])}, r"names custom\.Transformer"),
+        ({"MODULES": [{"type": TYPES[0], "path": "0_T"}, *modules(*TYPES)[1:]]}, "in no subfolder"),
+        ({"MODULES": {}}, "no whole folder of sentence-transformers|names ;"),
+        ({"MODULES": [3]}, "no whole folder of sentence-transformers"),
+        ({"POOLING": {"pooling_mode_cls_token": True}}, "asks for pooling 'cls_token'"),
+        ({"POOLING": {"pooling_mode": ["mean", "max"]}}, r"asks for pooling \['mean', 'max'\]"),
+        (
+            {"POOLING": {"pooling_mode_mean_tokens": True, "pooling_mode_max_tokens": True}},
+            r"asks for pooling 'mean \+ max'",
+        ),
+        ({"POOLING": {}}, "asks for pooling ''"),
+        ({"POOLING": []}, "no whole folder of sentence-transformers"),
+        ({"SIZES": {"max_seq_length": "many"}}, "asks for texts of 'many' tokens"),
+        ({"SIZES": {"max_seq_length": -1}}, "asks for texts of -1 tokens"),
+        ({"SIZES": {"do_lower_case": True}}, "asks for do_lower_case"),
+        ({"PROMPTS": {"truncate_dim": 8}}, "asks for truncate_dim"),
+        ({"PROMPTS": {"prompts": {"a": 3}, "default_prompt_name": "a"}}, "asks for the prompt 3"),
+        ({"PROMPTS": {"default_prompt_name": "a"}}, "KeyError: 'prompts'"),
+        (
+            {
+                "PROMPTS": {"prompts": {"a": "A: "}, "default_prompt_name": "a"},
+                "POOLING": {"pooling_mode": "mean", "include_prompt": False},
+            },
+            "asks for a prompt outside the pooling",
+        ),
+    ],
+)
+def test_what_is_not_built_in_is_refused(bert, tmp_path, files, message):
+    with pytest.raises(BadInput, match=message):
+        enc.find(str(said(bert, tmp_path / "new", **files)))
+
+
+@pytest.mark.parametrize("name", [MODULES, POOLING])
+def test_a_folder_without_its_modules_or_its_pooling_is_refused(bert, tmp_path, name):
+    folder = said(bert, tmp_path / "new")
+    (folder / name).unlink()
+    with pytest.raises(BadInput, match=rf"no whole folder .*FileNotFoundError: .*{name}"):
+        enc.find(str(folder))
+
+
+def test_an_encoder_with_a_decoder_is_refused(bert, tmp_path):
+    folder = changed(bert, tmp_path / "t5", is_encoder_decoder=True)
+    with pytest.raises(BadInput, match="asks for a decoder: this is not built in"):
+        enc.find(str(folder))
+
+
+def test_without_normalize_the_length_stays_and_the_direction_is_the_same(bert, tmp_path):
+    folder = said(bert, tmp_path / "new", MODULES=modules(*TYPES[:2]))
+    unit, plain = (enc.embed(e, enc.tokenize(e, ["a", "b c"])) for e in (load(bert), load(folder)))
+    lengths = np.linalg.norm(plain, axis=1, keepdims=True)
+    assert np.abs(lengths - 1).min() > 0.1
+    np.testing.assert_allclose(plain / lengths, unit, atol=1e-6)
+
+
+def test_the_prompt_stands_before_every_text(bert, tmp_path):
+    prompt = {"prompts": {"a": "film: "}, "default_prompt_name": "a"}
+    asked, plain = load(said(bert, tmp_path / "new", PROMPTS=prompt)), load(bert)
+    assert enc.tokenize(asked, ["a", "b"]) == enc.tokenize(plain, ["film: a", "film: b"])
+
+
+def test_a_text_beyond_the_positions_of_the_model_is_one_line_before_the_others(
+    bert, tmp_path, monkeypatch, capsys
+):
+    folder, texts = said(bert, tmp_path / "new", SIZES={"max_seq_length": 600}), tmp_path / "texts"
+    texts.write_text("a\n" + "b" * 600 + "\n" + "c\n")
+    monkeypatch.setattr(enc, "progress", None)  # all texts come later
+    line = ["encode.py", "--encoder", str(folder), "--texts", str(texts)]
+    monkeypatch.setattr(sys, "argv", [*line, "--out", str(tmp_path / "x")])
+    with pytest.raises(SystemExit):
+        metrics.run(enc.main)
+    error = capsys.readouterr().err
+    assert error.startswith(f"encode.py: error: {folder} cannot encode text line 2")
+    assert error.count("\n") == 1 and not (tmp_path / "x").exists()
+
+
+# Whole models, finite vectors
 
 
 def changed(source, folder, edit=lambda tensors: tensors, **config):
@@ -227,6 +362,7 @@ def sharded(folder, tiny):
     model = load(tiny).model
     model.save_pretrained(folder, max_shard_size="50KB")
     tiny_qwen.save_tokenizer(folder)
+    tiny_qwen.save_pooling(folder, 64)
     return folder
 
 

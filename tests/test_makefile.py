@@ -35,6 +35,7 @@ def folder(tmp_path):
     for name in (
         ".venv/.done",
         "data/minilm/model.safetensors",
+        "data/mpnet/model.safetensors",
         "data/ml-latest-small/ratings.csv",
     ):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -115,10 +116,28 @@ def test_another_seed_or_k_rebuilds(folder):
     }
 
 
+def test_make_mpnet_adds_its_rows_and_an_interrupted_one_is_mended(folder):
+    """What `make all` finds of MPNet it keeps up to date, and with it the factors of `ours`."""
+    plain = make(folder, "all")
+    made = make(folder, "mpnet")
+    kinds = ("", "-nf4", "-nf4-lora", "-report", "-nf4-report", "-nf4-lora-report", "-no-leak")
+    assert made == {f"encode.py out/mpnet{kind}.safetensors" for kind in kinds} | {
+        "contrastive.py out/mpnet-nf4-lora",
+        "contrastive.py out/mpnet-nf4-lora-report",
+        "pmf.py out/pmf-ours-mpnet.safetensors",
+        "evaluate out",
+    }
+    assert make(folder, "mpnet") == make(folder, "all") == set()
+    (folder / "out/pmf-ours-mpnet.safetensors").unlink()
+    assert make(folder, "all") == {"pmf.py out/pmf-ours-mpnet.safetensors", "evaluate out"}
+    edit(folder / "data/mpnet/model.safetensors")
+    assert make(folder, "all") == made and made & plain == {"evaluate out"}
+
+
 @pytest.mark.parametrize(
     "bad",
     ["OUT=", "OUT=my out", "OUT=data", "OUT=data/x", "OUT=.", "OUT=../", "OUT=tests", "MINILM="]
-    + ["MINILM=a b", "SEED=x", "SEED=-1", "SEED=4294967295", "SEED="]
+    + ["MINILM=a b", "MPNET=a b", "SEED=x", "SEED=-1", "SEED=4294967295", "SEED="]
     + ["DATA=", "DATA=my data", "DATA=nowhere", "OUT=data/ml-latest-small"],
 )
 def test_a_variable_that_would_harm_is_one_line_and_nothing_is_done(folder, bad):

@@ -229,6 +229,7 @@ def test_gradients_equal_the_dequantised_twins(tiny, data, tmp_path):
     twin = tmp_path / "twin"
     model.save_pretrained(twin)
     tiny_qwen.save_tokenizer(twin)
+    tiny_qwen.save_pooling(twin, 64)
     plain = settings(twin, data, dropout=0.0, nf4=False)
     expected, found = gradients(build(plain), data, plain), gradients(quantised, data, s)
     assert expected.keys() == found.keys()
@@ -314,6 +315,40 @@ def test_a_cut_or_odd_file_of_an_adapter(tiny, adapter, tmp_path, name, content,
 def test_targets_that_the_model_lacks(tiny, data):
     with pytest.raises(BadInput, match=r"LoRA cannot adapt these --targets .*nowhere"):
         build(settings(tiny, data, targets=("nowhere",)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers"), [("MPNet", {"q", "v"}), ("Roberta", {"query", "value"})]
+)
+def test_lora_finds_the_layers_of_a_folder_without_a_name(data, tmp_path, capsys, kind, layers):
+    small = tiny_qwen.save_small(tmp_path / kind, getattr(transformers, f"{kind}Config"))
+    line = ["contrastive.py", "--encoder", str(small), "--ratings", str(data[0]), "--lora"]
+    line += ["--texts", str(data[1]), "--out", str(tmp_path / "out"), "--max-steps", "1"]
+    call(con, [*line, "--nf4"])
+    assert f"LoRA on the layers called {' and '.join(sorted(layers))}\n" in capsys.readouterr().out
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert set(config["target_modules"]) == layers
+
+
+def test_a_folder_without_such_layers_needs_targets(data, tmp_path):
+    small = tiny_qwen.save_small(tmp_path / "small", transformers.DistilBertConfig)
+    with pytest.raises(BadInput, match=r"small has no layer called query, value, .*--targets"):
+        build(settings(small, data))
+    assert build(settings(small, data, targets=("q_lin",)))
+
+
+def test_an_encoder_without_unit_vectors_is_tuned_by_cosines(tiny, data, tmp_path):
+    """Losses take unit vectors, whatever the folder's modules.json says."""
+    folder = shutil.copytree(tiny, tmp_path / "plain")
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(modules[:2]))
+    losses = []
+    for base in (tiny, folder):
+        s = settings(base, data, max_steps=3)
+        encoder = build(s)
+        ids = enc.tokenize(encoder, tiny_qwen.TEXTS)
+        losses.append(con.tune(encoder, ids, con.read_examples(s), s))
+    assert losses[0] == losses[1]
 
 
 def change(adapter, folder, edit):

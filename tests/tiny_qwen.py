@@ -49,19 +49,20 @@ def save_tokenizer(folder):
     ).save_pretrained(folder)
 
 
-def save_pooling(folder, width):
-    """What sentence-transformers reads beside the weights: the last token's state, unit length."""
+def save_pooling(folder, width, mode="lasttoken", length=8192):
+    """What sentence-transformers reads beside the weights: one pooling of several, unit length."""
     kinds = {"": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
     modules = [
         {"idx": i, "name": str(i), "path": path, "type": f"sentence_transformers.models.{kind}"}
         for i, (path, kind) in enumerate(kinds.items())
     ]
-    pooling = {"word_embedding_dimension": width, "pooling_mode_lasttoken": True}
-    pooling |= {"pooling_mode_mean_tokens": False, "pooling_mode_cls_token": False}
+    pooling = {"word_embedding_dimension": width}
+    for name in ("mean_tokens", "cls_token", "lasttoken"):
+        pooling[f"pooling_mode_{name}"] = name == mode
     (folder / "1_Pooling").mkdir()
     (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
     (folder / "modules.json").write_text(json.dumps(modules))
-    (folder / "sentence_bert_config.json").write_text('{"max_seq_length": 8192}')
+    (folder / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": length}))
 
 
 def save_encoder(folder, seed=0):
@@ -74,17 +75,18 @@ def save_encoder(folder, seed=0):
 
 
 def save_bert(folder, seed=0):
-    """The same for a BERT of six layers, which has a pooler."""
+    """The same for a BERT of six layers, which has a pooler; its embedding is the mean."""
+    return save_small(folder, transformers.BertConfig, 6, seed)
+
+
+def save_small(folder, config_class, layers=2, seed=0):
+    """The same for any architecture whose configuration has BERT's names."""
     torch.manual_seed(seed)
-    small = transformers.BertConfig(
-        vocab_size=257,
-        hidden_size=16,
-        num_hidden_layers=6,
-        num_attention_heads=2,
-        intermediate_size=16,
-    )
-    transformers.BertModel(small).save_pretrained(folder)
+    shape = {"vocab_size": 257, "hidden_size": 16, "num_hidden_layers": layers}
+    shape |= {"num_attention_heads": 2, "intermediate_size": 16, "pad_token_id": 256}
+    transformers.AutoModel.from_config(config_class(**shape)).save_pretrained(folder)
     save_tokenizer(folder)
+    save_pooling(folder, 16, "mean_tokens", length=256)
     return folder
 
 

@@ -1,9 +1,11 @@
-"""The encoders beside their peers: sentence-transformers for MiniLM, plain peft for an adapter.
+"""The encoders beside their peers: sentence-transformers for folders, plain peft for an adapter.
 
-Needs MiniLM's weights (environment variable MINILM, else data/minilm).
+Needs MiniLM's weights (environment variable MINILM, else data/minilm), and for one test MPNet's
+(MPNET, else data/mpnet).
 """
 
 import importlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -25,6 +27,11 @@ TEXTS = ["Heat Action Crime Thriller", "Toy Story Adventure Animation pixar fun 
 needs_minilm = pytest.mark.skipif(
     not (MINILM / "model.safetensors").is_file(), reason=f"no MiniLM weights in {MINILM}"
 )
+MPNET = Path(os.environ.get("MPNET", "data/mpnet"))
+needs_mpnet = pytest.mark.skipif(
+    not (MPNET / "model.safetensors").is_file(),
+    reason=f"no MPNet weights in {MPNET}; `make mpnet` fetches them",
+)
 
 
 def vectors_of(folder):
@@ -34,7 +41,7 @@ def vectors_of(folder):
 
 def peers_vectors(folder):
     model = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
-    return model.encode(TEXTS, normalize_embeddings=True)
+    return model.encode(TEXTS)
 
 
 def tune(monkeypatch, encoder, data, out, *more):
@@ -48,6 +55,45 @@ def tune(monkeypatch, encoder, data, out, *more):
 @needs_minilm
 def test_minilm_equals_sentence_transformers():
     np.testing.assert_allclose(vectors_of(MINILM), peers_vectors(MINILM), atol=1e-6)
+
+
+@needs_mpnet
+def test_mpnet_equals_sentence_transformers():
+    np.testing.assert_allclose(vectors_of(MPNET), peers_vectors(MPNET), atol=1e-6)
+
+
+OTHERS = {  # two folders as they lie on the hub, one as sentence-transformers saves it today
+    "roberta": transformers.RobertaConfig,
+    "xlm-roberta": transformers.XLMRobertaConfig,
+    "mpnet": transformers.MPNetConfig,
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+@pytest.mark.parametrize("saved", [False, True])
+def test_other_architectures_equal_sentence_transformers(tmp_path, kind, saved):
+    """With a prompt, a cut text, no division by the length; as on the hub, and as saved anew."""
+    folder = tiny_qwen.save_small(tmp_path / kind, OTHERS[kind])
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(modules[:2]))
+    prompts = {"prompts": {"film": "film: "}, "default_prompt_name": "film"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    theirs = peers_vectors(folder)
+    if saved:
+        model = sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+        model.save(str(tmp_path / "saved"))
+        folder = tmp_path / "saved"
+    assert np.abs(np.linalg.norm(theirs, axis=1) - 1).min() > 0.1
+    np.testing.assert_allclose(vectors_of(folder), theirs, atol=1e-6)
+
+
+def test_a_tuned_folder_keeps_what_its_base_says_of_the_texts(data, tmp_path, monkeypatch):
+    folder = tiny_qwen.save_small(tmp_path / "mpnet", transformers.MPNetConfig)
+    prompts = {"prompts": {"film": "film: "}, "default_prompt_name": "film"}
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
+    tuned = tune(monkeypatch, folder, data, tmp_path / "tuned")
+    assert enc.find(str(tuned))[0].prompt == "film: "
+    np.testing.assert_allclose(vectors_of(tuned), peers_vectors(tuned), atol=1e-6)
 
 
 @needs_minilm
