@@ -595,7 +595,7 @@ def all_rows(out, settings):
         result = evaluate(scores, task.seen, task.relevant, k)
         yield entry_of(fuse.PUBLISHED, row, result, mf, seed)
     for recipe in fuse.RECIPES.values():
-        if out.own and recipe.alpha is None and not out.path("pmf-fit").exists():
+        if out.own and recipe is fuse.REPORT and not out.path("pmf-fit").exists():
             continue  # nothing to choose its alpha by
         for row, name in recipe.alone.items():
             yield factors_entry(out, recipe, row, name, mf, k)

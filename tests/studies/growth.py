@@ -241,13 +241,12 @@ def measure_fits(settings):
 # ------------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).parents[2]
-TEXT = "out/minilm-no-leak.safetensors"
 STAGES = {  # stage -> its command line; {users} as in Settings
     "prepare": "main.py prepare --data data --out out",
     "PMF --fast": "pmf.py --fast --ratings out/ratings.safetensors --out out/pmf.safetensors",
-    "ranking PMF": f"pmf.py ranking --embeddings {TEXT}",
+    "ranking PMF": "pmf.py ranking --embeddings out/minilm-no-leak.safetensors",
     "evaluation": "tests/studies/growth.py --child evaluation --out out --users {users}",
-    "recommend": "main.py recommend --user 1 --recipe ours",
+    "recommend": "main.py recommend --user 1 --recipe published --encoder minilm",
 }
 
 
@@ -270,23 +269,24 @@ def write_files(settings):
 
 def write_vectors(settings):
     """Random vectors in the place of MiniLM's: what they say does not matter here."""
-    text, rng = settings.out / "out/documents-no-leak.txt", np.random.default_rng(0)
-    n = len(text.read_text().splitlines())
-    made = {"encoder": "minilm", "adapter": "", "nf4": False}
-    vectors = {"embeddings": rng.normal(0, 384**-0.5, (n, 384)).astype(np.float32)}  # (I, D)
-    metrics.save(settings.out / TEXT, vectors, made, [text])
+    out, made = settings.out / "out", {"encoder": "minilm", "adapter": "", "nf4": False}
+    for kind in ("", "-no-leak"):
+        text, rng = out / f"documents{kind}.txt", np.random.default_rng(0)
+        shape = len(text.read_text().splitlines()), 384
+        vectors = {"embeddings": rng.normal(0, 384**-0.5, shape).astype(np.float32)}  # (I, D)
+        metrics.save(out / f"minilm{kind}.safetensors", vectors, made, [text])
 
 
 def measure_evaluation(settings):
-    """Lists of recipe ours for some users, as `main.py evaluate` makes them for all."""
+    """Lists by the factors of ours for some users, as `main.py evaluate` makes them for all."""
     out = Artefacts(settings.out)
     starts, items = out.task.relevant
     users = np.repeat(np.arange(out.task.n_users), np.diff(starts))  # (M,)
     chosen = np.random.default_rng(0).permutation(np.unique(users))[: settings.users]
     kept = np.isin(users, chosen)  # (M,)
     relevant = group_by_user(users[kept], items[kept], out.task.n_users)
-    scores = partial(out.hybrid(OURS, Path(TEXT).stem), alpha=OURS.alpha)
-    evaluate(scores, out.task.seen, relevant)
+    U, V = out.factors(OURS.factors)
+    evaluate(partial(mf_scores, U=U, V=V), out.task.seen, relevant)
 
 
 def timed(script, *arguments, folder):
