@@ -43,15 +43,16 @@ export SHARED_SCREEN := 1
 ifndef OMP_NUM_THREADS
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS := $(shell expr \( $(CORES) + 1 \) / 2)
-test peers bench growth: export OMP_NUM_THREADS := $(CORES)
+test peers bench growth choices: export OMP_NUM_THREADS := $(CORES)
 endif
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DELETE_ON_ERROR:
-.PHONY: all quick seeds qwen study data test lint peers bench growth baselines clean help FORCE
+.PHONY: all quick seeds qwen study data test lint peers bench growth baselines choices \
+        splits clean help FORCE
 
-all: $(OUT)/results.json
+all: $(OUT)/results.json $(OUT)/pmf-all.safetensors
 
 help:
 	@echo "make all     data, weights, the whole run on real data, the tables in $(OUT)/"
@@ -63,6 +64,8 @@ help:
 	@echo "make quick   a real but small run of the published recipe in $(OUT)-quick/, marked as such"
 	@echo "make seeds   two more seeds of the published tuning, for its mean and range"
 	@echo "make study   Table III: what the parts of ours are worth, for whom, and on new movies"
+	@echo "make choices the settings of ours, chosen again on the validation part (half an hour)"
+	@echo "make splits  the rows on known movies for five other splits (ten minutes)"
 	@echo "make qwen    the Qwen3-Embedding rows (needs CUDA and the weights, or QWEN=...0.6B)"
 	@echo "make peers   compare with Cornac, ir_measures, sentence-transformers, plain peft"
 	@echo "make baselines   tune EASE and weighted MF again (a quarter of an hour)"
@@ -148,6 +151,11 @@ $(OUT)/pmf-ranking.safetensors: $(RATINGS) pmf.py
 $(OUT)/pmf-ours.safetensors: $(RATINGS) $(OUT)/minilm-no-leak.safetensors pmf.py
 	$(Q)$(PY) pmf.py ranking --ratings $< --out $@ --seed $(SEED) \
 	  --embeddings $(OUT)/minilm-no-leak.safetensors
+
+# For `main.py recommend` and `similar`, which measure nothing: of train and test.
+$(OUT)/pmf-all.safetensors: $(RATINGS) $(OUT)/minilm.safetensors pmf.py
+	$(Q)$(PY) pmf.py ranking --ratings $< --out $@ --seed $(SEED) --all \
+	  --embeddings $(OUT)/minilm.safetensors
 
 # ---- MiniLM: texts -> embeddings ------------------------------------------------------------------
 
@@ -236,7 +244,7 @@ $(OUT)/results.json: $(ROWS) $(OTHER) main.py fuse.py metrics.py
 	$(Q)$(PY) main.py evaluate --out $(OUT) --seed $(SEED) $(if $(QUICK),--quick)
 
 quick:
-	@$(MAKE) $(OUT)-quick/results.json QUICK=1 OUT=$(OUT)-quick
+	@$(MAKE) $(OUT)-quick/results.json $(OUT)-quick/pmf-all.safetensors QUICK=1 OUT=$(OUT)-quick
 
 seeds: $(OUT)/minilm-tuned-2.safetensors $(OUT)/minilm-tuned-3.safetensors
 	@$(MAKE) all
@@ -292,6 +300,17 @@ study: .venv-peers/.done $(OUT)/results.json $(OUT)/minilm-no-tags.safetensors \
   $(OUT)/minilm-ours.safetensors
 	$(Q)$(PEERS) tests/studies/table3.py --out $(OUT) --seed $(SEED)
 
+choices: $(OUT)/minilm-no-leak.safetensors $(OUT)/minilm-no-tags.safetensors
+	$(Q)$(PY) tests/studies/choices.py --out $(OUT) --data $(DATA) --minilm $(MINILM)
+
+SPLITS := 1 2 3 4 5
+
+splits: .venv-peers/.done $(SPLITS:%=$(OUT)/split-%/minilm-no-leak.safetensors)
+	$(Q)$(PEERS) tests/studies/splits.py --out $(OUT) --splits $(SPLITS)
+
+$(OUT)/split-%/minilm-no-leak.safetensors: FORCE
+	@$(MAKE) SEED=$* OUT=$(OUT)/split-$* $@
+
 bench: .venv-peers/.done $(OUT)/pmf.safetensors $(OUT)/minilm.safetensors
 	$(Q)$(PEERS) tests/studies/bench.py --out $(OUT) --minilm "$(MINILM)" $(BENCH)
 
@@ -304,9 +323,10 @@ baselines: .venv-peers/.done $(RATINGS)
 # What the targets above make in a folder; what else is there, stays, and so does the folder then.
 # A folder with a ratings.csv is somebody's data, movies.csv too.
 clean:
-	for out in $(OUT) $(OUT)-quick; do if [ -d $$out ] && [ ! -e $$out/ratings.csv ]; then \
+	for out in $(OUT)/split-* $(OUT) $(OUT)-quick; do \
+	  if [ -d $$out ] && [ ! -e $$out/ratings.csv ]; then \
 	  cd $$out && rm -rf .prepared .set-* ratings.safetensors movies.csv documents*.txt \
 	  pmf*.safetensors minilm*.safetensors minilm-*/ \
 	  qwen3-*.safetensors qwen3-*/ results.json results-ours.json table[123].md figure[1234].svg \
-	  bench.json bench.md growth.json growth.md; \
+	  bench.json bench.md growth.json growth.md choices.json choices.md splits.json splits.md; \
 	  cd - >/dev/null; rmdir $$out 2>/dev/null || true; fi; done

@@ -71,6 +71,7 @@ class Settings:
     batch: int = 16  # examples a step; as run: 16 MiniLM, 4 Qwen3
     lr: float = 2e-5  # sentence-transformers' default; LoRA wants about 2e-4
     warmup: int = 100  # steps of linear warm-up before linear decay; as run: 100 MiniLM, 50 Qwen3
+    temperature: float = 0.2  # t of (T), recipe ours
     average: int = 0  # leave the mean of the weights after the last so many epochs; 0: the last
     max_steps: int = 0  # stop after so many steps; 0: all
     lora: bool = False  # train low-rank additions instead of the whole encoder
@@ -191,9 +192,10 @@ class Published:
 
     dropout = True
 
-    def __init__(self, data, seed):
+    def __init__(self, data, s):
         users, items, ratings = (data[f"train_{name}"] for name in ("users", "items", "ratings"))
-        self.items = published_pairs(users, items, ratings >= float(data["liked"]), seed)  # (P, 2)
+        liked = ratings >= float(data["liked"])  # (N,)
+        self.items = published_pairs(users, items, liked, s.seed)  # (P, 2)
 
     def refresh(self, embed):
         pass
@@ -207,12 +209,12 @@ class Report:
 
     dropout = True
 
-    def __init__(self, data, seed):
+    def __init__(self, data, s):
         columns = (data[f"train_{name}"] for name in ("users", "items", "ratings"))
         users, items, ratings = (column[~data["valid"]] for column in columns)  # (N,)
         liked = ratings >= float(data["liked"])  # (N,)
         disliked = ratings <= DISLIKED * float(data["highest"])  # (N,)
-        found = triplets(users, items, liked, disliked, seed)  # (P, 3)
+        found = triplets(users, items, liked, disliked, s.seed)  # (P, 3)
         self.users, self.items = found[:, 0], found[:, 1:]  # (P,), (P, 2)
         self.liked = users[liked], items[liked]
 
@@ -237,12 +239,13 @@ class Ours:
 
     dropout = False  # the settings were chosen without it
 
-    def __init__(self, data, seed):
+    def __init__(self, data, s):
         liked = ~data["valid"] & (data["train_ratings"] >= float(data["liked"]))  # (N,)
         self.liked = users, items = data["train_users"][liked], data["train_items"][liked]
         self.totals, self.likes = np.bincount(users), np.bincount(items)  # (U,), (I,)
         self.items = np.flatnonzero(self.likes >= 2)[:, None]  # (P, 1); one fan alone is no link
         self.fans = group_by_user(items, users, len(self.likes))  # by item: who liked it
+        self.temperature = s.temperature
         self.cache = None  # (I, D) as encoded last
 
     def refresh(self, embed):
@@ -273,7 +276,7 @@ class Ours:
         outside = self.sums[users] - liked.float() @ old  # (R, D)
         profiles = F.normalize(outside[able], dim=1)  # p_u
         log_likes = torch.as_tensor(np.log1p(self.likes[batch])).to(e)  # (B,)
-        result = batch_softmax(profiles, fresh, liked[able], log_likes)
+        result = batch_softmax(profiles, fresh, liked[able], log_likes, self.temperature)
         self.sums[users] += liked.float() @ (fresh.detach() - old)
         self.cache[batch] = e.detach()
         return result
@@ -502,7 +505,7 @@ def peak_memory():
 def read_examples(s):
     """The recipe's examples of a ratings file."""
     names = ["train_users", "train_items", "train_ratings", "valid", "liked", "highest"]
-    examples = RECIPES[s.recipe](metrics.load(s.ratings, names=names), s.seed)
+    examples = RECIPES[s.recipe](metrics.load(s.ratings, names=names), s)
     if len(examples.items) == 0:
         raise BadInput(f"{s.ratings}: no user has liked enough for recipe {s.recipe!r}")
     return examples
@@ -511,7 +514,7 @@ def read_examples(s):
 def main():
     # 1. Settings, examples, texts
     counts = dict.fromkeys(("epochs", "batch", "rank", "alpha", "budget"), 1)
-    counts |= dict.fromkeys(("lr", "warmup", "average", "max_steps"), 0)
+    counts |= dict.fromkeys(("lr", "warmup", "average", "max_steps"), 0) | {"temperature": 1e-3}
     s = metrics.parse(Settings, __doc__, dropout=(0, 1), seed=metrics.SEEDS, **counts)
     if s.nf4 and not s.lora:
         raise BadInput("--nf4 freezes the encoder: give --lora too")

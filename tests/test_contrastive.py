@@ -117,7 +117,7 @@ def test_the_profile_leaves_the_target_out():
         "valid": np.zeros(4, dtype=bool),
         **SCALE,
     }
-    examples = con.Report(data, seed=0)
+    examples = con.Report(data, con.Settings("", *[Path()] * 3, seed=0))
     vectors = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0], [0.6, 0.8]])
     examples.refresh(lambda items: vectors[items])
     row = np.flatnonzero(examples.items[:, 0] == 0)
@@ -138,7 +138,7 @@ def ours_case():
     }
     torch.manual_seed(0)
     vectors = unit(torch.randn(6, 4))
-    examples = con.Ours(data, seed=0)
+    examples = con.Ours(data, con.Settings("", *[Path()] * 3, seed=0))
     examples.refresh(lambda items: vectors[items])
     return examples, vectors
 

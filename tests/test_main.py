@@ -312,7 +312,6 @@ def test_evaluate_and_recommend_end_to_end_on_a_small_folder(artefacts, capsys):
     assert rows["published", "MF only"]["seed"] == 8  # the factors' own
     assert {row for recipe, row in rows if recipe == "ours"} == {
         "Ranking PMF, no text",
-        "Ranking PMF, text as prior",
         "MF + MiniLM (base)",
     }
     for name in ("table1.md", "table2.md", "figure1.svg"):
@@ -320,7 +319,7 @@ def test_evaluate_and_recommend_end_to_end_on_a_small_folder(artefacts, capsys):
     assert "the five best for user 1, recipe" in (artefacts / "table2.md").read_text().lower()
     capsys.readouterr()
     options = ["--user", "5", "--top", "1", "--encoder", "minilm", "--out", str(artefacts)]
-    for recipe in fuse.RECIPES:
+    for recipe in ("published", "report"):
         main.recommend([*options, "--recipe", recipe])
         title, line = capsys.readouterr().out.splitlines()[::2]
         fused, cf, content = map(float, line.split()[1:4])
@@ -346,16 +345,16 @@ def test_a_tuned_row_takes_its_seed_and_cost_from_its_training(artefacts):
 
 
 def test_the_figures_are_those_of_the_functions_by_hand(artefacts):
-    """One row of each recipe from its files with the fusions alone."""
+    """One row of each late fusion from its files with the fusions alone."""
     rows, out = evaluated(artefacts), main.Artefacts(artefacts)
-    for recipe in fuse.RECIPES.values():
+    for recipe in (fuse.PUBLISHED, fuse.REPORT):
         entry = rows[recipe.name, "MF + MiniLM (base)"]
         arrays = metrics.load(out.path(recipe.factors))
         n = out.task.n_items
         e = metrics.load(out.path("minilm" + recipe.suffix))["embeddings"][:n]
         content = recipe.content(out.task, e)
         cf = arrays["user_factors"] @ arrays["item_factors"][:n].T  # (U, I)
-        text = content.profiles @ content.items.T + content.bias  # (U, I)
+        text = content.profiles @ content.items.T  # (U, I)
         users = np.arange(len(cf))
         free = fuse.candidates_of(out.task.seen, users, n)
         fused = recipe.fusion(cf, text, free, entry["alpha"])
@@ -433,36 +432,26 @@ def sparse(folder):
 def test_recommend_ours_by_hand(sparse, capsys):
     """Every score that is printed, from the files with plain arithmetic."""
     load = lambda name: metrics.load(sparse / f"{name}.safetensors")  # noqa: E731
-    data, factors, e = load("ratings"), load("pmf-ours"), load("minilm-no-leak")["embeddings"]
+    data, factors = load("ratings"), load("pmf-ours")
     n = int(data["train_items"].max()) + 1
-    e = e[:n].astype(np.float64) - e[:n].astype(np.float64).mean(axis=0)
-    e /= np.linalg.norm(e, axis=1, keepdims=True)
     mine = data["train_users"] == 2  # of user 5
-    liked = data["train_ratings"] >= 4
     free = ~np.isin(np.arange(n), data["train_items"][mine])
-    profile = e[data["train_items"][mine & liked]].sum(axis=0)
-    likes = np.array([np.sum(data["train_items"][liked] == item) for item in range(n)])
-    text = z(e @ profile / np.linalg.norm(profile) + 0.1 * np.log(1 + likes), free)
-    cf = z((factors["item_factors"] @ factors["user_factors"][2])[:n], free)
-    fused = 0.6 * cf + 0.4 * text
-    best = np.flatnonzero(free)[np.argsort(-fused[free])]
-    main.recommend(["--user", "5", "--recipe", "ours", "--out", str(sparse)])
+    scores = (factors["item_factors"] @ factors["user_factors"][2])[:n]
+    best = np.flatnonzero(free)[np.argsort(-scores[free])]
+    main.recommend(["--user", "5", "--split", "--out", str(sparse)])
     title, _, *lines = capsys.readouterr().out.splitlines()
-    assert title == "user 5, recipe ours, minilm, alpha 0.60" and len(lines) == 5 < len(best)
+    assert title == "user 5, recipe ours, minilm" and len(lines) == 5 < len(best)
     titles = main.Artefacts(sparse).titles()
     for line, item in zip(lines, best, strict=False):
-        _, *scores, name = line.split(maxsplit=4)
-        assert list(map(float, scores)) == pytest.approx(
-            [fused[item], cf[item], text[item]], abs=6e-5
-        )
-        assert name == titles[item]
+        _, score, name = line.split(maxsplit=2)
+        assert float(score) == pytest.approx(scores[item], abs=6e-5) and name == titles[item]
 
 
 def test_recommend_ours_says_what_is_missing_or_stale(artefacts, capsys):
-    arguments = ["--user", 5, "--recipe", "ours", "--out", artefacts]
+    arguments = ["--user", 5, "--split", "--out", artefacts]
     factors, text = artefacts / OURS_FACTORS, artefacts / "minilm-no-leak.safetensors"
     error = refused("recommend", *arguments, "--encoder", "minilm-tuned", capsys=capsys)
-    assert "minilm-tuned-no-leak.safetensors is missing" in error
+    assert "--encoder minilm-tuned: recipe ours takes minilm" in error
     kept = text.read_bytes()
     embeddings = metrics.load(text)["embeddings"]
     settings, documents = metrics.provenance(text)["settings"], artefacts / "documents-no-leak.txt"

@@ -72,7 +72,7 @@ def edit(path):
 def test_make_all_makes_every_stage_once_and_then_nothing(folder):
     made = make(folder, "all")
     assert {"prepare out", "pmf.py out/pmf.safetensors", "evaluate out"} <= made
-    assert "contrastive.py out/minilm-tuned-report" in made and len(made) == 16
+    assert "contrastive.py out/minilm-tuned-report" in made and len(made) == 17
     assert make(folder, "all") == set()
 
 
@@ -85,7 +85,7 @@ def test_make_all_makes_every_stage_once_and_then_nothing(folder):
         ("encode.py", {"encode.py", "pmf.py", "evaluate"}),
         ("pmf.py", {"pmf.py", "evaluate"}),
         ("contrastive.py", {"contrastive.py", "encode.py", "evaluate"}),
-        ("out/documents.txt", {"contrastive.py", "encode.py", "evaluate"}),
+        ("out/documents.txt", {"contrastive.py", "encode.py", "pmf.py", "evaluate"}),
         ("out/ratings.safetensors", {"contrastive.py", "encode.py", "pmf.py", "evaluate"}),
         ("data/minilm/model.safetensors", {"contrastive.py", "encode.py", "pmf.py", "evaluate"}),
     ],
@@ -139,8 +139,9 @@ def mine(folder):
     return folder
 
 
-SHORT = {f"pmf.py {{}}/{name}.safetensors" for name in ("pmf", "pmf-ranking", "pmf-ours")}
-SHORT |= {"prepare {}", "encode.py {}/minilm-no-leak.safetensors", "evaluate {}"}
+FACTORS = "pmf", "pmf-ranking", "pmf-ours", "pmf-all"
+SHORT = {f"pmf.py {{}}/{name}.safetensors" for name in FACTORS} | {"prepare {}", "evaluate {}"}
+SHORT |= {f"encode.py {{}}/{name}.safetensors" for name in ("minilm", "minilm-no-leak")}
 
 
 def test_own_data_make_the_short_run_and_more_when_told(mine):

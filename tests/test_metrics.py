@@ -209,14 +209,6 @@ def test_recorded_means_may_lack_a_metric():
     assert row["hits"] == 2 and row["ndcg"] == 0.6 and "recall" not in row
 
 
-def test_centred_by_hand():
-    """The mean of the known (1, 0) and (0, 1) is (1/2, 1/2); what is left points along (1, -1)."""
-    got = metrics.centred(np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 1.5]]), [0, 1])
-    half = math.sqrt(1 / 2)
-    assert got == pytest.approx(np.array([[half, -half], [-half, half], [0, 1]]))
-    assert metrics.centred(np.ones((2, 3)), slice(None)).tolist() == [[0] * 3] * 2
-
-
 def test_split_holds_out_the_first_share_of_a_fixed_permutation():
     users = np.array([7, 7, 3, 7, 3, 7, 7])  # user 3 first: ascending ids
     kept, held = metrics.split_per_user(users, share=0.4, seed=5)

@@ -5,12 +5,12 @@ Six readers of each of two kinds rate forty books, high in their own kind.
 
 import csv
 import dataclasses
-import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from small import ended, evaluated, refused, save_embeddings
+from small import ended, evaluated, refused
 
 import fuse
 import main
@@ -59,6 +59,7 @@ def out(books, tiny):
     out = books.parent / "out-books"
     ratings, text = out / "ratings.safetensors", out / "minilm-no-leak.safetensors"
     facts = dataclasses.replace(encode.QWEN_06B, sha256="", parameters=0)
+    everything = out / "pmf-all.safetensors"
     ranking = f"pmf.py ranking --ratings {ratings} --k 4"
     encoder = f"encode.py --encoder minilm --weights {tiny}"
     with pytest.MonkeyPatch.context() as patch:
@@ -72,6 +73,8 @@ def out(books, tiny):
             (encode, f"{encoder} --texts {out}/documents-no-leak.txt --out {text}"),
             (pmf, f"{ranking} --out {out}/pmf-ranking.safetensors"),
             (pmf, f"{ranking} --out {out}/pmf-ours.safetensors --embeddings {text}"),
+            (encode, f"{encoder} --texts {out}/documents.txt --out {out}/minilm.safetensors"),
+            (pmf, f"{ranking} --all --out {everything} --embeddings {out}/minilm.safetensors"),
         ):
             patch.setattr(sys, "argv", line.split())
             script.main()
@@ -98,8 +101,14 @@ def test_the_arrays_are_the_file(out):
 
 def test_the_table_has_its_own_rows_and_nothing_of_the_report(out, capsys):
     rows = evaluated(out)
-    first = [("published", row) for row in ("Random", "Most popular", "MF only")]
-    assert list(rows)[:3] == first and {recipe for recipe, _ in list(rows)[3:]} == {"ours"}
+    assert list(rows) == [
+        ("published", "Random"),
+        ("published", "Most popular"),
+        ("published", "MF only"),
+        ("published", "MF + MiniLM (base)"),
+        ("ours", "Ranking PMF, no text"),
+        ("ours", "MF + MiniLM (base)"),
+    ]
     assert {row["status"] for row in rows.values()} == {"ok"}
     assert not (out / "table2.md").exists()  # it is of the report's user 400
     shown = capsys.readouterr().out + (out / "table1.md").read_text()
@@ -147,27 +156,23 @@ def test_published_profiles_without_times_weigh_by_rating_alone(out):
     assert content.profiles[4] == pytest.approx(weights @ vectors / weights.sum())
 
 
-def test_a_user_of_the_data_is_recommended_books(out, tmp_path, capsys):
-    here = shutil.copytree(out, tmp_path / "out")
-    save_embeddings(here, "minilm", "documents.txt", np.random.default_rng(0))
-    options = ["--recipe", "published", "--encoder", "minilm", "--out", str(here)]
-    main.recommend(["--user", "reader10", *options])
+def test_a_user_of_the_data_is_recommended_books(out, capsys):
+    main.recommend(["--user", "reader10", "--recipe", "ours", "--out", str(out)])
     head, _, *lines = capsys.readouterr().out.splitlines()
     assert head.startswith("user reader10, ") and len(lines) == 5
-    assert {line.split(maxsplit=4)[4] for line in lines} <= set(BOOKS.values())
-    error = refused("recommend", "--user", "reader99", *options, capsys=capsys)
+    found = {line.split(maxsplit=2)[2].partition(" <- ")[0] for line in lines}
+    assert found <= set(BOOKS.values())
+    error = refused("recommend", "--user", "reader99", "--out", out, capsys=capsys)
     assert "user reader99 is not in the data; ids go from reader1 to reader9" in error
 
 
-def test_liked_and_disliked_follow_the_scale(out):
+def test_liked_and_disliked_follow_the_scale(out, tiny, tmp_path):
     import contrastive
 
     data = metrics.load(out / "ratings.safetensors")
     columns = (data[f"train_{name}"] for name in ("users", "items", "ratings"))
     rating = {(user, item): r for user, item, r in zip(*columns, strict=True)}
-    paths = {"ratings": out / "ratings.safetensors", "texts": out, "out": out}
-    settings = contrastive.Settings(encoder="", recipe="report", seed=0, **paths)
-    report = contrastive.read_examples(settings)
+    report = contrastive.Report(data, contrastive.Settings("", *[Path()] * 3, seed=0))
     pairs = [(user, *items) for user, items in zip(report.users, report.items, strict=True)]
     assert len(pairs) > 50 and min(rating[user, good] for user, good, _ in pairs) == 8
     assert max(rating[user, bad] for user, _, bad in pairs) == 5

@@ -129,7 +129,9 @@ def test_what_was_made_with_other_settings_is_refused(artefacts, capsys, name, s
 def test_recommend_refuses_what_evaluate_refuses(artefacts, capsys):
     resave(artefacts / "minilm.safetensors", nf4=True)
     arguments = ["--user", 5, "--encoder", "minilm", "--out", artefacts]
-    assert "nf4 = True, not False" in refused("recommend", *arguments, capsys=capsys)
+    for recipe in ("ours", "published"):
+        arguments += ["--recipe", recipe]
+        assert "nf4 = True, not False" in refused("recommend", *arguments, capsys=capsys)
     save_tuning(artefacts, "minilm-tuned", np.random.default_rng(4), recipe="ours")
     arguments[3] = "minilm-tuned"
     assert "recipe = ours, not published" in refused("recommend", *arguments, capsys=capsys)
@@ -285,8 +287,9 @@ def test_a_user_with_nothing_left_is_told_so(folder, capsys):
     rows = "".join(f"1,{m},{1 + m % 5},{m}\n" for m in range(1, 13))
     (folder / "ratings.csv").write_text(f"userId,movieId,rating,timestamp\n{rows}")
     out = make_artefacts(folder)
-    arguments = ["--user", 1, "--encoder", "minilm", "--out", out]
-    assert "none is left" in refused("recommend", *arguments, capsys=capsys)
+    arguments = ["--user", 1, "--recipe", "published", "--encoder", "minilm", "--out", out]
+    for split in ([], ["--split"]):
+        assert "none is left" in refused("recommend", *arguments, *split, capsys=capsys)
 
 
 def test_titles_that_two_movies_share_show_what_tells_them_apart(folder):

@@ -133,9 +133,10 @@ def test_tuning_has_the_published_number_of_pairs_and_sees_no_validation_row(out
     import contrastive
 
     data = metrics.load(out / "ratings.safetensors")
-    pairs = contrastive.Published(data, seed=42).items  # (P, 2)
+    s = contrastive.Settings("", *[Path()] * 3, seed=42)
+    pairs = contrastive.Published(data, s).items  # (P, 2)
     assert len(pairs) == 5970 and (pairs[:, 0] != pairs[:, 1]).all()
-    report, valid = contrastive.Report(data, seed=42), data["valid"]
+    report, valid = contrastive.Report(data, s), data["valid"]
     n = np.int64(len(data["movie_ids"]))
     held = data["train_users"][valid] * n + data["train_items"][valid]
     used = report.users.astype(np.int64)[:, None] * n + report.items  # (P, 2) one number a pair

@@ -9,13 +9,17 @@ import sys
 from pathlib import Path
 
 import bench
+import choices
 import growth
 import pytest
 import record
+import splits
 import table3
 
+import fuse
 import main
 import metrics
+import pmf
 
 RESULTS = Path(__file__).parents[1] / "results"
 TABLES = {  # table -> its record, and the function that makes it
@@ -24,6 +28,8 @@ TABLES = {  # table -> its record, and the function that makes it
     "table3.md": ("results-ours.json", table3.table3),
     "bench.md": ("bench.json", bench.table),
     "growth.md": ("growth.json", growth.report),
+    "choices.md": ("choices.json", choices.report),
+    "splits.md": ("splits.json", splits.table),
 }
 TOP = (
     r"`make [a-z]+[^`]*` on \d{4}-\d\d-\d\d; .+, \d+ cores.*; python [^,]+, torch [^,]+, numpy .+\."
@@ -45,6 +51,24 @@ def body(path):
 def test_a_table_is_what_its_record_says(name):
     source, table = TABLES[name]
     assert body(RESULTS / name) == table(recorded(source))
+
+
+def test_the_constants_are_the_choices():
+    choice = recorded("choices.json")["choice"]
+    fit = {name: getattr(pmf.Ranking, name) for name in ("k", "missing", "reg", "power", "ridge")}
+    assert fuse.OURS.content is None and choice == fit | {
+        "text": "as it is",
+        "alpha": 1.0,  # the PMF alone
+        "popularity": 0.0,
+        "form": "a movie without ratings",
+        "allowance": fuse.ALLOWANCE,
+    }
+
+
+@pytest.mark.parametrize("name", ["choices.json", "splits.json"])
+def test_it_was_measured_with_the_five_seeds_that_were_named(name):
+    record = recorded(name)
+    assert record.get("draws", record.get("splits")) in ([7, 8, 9, 10, 11], [1, 2, 3, 4, 5])
 
 
 def test_figure1_is_what_its_record_says():

@@ -1,9 +1,11 @@
 """table3.py: its splits and measures by hand, Table III end to end on random data."""
 
 import json
+import math
 import re
 from functools import partial
 
+import common
 import numpy as np
 import pytest
 import table3
@@ -59,6 +61,34 @@ def test_a_task_shows_and_strikes_and_wants_the_right_pairs():
     assert second["ndcg"].tolist() == [pytest.approx(1 / np.log2(3))]
 
 
+def test_standardise_by_hand_over_the_candidates():
+    scores = np.array([[1.0, 3, 8], [2, 2, 9]])
+    among = np.array([[True, True, False], [True, True, False]])  # mean 2, sd 1; then no spread
+    assert common.standardise(scores, among).tolist() == [[-1, 1, 6], [0, 0, 0]]
+    assert common.standardise(scores, np.zeros((2, 3), dtype=bool)).tolist() == [[0] * 3] * 2
+    same = np.full((1, 3), 0.7)
+    assert common.standardise(same, same > 0).tolist() == [[0, 0, 0]]  # rounding is no difference
+
+
+def test_z_fusion_by_hand():
+    """CF scores 1, 3 and text scores 1, 0 over the two candidates: z = (-1, 1) and (1, -1).
+
+    The third item, which is seen, has z = (9 - 2) / 1 and (.6 - .5) / .5 by the same measure.
+    """
+    free = np.array([[True, True, False]])
+    got = common.z_fusion(np.array([[1.0, 3, 9]]), np.array([[1.0, 0, 0.6]]), free, alpha=0.7)
+    assert got[0, :2] == pytest.approx([0.7 * -1 + 0.3 * 1, 0.7 * 1 + 0.3 * -1])
+    assert got[0, 2] == pytest.approx(0.7 * 7 + 0.3 * 0.2)
+
+
+def test_centred_by_hand():
+    """The mean of the known (1, 0) and (0, 1) is (1/2, 1/2); what is left points along (1, -1)."""
+    got = common.centred(np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 1.5]]), [0, 1])
+    half = math.sqrt(1 / 2)
+    assert got == pytest.approx(np.array([[half, -half], [-half, half], [0, 1]]))
+    assert common.centred(np.ones((2, 3)), slice(None)).tolist() == [[0] * 3] * 2
+
+
 def test_coverage_gini_and_popularity_by_hand():
     """Items 0, 2, 3 have 1, 2 and 1 ratings, item 1 none. Both see item 2, one 3, one 0."""
     known, held = rows_of([0, 1, 2, 2], [0, 3, 2, 2], [3] * 4), rows_of([0, 1], [2, 2], [5, 5])
@@ -98,6 +128,23 @@ def test_cold_movies_are_a_share_of_the_rated_ones():
     assert cold.sum() == 2 and set(np.flatnonzero(cold)) <= {1, 4, 6, 8}
     assert np.array_equal(cold, table3.cold_movies(items[::-1], 10, 0.5, seed=3))
     assert table3.cold_movies(items, 10, 0.1, seed=3).sum() == 1
+
+
+def test_the_mixed_shelf_by_hand():
+    """Movies 0 and 1 are rated, 2 and 3 new; user 0 likes 1 and 3, user 1 the new 2 alone."""
+    known, rated = rows_of([0, 1], [0, 1], [5, 5]), rows_of([0], [1], [5])
+    new, cold = rows_of([0, 1], [3, 2], [5, 4]), np.array([False, False, True, True])
+    tasks = table3.mixed_tasks(lab_of((2, 4)), known, rated, new, cold)
+    row, ndcg = table3.mixed_shelf(tasks, by([0, 9, 7, 8]), cold, 2)  # 1, 3 and 3, 2
+    second = 1 / np.log2(3)
+    assert ndcg.tolist() == pytest.approx([1, second])
+    assert row == {
+        "ndcg_all": pytest.approx((1 + second) / 2),
+        "ndcg_rated": 1,  # of user 0 alone
+        "ndcg_new": pytest.approx(second),
+        "recall_new": 1,
+        "share_new": 3 / 4,
+    }
 
 
 def test_place_within_numbers_each_users_ratings_from_0():
@@ -166,6 +213,9 @@ def test_table3_end_to_end_on_random_data(results):
     assert sum(row["users"] for row in results["history"]) == warm[table3.OURS_ROW]["users"]
     assert results["cold movies"] == 9
     assert [row["row"] for row in results["cold"]] == [r["row"] for r in results["cold among all"]]
+    mixed = {row["row"]: row for row in results["mixed"]["rows"]}
+    assert mixed["ours"]["share_new"] > mixed["ours, no allowance"]["share_new"]
+    assert "difference" not in mixed["ours"] and len(mixed) == 6
     assert [point["alpha"] for point in results["alpha"]["base"]] == [i / 10 for i in range(11)]
     near, far = (
         np.array([row["ndcg"]["Most popular"] for row in results[part] if row["users"]])
@@ -174,19 +224,19 @@ def test_table3_end_to_end_on_random_data(results):
     assert (near >= far).all() and (near > far).any()  # fewer movies are in the way
     ends = {row["row"]: row for row in results["validation"]}
     curve = results["alpha"]["base"]
-    assert curve[10]["ndcg"] == pytest.approx(ends[table3.PRIOR_ROW]["ndcg"][0])
-    assert curve[6]["ndcg"] == pytest.approx(ends[table3.OURS_ROW]["ndcg"][0])
+    assert curve[10]["ndcg"] == pytest.approx(ends[table3.OURS_ROW]["ndcg"][0])
+    late = curve[round(10 * table3.LATE_ALPHA)]["ndcg"]
+    assert late == pytest.approx(ends[table3.LATE_ROW]["ndcg"][0])
 
 
 def test_the_first_start_of_ours_is_what_main_measures(out):
-    """The same three rows as in Table I, from the factors that pmf.py writes."""
+    """The same two rows as in Table I, from the factors that pmf.py writes."""
     command = ["--ratings", str(out / "ratings.safetensors"), "--k", "3", "--sweeps", "2"]
     text = ["--embeddings", str(out / "minilm-no-leak.safetensors")]
     pmf.main_ranking([*command, "--out", str(out / "pmf-ranking.safetensors")])
     pmf.main_ranking([*command, *text, "--out", str(out / "pmf-ours.safetensors")])
-    files = main.Artefacts(out)
-    scores = {table3.OURS_ROW: partial(files.hybrid(fuse.OURS, "minilm-no-leak"), alpha=0.6)}
-    for row, name in ((table3.PMF_ROW, "pmf-ranking"), (table3.PRIOR_ROW, "pmf-ours")):
+    files, scores = main.Artefacts(out), {}
+    for row, name in ((table3.PMF_ROW, "pmf-ranking"), (table3.OURS_ROW, "pmf-ours")):
         U, V = files.factors(name)
         scores[row] = partial(fuse.mf_scores, U=U, V=V)
     warm = {row["row"]: row for row in table3.warm_part(table3.Lab(small(out, starts=1)))["warm"]}

@@ -65,7 +65,10 @@ ROWS = {  # job -> what is done, beside whom, and the ratio that is asked for
 COMMANDS = {  # what the table shows -> arguments of Python, timed as a whole
     "python -c 'import numpy'": ["-c", "import numpy"],
     "main.py --help": ["main.py", "--help"],
-    "main.py recommend": ["main.py", "recommend", "--user=400", "--encoder=minilm", "--out={out}"],
+    "main.py recommend": [
+        *["main.py", "recommend", "--user=400", "--recipe=published", "--encoder=minilm"],
+        "--out={out}",
+    ],
     "pmf.py --help": ["pmf.py", "--help"],
 }
 ROOT = Path(__file__).parents[2]

@@ -1,4 +1,5 @@
-"""What studies and tests share: the machine, the Gini coefficient, the objective (R) of pmf.py.
+"""What studies and tests share: the machine, the objective (R) of pmf.py, the Gini coefficient,
+and the late fusion of z-scores that `ours` does without.
 
     Gini = sum_i (2 i - n - 1) x_i / (n sum_i x_i)        for x_1 <= .. <= x_n
 
@@ -45,3 +46,29 @@ def ranking_objective(P, Q, W, users, items, targets, weights, settings, feature
     fitted += s.missing * (everywhere - np.sum(logits**2))
     distance = np.sum((Q - features @ W) ** 2, axis=1)  # (I,)
     return fitted + a @ np.sum(P**2, axis=1) + b @ distance + s.ridge * np.sum(W**2)
+
+
+def centred(embeddings, known):
+    """Embeddings (I, D) minus the mean of the `known` (mask or ids), each of length 1 again.
+
+    Raw ones all point the same way: their cosines mostly measure what all texts share.
+    """
+    moved = embeddings.astype(np.float64) - embeddings[known].mean(axis=0, dtype=np.float64)
+    return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)  # (I, D)
+
+
+def standardise(scores, among):
+    """Each row moved and scaled so that its items `among` (bool, (B, I)) have mean 0 and sd 1.
+
+    A row without differences is 0 throughout: it has no say in a sum.
+    """
+    count = np.maximum(among.sum(axis=1, keepdims=True), 1)  # (B, 1)
+    moved = scores - np.sum(scores, axis=1, where=among, keepdims=True) / count  # (B, I)
+    sd = np.sqrt(np.sum(moved**2, axis=1, where=among, keepdims=True) / count)  # (B, 1)
+    flat = sd <= 1e-12  # (B, 1)
+    return np.where(flat, 0.0, moved / np.where(flat, 1, sd))
+
+
+def z_fusion(cf, content, candidates, alpha):
+    """alpha z(cf) + (1 - alpha) z(content), z the standard score over the candidates; (B, I)."""
+    return alpha * standardise(cf, candidates) + (1 - alpha) * standardise(content, candidates)

@@ -241,12 +241,15 @@ def measure_fits(settings):
 # ------------------------------------------------------------------------------------------------
 
 ROOT = Path(__file__).parents[2]
+TEXTS = {"minilm-no-leak": "documents-no-leak.txt", "minilm": "documents.txt"}
+RANKING = "pmf.py ranking --embeddings out/{}.safetensors --out out/{}.safetensors"
 STAGES = {  # stage -> its command line; {users} as in Settings
     "prepare": "main.py prepare --data data --out out",
     "PMF --fast": "pmf.py --fast --ratings out/ratings.safetensors --out out/pmf.safetensors",
-    "ranking PMF": "pmf.py ranking --embeddings out/minilm-no-leak.safetensors",
+    "ranking PMF": RANKING.format("minilm-no-leak", "pmf-ours"),
+    "ranking PMF, all ratings": RANKING.format("minilm", "pmf-all") + " --all",
     "evaluation": "tests/studies/growth.py --child evaluation --out out --users {users}",
-    "recommend": "main.py recommend --user 1 --recipe published --encoder minilm",
+    "recommend": "main.py recommend --user 1",
 }
 
 
@@ -270,15 +273,14 @@ def write_files(settings):
 def write_vectors(settings):
     """Random vectors in the place of MiniLM's: what they say does not matter here."""
     out, made = settings.out / "out", {"encoder": "minilm", "adapter": "", "nf4": False}
-    for kind in ("", "-no-leak"):
-        text, rng = out / f"documents{kind}.txt", np.random.default_rng(0)
-        shape = len(text.read_text().splitlines()), 384
-        vectors = {"embeddings": rng.normal(0, 384**-0.5, shape).astype(np.float32)}  # (I, D)
-        metrics.save(out / f"minilm{kind}.safetensors", vectors, made, [text])
+    n = len((out / "documents.txt").read_text().splitlines())
+    random = np.random.default_rng(0).normal(0, 384**-0.5, (n, 384)).astype(np.float32)  # (I, D)
+    for name, text in TEXTS.items():
+        metrics.save(out / f"{name}.safetensors", {"embeddings": random}, made, [out / text])
 
 
 def measure_evaluation(settings):
-    """Lists by the factors of ours for some users, as `main.py evaluate` makes them for all."""
+    """Lists of recipe ours for some users, as `main.py evaluate` makes them for all."""
     out = Artefacts(settings.out)
     starts, items = out.task.relevant
     users = np.repeat(np.arange(out.task.n_users), np.diff(starts))  # (M,)
@@ -286,7 +288,8 @@ def measure_evaluation(settings):
     kept = np.isin(users, chosen)  # (M,)
     relevant = group_by_user(users[kept], items[kept], out.task.n_users)
     U, V = out.factors(OURS.factors)
-    evaluate(partial(mf_scores, U=U, V=V), out.task.seen, relevant)
+    scores = partial(mf_scores, U=U, V=V)
+    evaluate(scores, out.task.seen, relevant)
 
 
 def timed(script, *arguments, folder):

@@ -1,8 +1,8 @@
 """Table III, Figures 2 and 3: what recipe `ours` scores, and what its parts are worth.
 
-    score(u, i) = .6 z(p_u . q_i) + .4 z(cos(E_u, E_i) + .1 log(1 + likes_i))       see fuse.OURS
+    score(u, i) = p_u . q_i + (allowance if nobody has rated movie i)      see pmf.py and fuse.OURS
 
-with z the standard score over the movies that the user may be shown. The parts of the table, each a
+The parts of the table, each a
 function below: the choices on the validation part; known movies, with ablations, by a user's
 history and by a movie's train count; new movies; thinned histories; one date for everybody.
 
@@ -23,6 +23,7 @@ D dimensions, B batch.
 import json
 import sys
 import time
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -32,7 +33,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from common import gini  # beside this script
+from common import centred, gini, z_fusion  # beside this script
 
 import fuse
 import metrics
@@ -57,9 +58,9 @@ class Fitted(NamedTuple):
     """How a row with the ranking PMF is made; the defaults are those of `ours`."""
 
     text: str = "base"  # of TEXTS
-    change: str = ""  # what is done to the text's embeddings: "shuffled", "not centred"
+    change: str = ""  # what is done to the text's embeddings: "shuffled", "centred"
     prior: bool = True  # the text is the prior of the PMF
-    late: bool = True  # the text's score is added to the PMF's
+    late: bool = False  # the text's score is added to the PMF's, LATE_ALPHA of the PMF's
 
 
 TEXTS = {  # text -> its embeddings, its documents
@@ -68,7 +69,8 @@ TEXTS = {  # text -> its embeddings, its documents
     "all tags": ("minilm", "documents.txt"),
     "no tags": ("minilm-no-tags", "documents-no-tags.txt"),
 }
-PMF_ROW, PRIOR_ROW, OURS_ROW = "Ranking PMF, no text", "Ranking PMF, text as prior", "ours"
+PMF_ROW, OURS_ROW, LATE_ROW = "Ranking PMF, no text", "ours", "ours + late fusion with the text"
+LATE_ALPHA = 0.8  # the best of the plain late fusions on validation, see results/choices.md
 BASE_ROW, TUNED_ROW = "Text alone (base)", "Text alone (tuned)"
 TEXT_ROWS = {  # row -> text, weight of log(1 + likes): the best of .05 .. .4 on validation
     "Cosine alone (base)": ("base", 0.0),
@@ -76,26 +78,22 @@ TEXT_ROWS = {  # row -> text, weight of log(1 + likes): the best of .05 .. .4 on
     BASE_ROW: ("base", 0.3),
     TUNED_ROW: ("tuned", 0.2),
 }
-MODEL_ROWS = {
-    PMF_ROW: Fitted(prior=False, late=False),
-    PRIOR_ROW: Fitted(late=False),
-    OURS_ROW: Fitted(),
-}
+MODEL_ROWS = {PMF_ROW: Fitted(prior=False), OURS_ROW: Fitted()}
 ABLATIONS = {
     OURS_ROW: Fitted(),
-    "prior off (late fusion alone)": Fitted(prior=False),
-    "late fusion off (prior alone)": Fitted(late=False),
+    "prior off": Fitted(prior=False),
+    "prior off, late fusion alone": Fitted(prior=False, late=True),
+    LATE_ROW: Fitted(late=True),
     "text shuffled among the movies": Fitted(change="shuffled"),
-    "text shuffled, late fusion off": Fitted(change="shuffled", late=False),
     "without tags": Fitted("no tags"),
     "with the tags of test pairs": Fitted("all tags"),
-    "embeddings not centred": Fitted(change="not centred"),
+    "embeddings centred": Fitted(change="centred"),
     "encoder tuned": Fitted("tuned"),
 }
 WARM_ROWS = ("Random", "Most popular", "Most liked")
 WARM_ROWS += ("EASE", "Weighted MF (implicit)", "Weighted MF (scaled)")  # recorded
-WARM_ROWS += (PMF_ROW, *TEXT_ROWS, PRIOR_ROW, OURS_ROW)
-BUCKET_ROWS = ("Most popular", PMF_ROW, BASE_ROW, PRIOR_ROW, OURS_ROW)
+WARM_ROWS += (PMF_ROW, *TEXT_ROWS, LATE_ROW, OURS_ROW)
+BUCKET_ROWS = ("Most popular", PMF_ROW, BASE_ROW, OURS_ROW)
 HISTORY = {"10-19": (10, 19), "20-49": (20, 49), "50+": (50, np.inf)}
 KEPT = {"1-9": 5, "10-19": 14, "20-49": 35, "50+": np.inf}  # bucket -> ratings left by thinning
 COUNTS = {"0": (0, 0), "1-4": (1, 4), "5-19": (5, 19), "20+": (20, np.inf)}
@@ -188,15 +186,19 @@ def alone(scores):
     return lambda users, seen: scores(users)
 
 
+def text_content(lab, task, embeddings):
+    """cos(E_u, E_i) of centred embeddings: what late fusion and the rows of text alone take."""
+    rated = counts_of(task.items, lab.n_items) > 0  # (I,)
+    return fuse.report_content(task, centred(embeddings, rated))
+
+
 def fit(lab, task, row, seed):
     """{"U": (U, K), "V": (I, K), "content"} of a Fitted row."""
     embeddings, s = lab.embeddings(row.text), lab.settings  # (I, D)
     if row.change == "shuffled":
         embeddings = np.random.default_rng(s.seed).permutation(embeddings)
-    content = fuse.OURS.content(task, embeddings)
-    if row.change == "not centred":
-        content = fuse.REPORT.content(task, embeddings)._replace(bias=content.bias)
-    features = np.hstack([content.items, np.ones((lab.n_items, 1))])  # (I, D + 1), e_i of (R)
+    content = text_content(lab, task, embeddings)
+    features = pmf.text_features(content.items if row.change == "centred" else embeddings)
     columns = task.users, task.items, task.ratings / task.highest, np.ones(len(task.users))
     ranking = pmf.Ranking(k=s.factors, sweeps=s.sweeps, seed=seed)
     shape = lab.n_users, lab.n_items
@@ -206,20 +208,26 @@ def fit(lab, task, row, seed):
 
 def fitted_rankers(lab, task, rows, seed):
     """The rankers of Fitted rows; what differs in late fusion alone is fitted once."""
-    models, ours = {}, {"fusion": fuse.OURS.fusion, "alpha": fuse.OURS.alpha}
+    models, late = {}, {"fusion": z_fusion, "alpha": LATE_ALPHA}
+    bonus = fuse.new_movie_bonus(task.items, lab.n_items)  # (I,)
     for name, row in rows.items():
-        same = row._replace(late=True)
+        same = row._replace(late=False)
         if same not in models:
             models[same] = fit(lab, task, same, seed)
         if row.late:
-            yield name, partial(fuse.hybrid_scores, **models[same], **ours)
+            yield name, partial(fuse.hybrid_scores, **models[same], **late)
         else:
             factors = {side: models[same][side] for side in "UV"}
-            yield name, alone(partial(fuse.mf_scores, **factors))
+            added = bonus if row.prior else 0.0  # without a prior a new movie has no factors
+            yield name, alone(partial(fuse.mf_scores, **factors, bonus=added))
 
 
-def text_ranker(lab, task, text, popularity):
-    return alone(fuse.ours_content(task, lab.embeddings(text), popularity).scores)
+def text_ranker(lab, task, text, popularity=0.0):
+    """text_content + popularity log(1 + likes): a text does not tell that nobody sees a movie."""
+    liked = task.items[task.ratings >= task.liked]
+    bonus = popularity * np.log1p(counts_of(liked, lab.n_items))  # (I,)
+    content = text_content(lab, task, lab.embeddings(text))
+    return alone(lambda users: content.scores(users) + bonus)
 
 
 def plain_rankers(lab, task):
@@ -319,7 +327,7 @@ def validation_part(lab):
     curves = {}
     for text in ("base", "tuned"):
         model = fit(lab, task, Fitted(text), s.seed)
-        scores = partial(fuse.hybrid_scores, seen=task.seen, fusion=fuse.OURS.fusion, **model)
+        scores = partial(fuse.hybrid_scores, seen=task.seen, fusion=z_fusion, **model)
         _, curve = fuse.grid_search(scores, task, s.k, np.linspace(0, 1, 11))
         curves[text] = [{name: point[name] for name in ("alpha", *METRICS)} for point in curve]
     order = dict.fromkeys((*WARM_ROWS, *ABLATIONS))  # each once
@@ -385,7 +393,56 @@ def cold_part(lab):
         part: rows_of({row: pooled([measure(task, r, s.k)]) for row, r in rankers.items()}, rankers)
         for part, task in tasks.items()
     }
-    return rows | {"cold movies": int(cold.sum()), "cold ratings": len(held[0])}
+    mixed = mixed_part(lab, mixed_tasks(lab, known, other, held, cold), cold)
+    return rows | mixed | {"cold movies": int(cold.sum()), "cold ratings": len(held[0])}
+
+
+def mixed_tasks(lab, known, rated, new, cold, struck=None):
+    """{likes to be found: Task}, all of them in the same lists of rated and of new movies.
+
+    rated, new: held-out rows of movies with known ratings and of the movies `cold` (I,) bool.
+    """
+    shown = cold | (counts_of(known[1], lab.n_items) > 0)  # (I,)
+    every = tuple(np.concatenate(columns) for columns in zip(rated, new, strict=True))
+    parts = {"all": every, "rated": rated, "new": new}
+    return {part: lab.task(known, held, shown, struck) for part, held in parts.items()}
+
+
+def mixed_shelf(tasks, ranker, cold, k):
+    """NDCG of the likes of each kind, recall of the new, the share of new movies in the lists."""
+    found = {part: measure(task, ranker, k) for part, task in tasks.items()}
+    row = {f"ndcg_{part}": float(result["ndcg"].mean()) for part, result in found.items()}
+    users = np.flatnonzero(np.diff(tasks["all"].relevant[0]))  # (E,) those that are measured
+    seen = tasks["all"].seen
+    lists = metrics.best_items(partial(ranker, seen=seen), seen, users, k)  # (E, K)
+    share = cold[lists[lists >= 0]].mean()
+    row |= {"recall_new": float(found["new"]["recall"].mean()), "share_new": float(share)}
+    return row, found["all"]["ndcg"]
+
+
+def mixed_part(lab, tasks, cold):
+    """Rows of the mixed shelf: means over the starts; ours minus the row in NDCG of all likes."""
+    s, task, found = lab.settings, tasks["all"], defaultdict(list)
+    bonus = fuse.new_movie_bonus(task.items, lab.n_items)  # (I,)
+    plain = {"Content only (cosine)": text_ranker(lab, task, "no tags")}
+    plain["Eq. (1), the report's PMF"] = eq1_ranker(lab, task)
+    plain["Most popular"] = plain_rankers(lab, task)["Most popular"]
+    for seed in range(s.seed, s.seed + s.starts):
+        model = fit(lab, task, Fitted("no tags"), seed)
+        prior = partial(fuse.mf_scores, U=model["U"], V=model["V"])
+        rankers = {OURS_ROW: alone(partial(prior, bonus=bonus))}
+        rankers |= dict.fromkeys(("ours, no allowance", "Ranking PMF, text as prior"), alone(prior))
+        for row, ranker in rankers.items():
+            found[row].append(mixed_shelf(tasks, ranker, cold, s.k))
+    found |= {row: [mixed_shelf(tasks, ranker, cold, s.k)] for row, ranker in plain.items()}
+    rows, ours = [], [ndcg for _, ndcg in found[OURS_ROW]]  # S of (E,)
+    for row, starts in found.items():
+        values, ndcg = zip(*starts, strict=True)
+        entry = {"row": row} | {n: float(np.mean([v[n] for v in values])) for n in values[0]}
+        if row != OURS_ROW:
+            entry["difference"] = paired_bootstrap(ours, ndcg)
+        rows.append(entry)
+    return {"mixed": {"rows": rows}}
 
 
 def cold_rankers(lab, task):
@@ -398,9 +455,8 @@ def cold_rankers(lab, task):
         "Most popular (all 0 if cold, then at random)": alone(
             partial(fuse.constant_scores, values=counts)
         ),
-        "Content only (cosine)": text_ranker(lab, task, "no tags", popularity=0.0),
+        "Content only (cosine)": text_ranker(lab, task, "no tags"),
         "Eq. (1), the report's PMF, alpha .85": eq1_ranker(lab, task),
-        PRIOR_ROW: found[PRIOR_ROW],
         OURS_ROW: found[OURS_ROW],
     }
 
@@ -464,9 +520,12 @@ TABLE3 = {  # part of results-ours.json -> its title
     "cold": "2a. New movies: {cold movies} movies held out whole ({cold ratings} ratings), ranked "
     "among themselves; text without tags.",
     "cold among all": "2b. The same movies, to be found among all movies.",
-    "history": "3a. NDCG@{k} by the number of a user's train ratings.",
+    "mixed": "2c. Mixed shelf: rated and new movies in the same lists, to be found are the test "
+    "likes of rated movies and all likes of the new ones. Share: that of new movies in the lists.",
+    "history": "3a. NDCG@{k} by the number of a user's train ratings; splits.md has five splits.",
     "thinned": "3b. The same users, their train ratings thinned to 5, 14 and 35; text without "
-    "tags.",
+    "tags. People who rate much are others than people who rate little: what helps a thinned "
+    "history may harm a short one, so 3a is the judge of short histories, not 3b.",
     "items": "3c. NDCG@{k} by the train count of the movie to be found, among the movies of that "
     "bucket.",
     "items among all": "3d. The same movies, to be found among all movies, those never rated in "
@@ -488,8 +547,9 @@ def table3(results):
     sections = [
         f"{marks(results)}Table III. Recipe `ours`, K = {k}. Means over users; of rows with a "
         f"random start the mean of {results['starts']} seeds (lowest..highest). Intervals are 95 % "
-        "paired bootstrap over users, and over seeds where there are several. Text alone is the centred cosine to what the user liked plus "
-        f"{base} (base) or {tuned} (tuned) times log(1 + train likes).\n"
+        "paired bootstrap over users and, where there are several, seeds. Text alone is the "
+        f"centred cosine to what the user liked plus {base} (base) or {tuned} (tuned) times "
+        "log(1 + train likes).\n"
     ]
     validation = {row["row"]: row["ndcg"][0] for row in results["validation"] if "ndcg" in row}
     for part, title in TABLE3.items():
@@ -497,6 +557,8 @@ def table3(results):
             table = bucket_table(results[part])
         elif part == "beyond":
             table = beyond_table(results["warm"])
+        elif part == "mixed":
+            table = mixed_table(results["mixed"]["rows"], k)
         else:
             known = validation if part in ("warm", "ablations") else None
             table = row_table(results[part], k, known)
@@ -547,6 +609,13 @@ def beyond_table(rows):
     return markdown(["row", "coverage", "Gini", "mean train count"], cells)
 
 
+def mixed_table(rows, k):
+    names = {"ndcg_all": f"NDCG@{k}, all likes", "ndcg_rated": "of rated movies"}
+    names |= {"ndcg_new": "of new movies", "recall_new": "recall, new", "share_new": "share of new"}
+    cells = [[row["row"], *(f"{row[name]:.4f}" for name in names), _interval(row)] for row in rows]
+    return markdown(["row", *names.values(), "NDCG of ours - this row, all likes"], cells)
+
+
 # ------------------------------------------------------------------------------------------------
 # Figures 2 and 3
 # ------------------------------------------------------------------------------------------------
@@ -561,7 +630,7 @@ def figure2(results):
     for text, curve in results["alpha"].items():
         alphas, ndcg = ([point[name] for point in curve] for name in ("alpha", "ndcg"))
         panel.plot(alphas, ndcg, "o-", label=f"encoder {text}")
-    note = f"1 the PMF with the text as prior; ours takes {fuse.OURS.alpha}"
+    note = "1 the PMF with the text as prior, which is ours"
     panel.set(xlabel=f"alpha: 0 is text alone, {note}", ylabel=f"NDCG@{results['k']}")
     panel.set_title("on the validation part", fontsize="medium")
     panel.set_ylim(bottom=0)

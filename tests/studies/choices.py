@@ -1,0 +1,349 @@
+"""The choices of recipe `ours`, made on the validation part, over five draws of it.
+
+A tenth of the ratings is a noisy judge, so each point of a grid is measured on five draws of the
+validation part (seeds 7 to 11), fitted without it, and the rule looks at the mean NDCG@25:
+
+    the best mean wins; of the points within .001 of it, the simplest one does
+
+where simple means fewer parts, then a smaller K; among equally simple points the best mean. Nothing
+here reads a test rating, except that tags of test pairs are left out of the texts. So are those of
+the draw's own held-out pairs: every draw has documents and embeddings of its own.
+
+Gives:    out/choices.json and out/choices.md, the curves: K = 128, m = .1, reg = .014, power 1,
+          ridge 1, the text as prior and no late fusion, an allowance of .15 for new movies. A test
+          holds pmf.Ranking and fuse.ALLOWANCE to results/choices.json.
+Command:  python tests/studies/choices.py --out out                             (or: make choices)
+Needs:    the ratings and base embeddings of `make study` in --out, the CSV files they were made
+          from, and the weights of MiniLM.
+
+Legend: U users, I items, N ratings, K factors, D dimensions.
+"""
+
+import contextlib
+import io
+import itertools
+import json
+import sys
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+import table3  # beside this script
+from common import centred, z_fusion
+from table3 import choose, counts_of
+
+import encode as enc
+import fuse
+import main as movielens
+import metrics
+import pmf
+from metrics import progress, provenance, sha256
+
+
+@dataclass(frozen=True)
+class Settings:
+    out: Path = Path("out")  # folder of the artefacts, and of the two files to write
+    data: Path = Path("data/ml-latest-small")  # the CSV files of the ratings in --out
+    minilm: Path = Path("data/minilm")  # weights of MiniLM
+    k: int = 25  # length of the list
+    seed: int = 42  # of the first factors, and of what a part draws
+    draws: tuple[int, ...] = (7, 8, 9, 10, 11)  # seeds of the validation part
+
+
+MARGIN = 0.001  # NDCG: points this near to the best are as good
+START = pmf.Ranking(k=128, missing=0.15, reg=0.01, power=1.0, ridge=1.0)  # before any choice
+STRENGTHS = {  # power -> values of reg: a_u and b_i of (R) have about the same range with each
+    1.0: (0.005, 0.007, 0.01, 0.014, 0.02),
+    0.5: (0.1, 0.2, 0.3, 0.45, 0.7),
+    0.0: (1.0, 2.0, 4.0, 8.0, 16.0),
+}
+MISSING = (0.05, 0.1, 0.15, 0.2, 0.3)
+RIDGES = (0.1, 1.0, 10.0)
+TEXTS = ("none", "as it is", "centred")  # simplest first
+FACTORS = (32, 64, 96, 128, 192, 256)
+ALPHAS = tuple(np.round(np.linspace(0, 1, 11), 1).tolist())
+POPULARITIES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
+ALLOWANCES = (0.0, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.2, 0.3)
+
+
+class Draw(NamedTuple):
+    """One draw of the validation part."""
+
+    task: fuse.Task  # from its fit part to its validation part
+    embeddings: np.ndarray  # (I, D), of texts without tags of held-out pairs
+    valid: np.ndarray  # (N,) bool: the train ratings held out
+
+
+# ------------------------------------------------------------------------------------------------
+# The draws
+# ------------------------------------------------------------------------------------------------
+
+
+def draws_of(lab, s):
+    """The Draw of each seed of s.draws."""
+    sources = [s.data / name for name in movielens.FILES]
+    made = provenance(lab.ratings)
+    metrics.require(lab.ratings, made["inputs"], {path.name: sha256(path) for path in sources})
+    movies = movielens.read_movies(sources[1])
+    tags = movielens.read_tags(sources[2], movies)
+    encoder = enc.load_encoder(*enc.find("minilm", str(s.minilm)))
+    share = float(made["settings"]["valid_share"])
+    for seed in s.draws:
+        valid = np.zeros(len(lab.train[0]), dtype=bool)  # (N,)
+        valid[metrics.split_per_user(lab.train[0], share, seed)[1]] = True
+        held = choose(lab.train, valid)
+        task = lab.task(choose(lab.train, ~valid), held)
+        yield Draw(task, embeddings_without(lab, held, movies, tags, encoder), valid)
+
+
+def embeddings_without(lab, held, movies, tags, encoder):
+    """(I, D) of texts without the tags of test pairs and of those held out (four columns (N,))."""
+    embeddings = lab.embeddings("base")  # (I, D)
+    hidden = {"test_users": held[0], "test_items": held[1]}
+    hidden = {name: np.concatenate([lab.data[name], rows]) for name, rows in hidden.items()}
+    texts = movielens.movie_texts(movies, tags, lab.data | hidden)["documents-no-leak.txt"]
+    before = metrics.read_text(lab.settings.out / "documents-no-leak.txt").split("\n")
+    lines = list(enumerate(zip(texts.split("\n"), before, strict=True)))
+    changed = [item for item, (new, old) in lines if new != old]
+    new = [lines[item][1][0] for item in changed]
+    embeddings[changed] = enc.embed(encoder, enc.tokenize(encoder, new))
+    return embeddings
+
+
+# ------------------------------------------------------------------------------------------------
+# A point, its fit and its measure
+# ------------------------------------------------------------------------------------------------
+
+
+def quiet():
+    """fit_ranking shows a bar for each fit; here are hundreds."""
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+def features_of(draw, text):
+    """e_i of (R): (I, D + 1), or None without text."""
+    if text == "none":
+        return None
+    if text == "as it is":
+        return pmf.text_features(draw.embeddings)
+    return pmf.text_features(centred(draw.embeddings, np.unique(draw.task.items)))
+
+
+def fitted(draw, settings, text="centred"):
+    """P (U, K), Q (I, K), W (D + 1, K) of the ranking PMF on the fit part of a draw."""
+    task = draw.task
+    columns = task.users, task.items, task.ratings / task.highest, np.ones(len(task.users))
+    with quiet():
+        shape = task.n_users, task.n_items
+        return pmf.fit_ranking(*columns, *shape, settings, features_of(draw, text))
+
+
+def ndcg_of(task, scores, k):
+    """{"ndcg": the mean over users}: what curve() takes."""
+    return {"ndcg": metrics.evaluate(scores, task.seen, task.relevant, k)["ndcg"].mean()}
+
+
+def curve(what, cases, points, measure):
+    """A row for each point (a dict): NDCG on every case and its mean, and means of other figures.
+
+    measure(case, point) returns a dict of numbers, "ndcg" among them. A case is a draw, or a draw
+    with what was fitted on it.
+    """
+    rows = []
+    with progress(len(points) * len(cases), what, unit="point") as bar:
+        for point in points:
+            found = []
+            for case in cases:
+                found.append(measure(case, point))
+                bar.update()
+            means = {name: float(np.mean([f[name] for f in found])) for name in found[0]}
+            mean, each = means.pop("ndcg"), [float(f["ndcg"]) for f in found]
+            rows.append(point | {"mean": mean, "ndcg": each} | means)
+    return rows
+
+
+def chosen(rows, parts=lambda row: 0):
+    """The rule: of the rows within MARGIN of the best mean, the simplest, then the best."""
+    best = max(row["mean"] for row in rows)
+    near = [row for row in rows if row["mean"] >= best - MARGIN]
+    return min(near, key=lambda row: (parts(row), -row["mean"]))
+
+
+# ------------------------------------------------------------------------------------------------
+# The choices, one after the other
+# ------------------------------------------------------------------------------------------------
+
+
+def varied(settings, point):
+    """A pmf.Ranking with the settings of a point; what else a point says is not of the fit."""
+    return replace(settings, **{name: v for name, v in point.items() if name in vars(settings)})
+
+
+def fit_choices(draws, s, curves):
+    """(settings of the ranking PMF, text of its prior); each step goes on from the one before."""
+    best, text = START, "centred"
+
+    def step(name, points, parts=lambda row: 0):
+        def measure(draw, point):
+            P, Q, _ = fitted(draw, varied(best, point), point.get("text", text))
+            return ndcg_of(draw.task, partial(fuse.mf_scores, U=P, V=Q), s.k)
+
+        curves[name] = curve(name, draws, points, measure)
+        row = chosen(curves[name], parts)
+        print(f"{name}: {row}", flush=True)
+        return varied(best, row), row.get("text", text)
+
+    pairs = [(power, reg) for power, regs in STRENGTHS.items() for reg in regs]
+    best, _ = step("power and reg", [{"power": power, "reg": reg} for power, reg in pairs])
+    grid = itertools.product(STRENGTHS[best.power], MISSING)
+    best, _ = step("reg and missing", [{"reg": reg, "missing": m} for reg, m in grid])
+    grid = itertools.product(TEXTS[1:], RIDGES)
+    points = [{"text": "none"}, *({"text": text, "ridge": ridge} for text, ridge in grid)]
+    best, text = step("text and ridge", points, lambda row: TEXTS.index(row["text"]))
+    best, _ = step("k", [{"k": k} for k in FACTORS], lambda row: row["k"])
+    return best, text
+
+
+def parts_of(row):
+    """How many scores a fused one is made of: the PMF, the text, how often a movie is liked."""
+    return (row["alpha"] > 0) + (row["alpha"] < 1) * (1 + (row["popularity"] > 0))
+
+
+def fusion_choice(lab, draws, models, s):
+    """The curve of alpha, the PMF's share if the text's score is added.
+
+    Both are z-scores over the user's candidates, and the text's is cosine + popularity
+    log(1 + likes); alpha = 1 is the PMF alone.
+    """
+
+    def measure(case, point):
+        draw, (P, Q, _) = case
+        task, content = draw.task, table3.text_content(lab, draw.task, draw.embeddings)
+        likes = counts_of(task.items[task.ratings >= task.liked], len(Q))  # (I,)
+        bonus = point["popularity"] * np.log1p(likes)  # (I,)
+
+        def scores(users):
+            free = fuse.candidates_of(task.seen, users, len(Q))  # (B, I)
+            text = content.scores(users) + bonus  # (B, I)
+            return z_fusion(P[users] @ Q.T, text, free, point["alpha"])
+
+        return ndcg_of(task, scores, s.k)
+
+    grid = itertools.product(POPULARITIES, ALPHAS)
+    points = [{"popularity": p, "alpha": a} for p, a in grid if a < 1 or p == 0]
+    return curve("alpha and popularity", list(zip(draws, models, strict=True)), points, measure)
+
+
+# ------------------------------------------------------------------------------------------------
+# The allowance for new movies, on a shelf of rated and of new ones
+# ------------------------------------------------------------------------------------------------
+
+FORMS = {  # simplest first: (allowance, n) -> bonus, n the ratings of each movie (I,)
+    "a movie without ratings": lambda allowance, n: allowance * (n == 0),
+    "/ (1 + ratings)": lambda allowance, n: allowance / (1 + n),
+}
+
+
+def shelf_of(lab, draw, seed):
+    """(the tasks of table3.mixed_tasks, cold (I,) bool): a tenth of the rated movies held out.
+
+    The part held out of a draw is half as large as the test part, so only half of the ratings of
+    new movies are to be found: new and rated likes are to each other as on the test shelf.
+    """
+    fit, held = choose(lab.train, ~draw.valid), choose(lab.train, draw.valid)
+    cold = table3.cold_movies(fit[1], lab.n_items, 0.1, seed)  # (I,)
+    known, rated = choose(fit, ~cold[fit[1]]), choose(held, ~cold[held[1]])
+    new = choose(lab.train, cold[lab.train[1]])
+    share = draw.valid.mean() * len(lab.all[0]) / len(lab.test[0])
+    kept = np.random.default_rng(seed).random(len(new[0])) < share  # (N,)
+    struck = choose(new, ~kept)
+    return table3.mixed_tasks(lab, known, rated, choose(new, kept), cold, struck), cold
+
+
+def allowance_choice(lab, draws, best, text, s):
+    """The curve of the allowance of the PMF; no tags in the texts: who tags a movie has seen it."""
+    cases = []
+    for seed, draw in zip(s.draws, draws, strict=True):
+        tasks, cold = shelf_of(lab, draw, seed)
+        case = draw._replace(task=tasks["all"], embeddings=lab.embeddings("no tags"))
+        cases.append((case, tasks, cold, fitted(case, best, text)))
+
+    def measure(case, point):
+        draw, tasks, cold, (P, Q, _) = case
+        bonus = FORMS[point["form"]](point["allowance"], counts_of(draw.task.items, len(Q)))  # (I,)
+        scores = partial(fuse.mf_scores, U=P, V=Q, bonus=bonus)
+        row, _ = table3.mixed_shelf(tasks, table3.alone(scores), cold, s.k)
+        return {"ndcg": row.pop("ndcg_all")} | row
+
+    points = [{"form": form, "allowance": a} for form in FORMS for a in ALLOWANCES]
+    return curve("allowance", cases, points, measure)
+
+
+def form_then_largest(row):
+    """Of equally good allowances the largest: what costs nothing should find the most."""
+    return list(FORMS).index(row["form"]), -row["allowance"]
+
+
+# ------------------------------------------------------------------------------------------------
+# The command
+# ------------------------------------------------------------------------------------------------
+
+
+def search(s):
+    """The content of choices.json."""
+    lab, curves = table3.Lab(table3.Settings(out=s.out, k=s.k)), {}
+    draws = list(draws_of(lab, s))
+    best, text = fit_choices(draws, s, curves)
+    models = [fitted(draw, best, text) for draw in draws]
+    curves["alpha and popularity"] = fusion_choice(lab, draws, models, s)
+    fused = chosen(curves["alpha and popularity"], parts_of)
+    curves["allowance"] = allowance_choice(lab, draws, best, text, s)
+    allowance = chosen(curves["allowance"], form_then_largest)
+    names = ("k", "missing", "reg", "power", "ridge")
+    choice = {name: getattr(best, name) for name in names} | {"text": text}
+    choice |= {name: fused[name] for name in ("alpha", "popularity")}
+    choice |= {name: allowance[name] for name in ("form", "allowance")}
+    record = {"k": s.k, "draws": s.draws, "margin": MARGIN, "versions": metrics.versions()}
+    return record | {"split": provenance(lab.ratings), "choice": choice, "curves": curves}
+
+
+def report(record):
+    """choices.md: what was chosen, then each curve; points that the rule could take are bold."""
+    choice = "; ".join(f"{name} {value}" for name, value in record["choice"].items())
+    parts = [
+        f"The choices of `ours`: {choice}.\n\nNDCG@{record['k']} on the validation part, mean "
+        f"over the draws {', '.join(map(str, record['draws']))} and lowest..highest. The best mean "
+        f"wins; of the points within {record['margin']} of it (bold) the simplest one does: fewer "
+        "parts, a smaller K; of equally good allowances the largest.\n"
+    ]
+    for name, rows in record["curves"].items():
+        best = max(row["mean"] for row in rows)
+        head = [key for key in dict.fromkeys(itertools.chain(*rows)) if key not in ("mean", "ndcg")]
+        lines = []
+        for row in rows:
+            mean = f"{row['mean']:.4f}"
+            mean = f"**{mean}**" if row["mean"] >= best - record["margin"] else mean
+            spread = f"{mean} ({min(row['ndcg']):.4f}..{max(row['ndcg']):.4f})"
+            cells = [row.get(key, "") for key in head]
+            lines.append([f"{c:.4g}" if isinstance(c, float) else str(c) for c in cells] + [spread])
+        table = movielens.markdown([*head, f"NDCG@{record['k']}"], lines)
+        parts.append(f"**{name}**\n\n{table}")
+    return "\n".join(parts)
+
+
+def main():
+    s = metrics.parse(Settings, __doc__, k=1, seed=metrics.SEEDS)
+    with metrics.stage(s.out / "choices.json", "the choices of ours on the validation part"):
+        record = search(s)
+    texts = {"choices.json": json.dumps(record, indent=1), "choices.md": report(record)}
+    movielens.write_texts(s.out, texts)
+    print(f"the choice: {record['choice']}")
+
+
+if __name__ == "__main__":
+    metrics.run(main)

@@ -1,0 +1,471 @@
+"""recommend and similar: new people, new movies, why, titles, files; by hand and by other ways."""
+
+import csv
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+from small import make_artefacts, make_folder, refused
+
+import fuse
+import main
+import metrics
+from metrics import group_by_user
+
+ROOT = Path(__file__).parents[1]
+TITLES = [
+    *("Heat (1995)", "Heat (1986)", "Godfather, The (1972)", "Emma (1996)", "Emma (1996)"),
+    "Good, the Bad and the Ugly, The (Buono, il brutto, il cattivo, Il) (1966)",
+    *("(500) Days of Summer (2009)", "Alien (1979)", "Aliens (1986)", "Ben-Hur (1959)"),
+    *("Girl, The (La fille) (2009)", "Girl, The (2011)", "Ben-hur (2016)"),
+]
+
+
+@pytest.fixture(scope="module")
+def out(tmp_path_factory):
+    """An out/ folder of thirty movies, of which three users have rated a third each."""
+    folder = make_folder(tmp_path_factory.mktemp("people") / "data")
+    rng = np.random.default_rng(3)
+    cells = [(user, movie) for user in (1, 2, 5) for movie in range(29) if rng.random() < 0.4]
+    rows = "".join(f"{u},{m},{rng.integers(1, 11) / 2},{1000 + m}\n" for u, m in cells)
+    (folder / "ratings.csv").write_text(f"userId,movieId,rating,timestamp\n{rows}")
+    names = [*TITLES, *(f"Film {m} (1999)" for m in range(13, 30))]
+    movies = "".join(f'{m},"{name}",Drama\n' for m, name in enumerate(names))
+    (folder / "movies.csv").write_text(f"movieId,title,genres\n{movies}")
+    (folder / "tags.csv").write_text("userId,movieId,tag,timestamp\n")
+    return make_artefacts(folder)
+
+
+# (P), the closed form of one user
+
+
+def case(seed=0, n_items=12, k=4):
+    """(items, targets, Q, rated): item 11 is cold, and nobody's."""
+    rng = np.random.default_rng(seed)
+    rated = np.arange(n_items) < n_items - 1
+    return np.array([7, 2, 5]), rng.random(3), rng.normal(size=(n_items, k)), rated
+
+
+def test_a_new_user_is_the_weighted_least_squares_over_all_rated_items():
+    items, targets, Q, rated = case()
+    p, inverse = fuse.new_user(items, targets, Q, rated, 0.2, 0.05, 0.7)
+    w, t = np.full(11, 0.2), np.zeros(11)
+    w[items], t[items] = 1, targets
+    a = 0.05 * (3 + 0.2 * 11) ** 0.7
+    rows = np.vstack([np.sqrt(w)[:, None] * Q[:11], np.sqrt(a) * np.eye(4)])
+    best = np.linalg.lstsq(rows, np.concatenate([np.sqrt(w) * t, np.zeros(4)]))[0]
+    assert p == pytest.approx(best, rel=1e-10)
+    assert inverse @ (rows.T @ rows) == pytest.approx(np.eye(4), abs=1e-10)
+
+
+def test_no_step_from_a_new_user_lowers_the_objective():
+    """(R) of one user in plain loops: its slope at p is zero by finite differences."""
+    items, targets, Q, rated = case(1)
+    p, _ = fuse.new_user(items, targets, Q, rated, 0.15, 0.01, 1.0)
+    t = dict(zip(items.tolist(), targets, strict=True))
+
+    def objective(x):
+        errors = [(t[i] - x @ Q[i]) ** 2 if i in t else 0.15 * (x @ Q[i]) ** 2 for i in range(11)]
+        return sum(errors) + 0.01 * (3 + 0.15 * 11) * x @ x
+
+    for step in 1e-4 * np.eye(4):
+        assert objective(p + step) == pytest.approx(objective(p - step), rel=1e-12)
+        assert objective(p + step) > objective(p)
+
+
+def test_the_file_of_all_ratings_holds_new_user_of_each_user_and_all_movies(out):
+    data, made = (
+        metrics.load(out / "ratings.safetensors"),
+        metrics.provenance(out / "pmf-all.safetensors"),
+    )
+    fitted = metrics.load(out / "pmf-all.safetensors")
+    P, Q = fitted["user_factors"], fitted["item_factors"]
+    both = [
+        np.concatenate([data[f"{part}_{x}"] for part in ("train", "test")])
+        for x in ("users", "items", "ratings")
+    ]
+    rated = np.isin(np.arange(30), both[1])
+    assert len(Q) == 30 and np.sum(~rated) > 0
+    fit = [made["settings"][name] for name in ("missing", "reg", "power")]
+    for user in range(3):
+        own = both[0] == user
+        p, _ = fuse.new_user(both[1][own], both[2][own] / 5, Q, np.flatnonzero(rated), *fit)
+        assert P[user] == pytest.approx(p, rel=1e-10, abs=1e-12)
+    e = metrics.load(out / "minilm.safetensors")["embeddings"][~rated]
+    assert fuse.new_items(e, fitted["text_weights"]) == pytest.approx(Q[~rated])
+
+
+# Why: the parts add up to the score
+
+
+def person_case():
+    """Factors of eleven movies, and somebody who rated three of the nine that are rated."""
+    Q, items = np.random.default_rng(5).normal(size=(11, 4)), np.array([7, 2, 5])
+    targets = np.array([1.0, 0.8, 0.5])
+    p, inverse = fuse.new_user(items, targets, Q, np.arange(9), 0.15, 0.01, 1.0)
+    return items, targets, p, inverse, Q
+
+
+def test_the_reasons_add_up_to_the_score():
+    items, targets, p, inverse, Q = person_case()
+    shown = np.array([0, 1, 8, 9])
+    parts = fuse.reasons(shown, items, targets, inverse, Q)  # (S, n)
+    assert parts.shape == (4, 3)
+    assert parts.sum(axis=1) == pytest.approx(Q[shown] @ p, rel=1e-10)
+
+
+def test_a_reason_by_the_definition():
+    items, targets, _, inverse, Q = person_case()
+    (part,) = fuse.reasons([8], items, targets, inverse, Q)
+    expected = [targets[j] * Q[items[j]] @ inverse @ Q[8] for j in range(3)]
+    assert part == pytest.approx(expected, rel=1e-10)
+
+
+def test_similar_by_hand():
+    X, Y = np.array([[1.0, 0], [2, 0], [0, 3], [1, 1]]), np.array([[1.0], [-1], [1], [1]])
+    assert fuse.similar(0, X) == pytest.approx([1, 1, 0, 0.5**0.5])
+    z = [(x - np.mean(x)) / np.std(x) for x in ([1, 0, 0.5**0.5], [-1, 1, 1])]
+    assert fuse.similar(0, X, Y)[1:] == pytest.approx(np.mean(z, axis=0))
+
+
+# The commands
+
+
+def shown(capsys, numbers=1):
+    """The lines of a list: (rank, numbers, title, reasons)."""
+    lines = [line for line in capsys.readouterr().out.splitlines() if line[:4].strip().isdigit()]
+    cells = [line.split(maxsplit=1 + numbers) for line in lines]
+    return [
+        (int(rank), *map(float, scores), *name.partition(" <- ")[::2])
+        for rank, *scores, name in cells
+    ]
+
+
+def test_recommend_ours_by_all_ratings_by_hand(out, capsys):
+    """Every score that is printed, from the files with plain arithmetic."""
+    data, fitted = (
+        metrics.load(out / "ratings.safetensors"),
+        metrics.load(out / "pmf-all.safetensors"),
+    )
+    users, items = (
+        np.concatenate([data[f"{part}_{x}"] for part in ("train", "test")])
+        for x in ("users", "items")
+    )
+    rated, mine = np.isin(np.arange(30), items), users == 2
+    free = ~np.isin(np.arange(30), items[mine])
+    scores = fitted["item_factors"] @ fitted["user_factors"][2] + fuse.ALLOWANCE * ~rated
+    best = np.flatnonzero(free)[np.argsort(-scores[free])]
+    main.recommend(["--user", "5", "--top", "40", "--out", str(out)])
+    rows, titles = shown(capsys), main.Artefacts(out, whole=True).titles()
+    assert len(rows) == np.sum(free) < 30  # nothing rated in train or test
+    own = {titles[item] for item in items[mine]}
+    for row, item in zip(rows, best, strict=True):
+        assert row[1] == pytest.approx(scores[item], abs=6e-5)
+        assert row[2] == titles[item] and set(filter(None, row[3].split("; "))) <= own
+    assert any(row[3] for row in rows[:3])
+
+
+def test_without_split_the_other_recipes_strike_what_the_test_part_holds(out, capsys):
+    files = main.Artefacts(out)
+    titles, user = files.titles(), files.data["test_users"] == 2
+    tested = {titles[item] for item in files.data["test_items"][user]}
+    options = ["--user", "5", "--top", "40", "--encoder", "minilm", "--recipe", "published"]
+    main.recommend([*options, "--out", str(out)])
+    known = {row[4] for row in shown(capsys, numbers=3)}
+    main.recommend([*options, "--split", "--out", str(out)])
+    split = {row[4] for row in shown(capsys, numbers=3)}
+    assert known == split - tested and known < split
+
+
+def test_published_with_split_is_table_2(out, capsys):
+    files, line = main.Artefacts(out), ["--recipe", "published", "--split", "--encoder", "minilm"]
+    table = main.table2(files, files.user_index(5), {"edition": "mine", "quick": False})
+    main.recommend(["--user", "5", *line, "--out", str(out)])
+    titles = "; ".join(row[4] for row in shown(capsys, numbers=3))
+    assert f"| MF + MiniLM (base) | {titles} |" in table
+
+
+def write(path, *lines):
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return path
+
+
+def test_a_file_of_a_users_own_ratings_is_that_user(out, capsys, tmp_path):
+    """By titles and by ids; and with --user its ratings go before the user's."""
+    files = main.Artefacts(out, whole=True)
+    own = files.task.users == 2
+    items, ratings = files.task.items[own], files.task.ratings[own]
+    titles, ids = files.titles(), files.data["movie_ids"]
+    rows = list(zip(items, ratings, strict=True))
+    by_title = write(tmp_path / "a.csv", "title,rating", *(f'"{titles[i]}",{r}' for i, r in rows))
+    by_id = write(tmp_path / "b.csv", "movieId,rating", *(f"{ids[i]},{r}" for i, r in rows))
+    changed = write(tmp_path / "c.csv", "movieId,rating", f"{ids[items[0]]},{5.5 - ratings[0]}")
+    lists = []
+    for who in (["--user", 5], ["--ratings", by_title], ["--ratings", by_id, "--user", 5]):
+        main.recommend([*map(str, who), "--out", str(out)])
+        lists.append(shown(capsys))
+    assert lists[0][0][1:4] == pytest.approx(lists[1][0][1:4], abs=2e-4)
+    assert [row[4:] for row in lists[0]] == [row[4:] for row in lists[1]] and lists[0] == lists[2]
+    items, ratings = main.person(main.Recommend(user="5", ratings=changed), files)
+    assert dict(zip(items.tolist(), ratings, strict=True)) == dict(rows) | {
+        rows[0][0]: 5.5 - rows[0][1]
+    }
+
+
+@pytest.mark.parametrize(
+    ("typed", "movie"),
+    [
+        *[("heat (1995)", 0), ("HEAT  (1986)", 1), ("the godfather", 2), ("godfather, the", 2)],
+        *[("Godfather, The (1972)", 2), ("The Godfather (1972)", 2), ("Emma (1996) [4]", 4)],
+        *[("the good, the bad and the ugly", 5), ("(500) days of summer", 6), (TITLES[5], 5)],
+        *[("alien", 7), ("ben-hur (1959)", 9), ("the girl", 11), ("the girl (2009)", 10)],
+    ],
+)
+def test_titles_match_without_case_year_and_the_place_of_the(out, typed, movie):
+    files = main.Artefacts(out)
+    assert files.data["movie_ids"][main.find_movie(typed, files.names(), "x")] == movie
+
+
+def test_what_is_shown_as_a_title_is_found_again(out):
+    files = main.Artefacts(out)
+    names = files.names()
+    assert [main.find_movie(x, names, "") for x in files.titles()] == list(range(30))
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "my.csv is empty; expected a header title,rating"),
+        (["title,rating"], "my.csv holds no rating"),
+        (["movie,rating", "Alien,4"], "my.csv:1: header is movie,rating, expected title,rating"),
+        (
+            ["title,rating", "", "Alein,4"],
+            "my.csv:3: no movie is called 'Alein'; near are Alien; A",
+        ),
+        (["title,rating", "zzz,4"], "my.csv:2: no movie is called 'zzz'; near are none"),
+        (["title,rating", ",4"], "my.csv:2: no movie is called ''"),
+        (["title,rating", "Heat,4"], "my.csv:2: 'Heat' may be Heat (1986) or Heat (1995)"),
+        (["title,rating", "Emma,4"], "'Emma' may be Emma (1996) [3] or Emma (1996) [4]"),
+        (["title,rating", "Alien,5.5"], "my.csv:2: 5.5 is outside the scale, 0.5 .. 5"),
+        (["title,rating", "Alien,0"], "my.csv:2: 0 is outside the scale"),
+        (["title,rating", "Alien,good"], "my.csv:2: 'good' is no number"),
+        (["title,rating", "Alien,4", "alien,3"], "my.csv:3: 'alien' is rated twice"),
+        (["title,rating", "Alien"], "my.csv:2: 1 cells, not 2"),
+        (["movieId,rating", "99,4"], "my.csv:2: movieId 99 is not in the data"),
+    ],
+)
+def test_a_bad_file_of_ratings_is_one_line(out, tmp_path, capsys, lines, message):
+    path = write(tmp_path / "my.csv", *lines)
+    assert message in refused("recommend", "--ratings", path, "--out", out, capsys=capsys)
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ([], "new.csv is empty; expected a header title,genres,tags"),
+        (["title,genres,tags"], "new.csv holds no movie"),
+        (
+            ["title,genres,tags", "alien (1979),Horror,"],
+            "new.csv:2: 'alien (1979)' is known already",
+        ),
+        (["title,genres,tags", "New (2024),,", "NEW (2024),,"], "new.csv:3: 'NEW (2024)' is known"),
+        (["title,genres,tags", " ,Drama,x"], "new.csv:2: ' ' is known already, or empty"),
+    ],
+)
+def test_a_bad_file_of_new_movies_is_one_line(out, tmp_path, capsys, lines, message):
+    path = write(tmp_path / "new.csv", *lines)
+    assert message in refused("recommend", "--user", 5, "--new", path, "--out", out, capsys=capsys)
+
+
+@pytest.mark.parametrize(
+    ("command", "line", "message"),
+    [
+        ("recommend", "", "say for whom"),
+        ("recommend", "--user 5 --all --to x.csv", "say for whom"),
+        ("recommend", "--all", "or --all, with --to"),
+        ("recommend", "--ratings x.csv --split", "need recipe ours without --split"),
+        ("recommend", "--user 5 --new x.csv --recipe report", "need recipe ours"),
+        ("recommend", "--user 5 --encoder minilm-tuned", "takes minilm"),
+        ("recommend", "--ratings nowhere.csv", "nowhere.csv"),
+        ("recommend", "--user 77", "user 77 is not in the data"),
+        ("similar", "", "give one of --movie, a title, and --text, a phrase"),
+        ("similar", "--movie Heat", "--movie: 'Heat' may be Heat (1986) or Heat (1995)"),
+        ("similar", "--movie Heet", "no movie is called 'Heet'; near are Heat (1986); Heat (1995)"),
+        ("similar", "--movie Alien --text x", "give one of"),
+    ],
+)
+def test_a_bad_command_is_one_line(out, capsys, command, line, message):
+    assert message in refused(command, *line.split(), "--out", out, capsys=capsys)
+
+
+def test_a_movie_that_only_the_new_person_rated_counts_as_rated(out, tmp_path):
+    files = main.Artefacts(out, whole=True)
+    cold = np.setdiff1d(np.arange(30), files.task.items)[0]
+    rows = f"{files.data['movie_ids'][cold]},4", f"{files.data['movie_ids'][0]},2.5"
+    path = write(tmp_path / "my.csv", "movieId,rating", *rows)
+    ranker = main.whole_ranker(main.Recommend(ratings=path, out=out))
+    fitted, made = (
+        read(out / "pmf-all.safetensors") for read in (metrics.load, metrics.provenance)
+    )
+    rated = np.unique([cold, *files.task.items])
+    fit = [made["settings"][name] for name in ("missing", "reg", "power")]
+    targets, items = np.array([0.8, 0.5]), np.array([cold, 0])
+    p, _ = fuse.new_user(items, targets, fitted["item_factors"], rated, *fit)
+    assert ranker.scores.keywords["U"][0] == pytest.approx(p, rel=1e-10)
+
+
+def test_three_reasons_are_shown_at_most_and_none_that_speaks_against(capsys):
+    scores = lambda users: np.array([[3.0, 2, 1, 0, 0, 0, 0]])  # noqa: E731
+    parts = np.array([[0.1, 3, 2, 1], [-1, 0.5, 0, 0], [-1, -2, -3, -4]])
+    seen, titles = group_by_user(np.zeros(4, int), np.array([3, 4, 5, 6]), 1), list("abcdefg")
+    who = [""], np.zeros(1, int), scores, None, (), seen, range(7), titles
+    main.print_list(main.Ranker(*who, np.array([3, 4, 5, 6]), lambda shown: parts), 5)
+    assert [row[2:] for row in shown(capsys)] == [("a", "e; f; g"), ("b", "e"), ("c", "")]
+
+
+def test_a_list_replaces_a_list_and_nothing_else(out, tmp_path, capsys, monkeypatch):
+    mine, to = write(tmp_path / "my.csv", "title,rating", "Alien,4"), tmp_path / "to.csv"
+    error = refused("recommend", "--user", 5, "--to", mine, "--out", out, capsys=capsys)
+    assert "holds no lists of this command" in error and "Alien" in mine.read_text()
+    for _ in range(2):
+        main.recommend(["--user", "5", "--to", str(to), "--out", str(out)])
+    assert to.read_text().startswith("userId,rank,movieId,title,score\n5,1,")
+    monkeypatch.setattr(main, "whole_ranker", None)  # before any work
+    error = refused("recommend", "--user", 5, "--to", tmp_path, "--out", out, capsys=capsys)
+    assert "is a folder" in error
+
+
+@pytest.mark.parametrize("block", [1, 2, 128])
+def test_lists_of_all_are_those_of_each(out, tmp_path, capsys, monkeypatch, block):
+    monkeypatch.setattr(main.ranked, "__defaults__", (block,))
+    to = tmp_path / "to.csv"
+    main.recommend(["--all", "--top", "4", "--to", str(to), "--out", str(out)])
+    capsys.readouterr()
+    with open(to, encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    ids = dict(
+        zip(main.Artefacts(out).titles(), main.Artefacts(out).data["movie_ids"], strict=True)
+    )
+    for user in ("1", "2", "5"):
+        main.recommend(["--user", user, "--top", "4", "--out", str(out)])
+        for rank, (row, line) in enumerate(
+            zip([r for r in rows if r["userId"] == user], shown(capsys), strict=True), 1
+        ):
+            assert (int(row["rank"]), row["title"]) == (rank, line[2])
+            assert float(row["score"]) == pytest.approx(line[1], abs=6e-5)
+            assert int(row["movieId"]) == ids[row["title"]]
+
+
+@pytest.fixture
+def fake_minilm(monkeypatch):
+    """The encoder of new texts: what it is asked for, and vectors by hand."""
+    import encode
+
+    asked = []
+
+    def tokenize(encoder, texts):
+        asked.extend(texts)
+        return texts
+
+    vectors = lambda encoder, ids: np.eye(4, dtype=np.float32)[: len(ids)]  # noqa: E731
+    monkeypatch.setattr(encode, "find", lambda name, weights: (name, weights))
+    monkeypatch.setattr(encode, "load_encoder", lambda facts, folder: None)
+    monkeypatch.setattr(encode, "tokenize", tokenize)
+    monkeypatch.setattr(encode, "embed", vectors)
+    return asked
+
+
+def test_new_movies_join_by_their_text_and_the_allowance(out, tmp_path, capsys, fake_minilm):
+    lines = ["title,genres,tags", "New One (2024),Drama|War,slow|Quiet", '"Other, The (2023)",,']
+    path = write(tmp_path / "new.csv", *lines)
+    line = ["--user", "5", "--top", "40", "--out", str(out)]
+    main.recommend([*line, "--new", str(path), "--to", str(tmp_path / "to.csv")])
+    main.recommend([*line, "--new", str(path)])
+    rows = {row[2]: row for row in shown(capsys)}
+    assert fake_minilm == ["New One Drama War slow quiet", "Other, The"] * 2
+    assert ",,New One (2024)," in (tmp_path / "to.csv").read_text()
+    fitted = metrics.load(out / "pmf-all.safetensors")
+    new = np.hstack([np.eye(4)[:2], np.ones((2, 1))]) @ fitted["text_weights"]  # e W
+    scores = new @ fitted["user_factors"][2] + fuse.ALLOWANCE
+    for title, score in zip(("New One (2024)", "The Other (2023)"), scores, strict=True):
+        assert rows[title][1] == pytest.approx(score, abs=6e-5)
+
+
+def test_similar_leaves_the_movie_out_and_a_phrase_is_compared_by_text(out, capsys, fake_minilm):
+    files = main.Artefacts(out, whole=True)
+    titles, item = files.titles(), main.find_movie("alien", files.names(), "")
+    Q = metrics.load(out / "pmf-all.safetensors")["item_factors"]
+    E = metrics.load(out / "minilm.safetensors")["embeddings"]
+    for by, spaces in (("factors", [Q]), ("text", [E]), ("both", [Q, E])):
+        main.similar(["--movie", "Alien", "--by", by, "--top", "3", "--out", str(out)])
+        found = [line[14:].strip() for line in capsys.readouterr().out.splitlines()[1:]]
+        scores = fuse.similar(item, *spaces)
+        order = [i for i in np.argsort(-scores) if i != item]
+        assert found == [titles[i] for i in order[:3]]
+    main.similar(["--text", "a quiet western", "--top", "40", "--out", str(out)])
+    found = capsys.readouterr().out.splitlines()[1:]
+    phrase = np.eye(4)[0]
+    best = np.argsort(-(E @ phrase))
+    assert fake_minilm == ["a quiet western"] and len(found) == 30
+    assert found[0][14:].strip() == titles[best[0]]
+    cosine = E[best[0]] @ phrase / np.linalg.norm(E[best[0]])
+    assert float(found[0].split()[1]) == pytest.approx(cosine, abs=6e-5)
+
+
+@pytest.mark.parametrize(
+    "line", ["recommend --ratings my.csv", "recommend --all --to all.csv", "similar --movie alien"]
+)
+def test_neither_people_nor_similar_import_torch_or_numba(out, tmp_path, line):
+    write(tmp_path / "my.csv", "title,rating", "Alien,4")
+    command = [sys.executable, "-X", "importtime", str(ROOT / "main.py"), *line.split()]
+    done = subprocess.run([*command, "--out", out], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    loaded = {entry.split("|")[-1].strip() for entry in done.stderr.splitlines()}
+    assert "numpy" in loaded and not loaded & {"torch", "numba", "transformers"}
+
+
+def test_factors_of_test_ratings_are_never_evaluated(artefacts, capsys):
+    out = artefacts
+    path = out / "pmf-ours.safetensors"
+    made = metrics.provenance(path)
+    inputs = [out / name for name in made["inputs"]]
+    metrics.save(path, metrics.load(path), made["settings"] | {"all": True}, inputs)
+    error = refused("evaluate", "--out", out, "--k", 2, capsys=capsys)
+    assert "pmf-ours.safetensors was made with all = True, not False" in error
+
+
+# evaluate --runs
+
+
+def test_runs_hold_every_list_and_what_was_to_be_found(artefacts):
+    out = artefacts
+    main.run_evaluate(["--out", str(out), "--k", "3", "--runs"])
+    files = main.Artefacts(out)
+    ids, movies, task = files.data["user_ids"], files.data["movie_ids"], files.task
+    wanted = {
+        (f"{ids[u]}", f"{movies[i]}")
+        for u in range(3)
+        for i in task.relevant[1][task.relevant[0][u] : task.relevant[0][u + 1]]
+    }
+    qrels = [line.split() for line in (out / "runs/qrels").read_text().splitlines()]
+    assert {(user, movie) for user, _, movie, _ in qrels} == wanted
+    assert all(line[1::2] == ["0", "1"] for line in qrels)
+    U, V = files.factors("pmf")
+    users = np.flatnonzero(np.diff(task.relevant[0]))
+    best = metrics.best_items(partial(fuse.mf_scores, U=U, V=V), task.seen, users, 3)
+    name = "published.mf-only"
+    lines = [
+        f"{ids[u]} Q0 {movies[i]} {rank} {4 - rank} {name}"
+        for u, row in zip(users, best, strict=True)
+        for rank, i in enumerate(row[row >= 0], 1)
+    ]
+    assert (out / f"runs/{name}.run").read_text().splitlines() == lines
+    assert {p.stem for p in out.glob("runs/*.run")} >= {
+        "published.random",
+        "ours.ranking-pmf-no-text",
+        "report.mf-minilm-base",
+    }
+    assert '"lists"' not in (out / "results.json").read_text()
