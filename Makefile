@@ -299,7 +299,8 @@ $(OUT)/mpnet-nf4-lora-report.safetensors: $(OUT)/documents-report.txt encode.py 
 SHORT := $(OUT)/pmf.safetensors $(OUT)/minilm.safetensors $(OUT)/minilm-tuned.safetensors
 TUNED := $(SHORT) $(OUT)/pmf-fit.safetensors $(OUT)/minilm-report.safetensors \
          $(OUT)/minilm-tuned-report.safetensors
-OURS  := $(OUT)/pmf.safetensors $(OUT)/pmf-ranking.safetensors $(OUT)/pmf-ours.safetensors
+OURS  := $(OUT)/pmf.safetensors $(OUT)/minilm.safetensors $(OUT)/pmf-ranking.safetensors \
+         $(OUT)/pmf-ours.safetensors
 FULL  := $(TUNED) $(OUT)/minilm-nf4.safetensors $(OUT)/minilm-nf4-lora.safetensors $(OURS)
 ROWS  := $(if $(QUICK),$(SHORT),$(if $(OWN),$(OURS) $(if $(TUNE),$(TUNED)),$(FULL)))
 OTHER := $(wildcard $(OUT)/qwen3-*.safetensors $(OUT)/mpnet*.safetensors $(OUT)/*-[23].safetensors \

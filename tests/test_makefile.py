@@ -178,6 +178,13 @@ def test_own_data_make_the_short_run_and_more_when_told(mine):
     assert (mine / "out-mine/results.json").exists() and not (mine / "out").exists()
 
 
+def test_a_row_of_own_data_does_not_depend_on_who_is_first(mine):
+    """evaluate shows what is there: so it waits for each file that `make all` makes it a row of."""
+    assert "encode.py new/minilm.safetensors" in make(
+        mine, "new/results.json", "DATA=mine", "OUT=new"
+    )
+
+
 def test_own_data_beyond_a_million_ratings_take_the_fast_pmf(mine):
     for name, fast in (("mine", False), ("large", True)):
         make(mine, "all", f"DATA={name}")
