@@ -50,7 +50,7 @@ help:
 	@echo "make quick   a real but small run of the published recipe in $(OUT)-quick/, marked as such"
 	@echo "make seeds   two more seeds of the published tuning, for its mean and range"
 	@echo "make study   Table III: what the parts of ours are worth, for whom, and on new movies"
-	@echo "make mpnet   the MPNet rows: five times MiniLM's size (404 MB to fetch; hours without a GPU)"
+	@echo "make mpnet   the MPNet rows: five times MiniLM's size (404 MB to fetch; an hour or two)"
 	@echo "make qwen    the Qwen3-Embedding rows (needs CUDA and the weights, or QWEN=...0.6B)"
 	@echo "make peers   compare with Cornac, ir_measures, sentence-transformers, plain peft"
 	@echo "make baselines   tune EASE and weighted MF again (a quarter of an hour)"
