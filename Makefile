@@ -67,7 +67,7 @@ help:
 	@echo "make study   Table III: what the parts of ours are worth, for whom, and on new movies"
 	@echo "make choices the settings of ours, chosen again on the validation part (half an hour)"
 	@echo "make splits  the rows on known movies for five other splits (ten minutes)"
-	@echo "make mpnet   the MPNet rows: five times MiniLM's size (404 MB to fetch; hours without a GPU)"
+	@echo "make mpnet   the MPNet rows: five times MiniLM's size (404 MB to fetch; an hour or two)"
 	@echo "make qwen    the Qwen3-Embedding rows (needs CUDA and the weights, or QWEN=...0.6B)"
 	@echo "make peers   compare with Cornac, ir_measures, sentence-transformers, plain peft"
 	@echo "make baselines   tune EASE and weighted MF again (a quarter of an hour)"

@@ -475,10 +475,11 @@ def write_model(folder, encoder, base):
     if hasattr(encoder.model, "peft_config"):
         return
     encoder.tokenizer.save_pretrained(folder)
-    for name in ("modules.json", "1_Pooling/config.json", *enc.TEXT_FILES):
-        if (base / name).is_file():
-            (folder / name).parent.mkdir(exist_ok=True)
-            shutil.copyfile(base / name, folder / name)
+    for pattern in ("modules.json", "*_Pooling/config.json", *enc.TEXT_FILES):
+        for path in base.glob(pattern):
+            new = folder / path.relative_to(base)
+            new.parent.mkdir(exist_ok=True)
+            shutil.copyfile(path, new)
 
 
 def written(folder):

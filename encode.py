@@ -9,8 +9,7 @@ two poolings makes of them the embedding e of the text, and whether e has length
 NF4 is the 4-bit format of QLoRA (Dettmers et al. 2023), its scales quantised as well.
 
 Gives:    (9742, 384) of ml-latest-small by MiniLM: with it MF + MiniLM (base) has 712 hits in the
-          recipe `published` and 748 in `report`; in NF4, 720 in `published`. By MPNet, of the
-          same family and five times larger, (9742, 768): 789 hits in `published`.
+          recipe `published` and 748 in `report`; in NF4, 720 in `published`. By MPNet, 789 there.
 Command:  python encode.py --encoder minilm --weights data/minilm --texts out/documents.txt \\
               --out out/minilm.safetensors [--nf4] [--adapter DIR]
           torchrun --nproc-per-node 2 encode.py ...     each process encodes its share
@@ -84,10 +83,10 @@ MINILM = Facts(
     parameters=22_565_376,
     targets=("query", "value"),
 )
-MPNET = Facts(
+MPNET = replace(
+    MINILM,
     hub="sentence-transformers/all-mpnet-base-v2",
     revision="e8c3b32edf5434bc2275fc9bab85f82640a19130",
-    licence="Apache-2.0",
     sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
     parameters=108_895_872,
     targets=("q", "v"),
@@ -109,7 +108,7 @@ QWEN_06B = replace(
 ENCODERS = {"minilm": MINILM, "mpnet": MPNET, "qwen3-0.6b": QWEN_06B, "qwen3-4b": QWEN_4B}
 ENCODERS |= {facts.hub: facts for facts in ENCODERS.values()}
 MODULES = ["Transformer", "Pooling", "Normalize"]  # of sentence-transformers; the last may lack
-TEXT_FILES = ("sentence_bert_config.json", "config_sentence_transformers.json")  # both optional
+TEXT_FILES = ("sentence_*_config.json", "config_sentence_transformers.json")  # both may lack
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 
@@ -135,38 +134,33 @@ def find(encoder, weights="", files=("*.json", "*.txt", "*.safetensors")):
 
 
 def read_folder(folder):
-    """The last four of Facts, as sentence-transformers finds them in a folder.
-
-    Refuses what it would do and this file does not: the vectors would silently be others.
-    """
+    """The last four of Facts, as sentence-transformers reads them; refuses what is not built in."""
     with one_line(f"{folder} is no whole folder of sentence-transformers"):
         # 1. Modules: an encoder, a pooling, and perhaps the division by the length
         modules = read_json(folder / "modules.json")
         kinds = [re.sub(r"^sentence_transformers\..*\.", "", m["type"]) for m in modules]
         if kinds not in (MODULES[:2], MODULES) or modules[0]["path"]:
-            found = f"{folder / 'modules.json'} names {', '.join(kinds)}"
-            raise BadInput(f"{found}; built in are {', '.join(MODULES)}, the first in no subfolder")
+            names = f"{folder / 'modules.json'} names {', '.join(kinds)}"
+            raise BadInput(f"{names}; built in are {', '.join(MODULES)}, the first in no subfolder")
         pooling = read_json(folder / modules[1]["path"] / "config.json")
         config, words = (read_json(folder / f"{n}.json") for n in ("config", "tokenizer_config"))
-        paths = (folder / name for name in TEXT_FILES)
-        texts, prompts = (read_json(path) if path.is_file() else {} for path in paths)
+        found = [read_json(path) for name in TEXT_FILES for path in folder.glob(name)]
+        said = {key: value for each in found for key, value in each.items()}
         # 2. What they do with a text; older files have a flag for each pooling
         flags = [name for name, on in pooling.items() if name.startswith("pooling_mode_") and on]
-        flags = [name.removeprefix("pooling_mode_").removesuffix("_tokens") for name in flags]
-        mode = pooling.get("pooling_mode", " + ".join(flags))
-        length = texts.get("max_seq_length")
+        mode = pooling.get("pooling_mode", re.sub("pooling_mode_|_tokens", "", " + ".join(flags)))
+        length = said.get("max_seq_length")
         length = length or min(words["model_max_length"], config["max_position_embeddings"])
-        default = prompts.get("default_prompt_name")
-        prompt = prompts["prompts"][default] if default else ""
-        # 3. What is not built in
+        default = said.get("default_prompt_name")
+        prompt = said["prompts"][default] if default else ""
+        # 3. Anything else would silently give other vectors
         for what, wanted in (
             (f"pooling {mode!r}, not mean or lasttoken", mode not in ("mean", "lasttoken")),
             (f"texts of {length!r} tokens", not isinstance(length, int) or length < 4),
             (f"the prompt {prompt!r}", not isinstance(prompt, str)),
             ("a prompt outside the pooling", prompt and not pooling.get("include_prompt", True)),
-            ("do_lower_case", texts.get("do_lower_case")),
-            ("truncate_dim", prompts.get("truncate_dim")),
             ("a decoder", config.get("is_encoder_decoder")),
+            *((name, said.get(name)) for name in ("do_lower_case", "truncate_dim")),
         ):
             if wanted:
                 raise BadInput(f"{folder} asks for {what}: this is not built in")
@@ -265,8 +259,7 @@ def with_adapter(model, adapter, base_files, nf4):
         if made["weights"] != {file.name: sha256(file) for file in base_files}:
             raise BadInput(f"{adapter} was tuned on other weights than {base}")
         if made["settings"]["nf4"] != str(nf4):
-            flag = "--no-nf4" if nf4 else "--nf4"
-            raise BadInput(f"{adapter} was tuned with {flag}: give it too")
+            raise BadInput(f"{adapter} was tuned with --{'no-' * nf4}nf4: give it too")
     stored = load_file(path)
     model = peft.PeftModel.from_pretrained(model, adapter)
     if set(peft.get_peft_model_state_dict(model)) != set(stored):

@@ -19,12 +19,14 @@ from small import (
     evaluated,
     make_artefacts,
     refused,
+    save_embeddings,
     save_tuning,
 )
 
 import fuse
 import main
 import metrics
+import pmf
 
 ROOT = Path(__file__).parents[1]
 
@@ -342,6 +344,30 @@ def test_a_tuned_row_takes_its_seed_and_cost_from_its_training(artefacts):
     means = [row["difference_to_mf"]["ndcg"][0] for row in tuned]
     assert mean == pytest.approx(np.mean(means)) and low <= mean <= high
     assert f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]" in (artefacts / "table1.md").read_text()
+
+
+def test_mpnet_is_the_prior_of_ours_as_well_and_rows_by_it_are_no_minilms(artefacts, capsys):
+    """With MPNet's text go factors made from it: missing ones are refused, MiniLM's never taken."""
+    rng, row = np.random.default_rng(4), ("ours", "MF + MPNet (base)")
+    assert row not in evaluated(artefacts)
+    text = save_embeddings(
+        artefacts, "mpnet-no-leak", "documents-no-leak.txt", rng, encoder="mpnet"
+    )
+    error = refused("evaluate", "--out", artefacts, "--k", 2, capsys=capsys)
+    assert "pmf-ours-mpnet.safetensors is missing" in error
+    factors = artefacts / "pmf-ours-mpnet.safetensors"
+    line = ["--ratings", str(artefacts / "ratings.safetensors"), "--k", "3", "--out", str(factors)]
+    pmf.main_ranking([*line, "--embeddings", str(text)])
+    out, users = main.Artefacts(artefacts), np.arange(3)
+    U, V = (metrics.load(factors)[name] for name in ("user_factors", "item_factors"))
+    cf = U @ V[: out.task.n_items].T  # (U, I)
+    candidates = fuse.candidates_of(out.task.seen, users, out.task.n_items)
+    scores = {n: out.hybrid(fuse.OURS, n)(users, alpha=1.0) for n in (text.stem, "minilm-no-leak")}
+    np.testing.assert_allclose(scores[text.stem], fuse.standardise(cf, candidates), atol=1e-9)
+    assert np.abs(scores[text.stem] - scores["minilm-no-leak"]).max() > 0.01
+    assert evaluated(artefacts)[row]["status"] == "ok"
+    factors.write_bytes((artefacts / OURS_FACTORS).read_bytes())
+    assert "was made from" in refused("evaluate", "--out", artefacts, capsys=capsys)
 
 
 def test_the_figures_are_those_of_the_functions_by_hand(artefacts):

@@ -534,8 +534,11 @@ def test_embeddings_belong_to_the_ratings_that_their_texts_were_written_with(tmp
     digest = metrics.sha256(texts)
     metrics.save(ratings, {"a": np.zeros(1)}, {"texts": {"t.txt": digest}})
     path = tmp_path / "e.safetensors"
-    metrics.save(path, {"embeddings": np.ones((1, 2))}, {}, [texts])
-    assert metrics.load_embeddings(path, ratings).tolist() == [[1, 1]]
+    unit = np.array([[0.6, 0.8]]) * (1 + 1e-7)  # as an encoder leaves it: not touched
+    metrics.save(path, {"embeddings": unit}, {}, [texts])
+    np.testing.assert_array_equal(metrics.load_embeddings(path, ratings), unit)
+    metrics.save(path, {"embeddings": np.array([[3.0, 4], [0, 0]])}, {}, [texts])
+    assert metrics.load_embeddings(path, ratings).tolist() == [[0.6, 0.8], [0, 0]]
     metrics.check_texts(texts, [digest], ratings)
     metrics.save(path, {"embeddings": np.ones((1, 2))}, {}, [other])
     with pytest.raises(metrics.BadInput, match=r"e\.safetensors belongs to another data set"):

@@ -153,7 +153,11 @@ def test_factors_of_the_whole_train_part_do_not_choose_alpha(artefacts, monkeypa
 
 @pytest.mark.parametrize(
     ("settings", "message"),
-    [({"recipe": "ours"}, "recipe = ours, not published"), ({"max_steps": "20"}, "max_steps = 20")],
+    [
+        ({"recipe": "ours"}, "recipe = ours, not published"),
+        ({"max_steps": "20"}, "max_steps = 20"),
+        ({"encoder": "mpnet"}, "encoder = mpnet, not minilm"),
+    ],
 )
 def test_an_encoder_that_was_tuned_for_something_else_is_refused(
     artefacts, capsys, settings, message
