@@ -1082,8 +1082,7 @@ def whole_ranker(s):
         why = partial(fuse.reasons, items=items, targets=targets, inverse=inverse, Q=Q)
         more = {"rated": items, "reasons": why}
     # 3. Scores
-    bonus = fuse.new_movie_bonus(known, len(Q))  # (I + M,)
-    scores = partial(fuse.mf_scores, U=P, V=Q, bonus=bonus)
+    scores = partial(fuse.ours_scores, U=P, V=Q, known=known)
     movies = out.ids("movie_ids") + [""] * len(new), out.titles() + new
     return Ranker(ids, np.arange(len(ids)), scores, None, (), seen, *movies, **more)
 

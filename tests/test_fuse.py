@@ -123,10 +123,11 @@ def test_content_scores_are_products():
 
 
 def test_a_movie_without_ratings_gets_the_allowance_and_no_other_does():
-    bonus = fuse.new_movie_bonus(np.array([0, 2, 2]), 4, allowance=0.25)
-    assert bonus.tolist() == [0, 0.25, 0, 0.25]
-    assert fuse.new_movie_bonus(np.array([0]), 2, allowance=0).tolist() == [0, 0]
-    assert fuse.new_movie_bonus(np.array([0]), 2)[1] == fuse.ALLOWANCE
+    U, V = np.array([[0.0, 1], [3, 4]]), np.array([[1.0, 0], [0, 1], [1, 1]])
+    scores = partial(fuse.ours_scores, U=U, V=V, known=np.array([0, 2, 2]))
+    assert scores(np.array([1, 0]), allowance=0.2).tolist() == [[3, 4 + 0.2 * 5, 7], [0, 1.2, 1]]
+    assert scores(np.array([1]), allowance=0).tolist() == [[3, 4, 7]]
+    assert scores(np.array([1]))[0, 1] == 4 + fuse.ALLOWANCE * 5
 
 
 E4 = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [-1.0, 0.0]])  # (I, D) of DATA's items

@@ -156,7 +156,8 @@ def test_recommend_ours_by_all_ratings_by_hand(out, capsys):
     )
     rated, mine = np.isin(np.arange(30), items), users == 2
     free = ~np.isin(np.arange(30), items[mine])
-    scores = fitted["item_factors"] @ fitted["user_factors"][2] + fuse.ALLOWANCE * ~rated
+    p = fitted["user_factors"][2]
+    scores = fitted["item_factors"] @ p + fuse.ALLOWANCE * np.linalg.norm(p) * ~rated
     best = np.flatnonzero(free)[np.argsort(-scores[free])]
     main.recommend(["--user", "5", "--top", "40", "--out", str(out)])
     rows, titles = shown(capsys), main.Artefacts(out, whole=True).titles()
@@ -389,7 +390,8 @@ def test_new_movies_join_by_their_text_and_the_allowance(out, tmp_path, capsys, 
     assert ",,New One (2024)," in (tmp_path / "to.csv").read_text()
     fitted = metrics.load(out / "pmf-all.safetensors")
     new = np.hstack([np.eye(4)[:2], np.ones((2, 1))]) @ fitted["text_weights"]  # e W
-    scores = new @ fitted["user_factors"][2] + fuse.ALLOWANCE
+    p = fitted["user_factors"][2]
+    scores = new @ p + fuse.ALLOWANCE * np.linalg.norm(p)
     for title, score in zip(("New One (2024)", "The Other (2023)"), scores, strict=True):
         assert rows[title][1] == pytest.approx(score, abs=6e-5)
 

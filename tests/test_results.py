@@ -60,7 +60,6 @@ def test_the_constants_are_the_choices():
         "text": "as it is",
         "alpha": 1.0,  # the PMF alone
         "popularity": 0.0,
-        "form": "a movie without ratings",
         "allowance": fuse.ALLOWANCE,
     }
 

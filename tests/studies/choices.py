@@ -10,8 +10,8 @@ here reads a test rating, except that tags of test pairs are left out of the tex
 the draw's own held-out pairs: every draw has documents and embeddings of its own.
 
 Gives:    out/choices.json and out/choices.md, the curves: K = 128, m = .1, reg = .014, power 1,
-          ridge 1, the text as prior and no late fusion, an allowance of .15 for new movies. A test
-          holds pmf.Ranking and fuse.ALLOWANCE to results/choices.json.
+          ridge 1, the text as prior and no late fusion, an allowance of .25 |p_u| for new movies.
+          A test holds pmf.Ranking and fuse.ALLOWANCE to results/choices.json.
 Command:  python tests/studies/choices.py --out out                             (or: make choices)
 Needs:    the ratings and base embeddings of `make study` in --out, the CSV files they were made
           from, and the weights of MiniLM.
@@ -68,7 +68,7 @@ TEXTS = ("none", "as it is", "centred")  # simplest first
 FACTORS = (32, 64, 96, 128, 192, 256)
 ALPHAS = tuple(np.round(np.linspace(0, 1, 11), 1).tolist())
 POPULARITIES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
-ALLOWANCES = (0.0, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.2, 0.3)
+ALLOWANCES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
 
 
 class Draw(NamedTuple):
@@ -243,9 +243,10 @@ def fusion_choice(lab, draws, models, s):
 # The allowance for new movies, on a shelf of rated and of new ones
 # ------------------------------------------------------------------------------------------------
 
-FORMS = {  # simplest first: (allowance, n) -> bonus, n the ratings of each movie (I,)
-    "a movie without ratings": lambda allowance, n: allowance * (n == 0),
-    "/ (1 + ratings)": lambda allowance, n: allowance / (1 + n),
+FORMS = {  # (P (B, K), ratings of each movie (I,)) -> what the allowance is multiplied by (B, I)
+    "|p_u|": lambda P, n: np.linalg.norm(P, axis=1, keepdims=True) * (n == 0),
+    "1": lambda P, n: np.ones((len(P), 1)) * (n == 0),
+    "1 / (1 + ratings)": lambda P, n: np.ones((len(P), 1)) / (1 + n),
 }
 
 
@@ -275,18 +276,26 @@ def allowance_choice(lab, draws, best, text, s):
 
     def measure(case, point):
         draw, tasks, cold, (P, Q, _) = case
-        bonus = FORMS[point["form"]](point["allowance"], counts_of(draw.task.items, len(Q)))  # (I,)
-        scores = partial(fuse.mf_scores, U=P, V=Q, bonus=bonus)
+        counts, form = counts_of(draw.task.items, len(Q)), FORMS[point["times"]]  # (I,), ..
+
+        def scores(users):
+            return P[users] @ Q.T + point["allowance"] * form(P[users], counts)  # (B, I)
+
         row, _ = table3.mixed_shelf(tasks, table3.alone(scores), cold, s.k)
         return {"ndcg": row.pop("ndcg_all")} | row
 
-    points = [{"form": form, "allowance": a} for form in FORMS for a in ALLOWANCES]
+    points = [{"times": form, "allowance": a} for form in FORMS for a in ALLOWANCES]
     return curve("allowance", cases, points, measure)
 
 
-def form_then_largest(row):
-    """Of equally good allowances the largest: what costs nothing should find the most."""
-    return list(FORMS).index(row["form"]), -row["allowance"]
+def chosen_allowance(rows):
+    """Of equally good multiples of |p_u| the largest: what costs nothing should find the most.
+
+    A constant does as well here, where everybody has ten ratings or so. But scores grow with a
+    user's ratings: for somebody with three, any constant would put the unrated movies first.
+    """
+    rows = [row for row in rows if row["times"] == "|p_u|"]
+    return chosen(rows, lambda row: -row["allowance"])
 
 
 # ------------------------------------------------------------------------------------------------
@@ -303,11 +312,11 @@ def search(s):
     curves["alpha and popularity"] = fusion_choice(lab, draws, models, s)
     fused = chosen(curves["alpha and popularity"], parts_of)
     curves["allowance"] = allowance_choice(lab, draws, best, text, s)
-    allowance = chosen(curves["allowance"], form_then_largest)
+    allowance = chosen_allowance(curves["allowance"])
     names = ("k", "missing", "reg", "power", "ridge")
     choice = {name: getattr(best, name) for name in names} | {"text": text}
     choice |= {name: fused[name] for name in ("alpha", "popularity")}
-    choice |= {name: allowance[name] for name in ("form", "allowance")}
+    choice["allowance"] = allowance["allowance"]
     record = {"k": s.k, "draws": s.draws, "margin": MARGIN, "versions": metrics.versions()}
     return record | {"split": provenance(lab.ratings), "choice": choice, "curves": curves}
 
@@ -319,7 +328,9 @@ def report(record):
         f"The choices of `ours`: {choice}.\n\nNDCG@{record['k']} on the validation part, mean "
         f"over the draws {', '.join(map(str, record['draws']))} and lowest..highest. The best mean "
         f"wins; of the points within {record['margin']} of it (bold) the simplest one does: fewer "
-        "parts, a smaller K; of equally good allowances the largest.\n"
+        "parts, a smaller K. The allowance for a movie without ratings is a multiple of |p_u|, of "
+        "equally good ones the largest; a constant would fill the lists of people with few ratings."
+        "\n"
     ]
     for name, rows in record["curves"].items():
         best = max(row["mean"] for row in rows)
