@@ -1,0 +1,92 @@
+"""choices.py and splits.py: the rule, the draws and the means by hand; their runs are recorded."""
+
+from types import SimpleNamespace
+
+import choices
+import numpy as np
+import pytest
+import splits
+import table3
+
+import metrics
+import pmf
+
+
+def rows(*means, **columns):
+    names = [
+        dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)
+    ]
+    return [{"mean": mean} | row for mean, row in zip(means, names, strict=True)]
+
+
+def test_the_rule_takes_the_simplest_of_the_points_near_the_best():
+    found = rows(0.2, 0.2009, 0.2015, 0.1, k=(32, 64, 128, 16))
+    assert choices.chosen(found)["k"] == 128  # no point is simpler than another
+    assert choices.chosen(found, lambda row: row["k"])["k"] == 64  # 32 is .0015 below, 64 .0006
+
+
+def test_fewer_parts_are_simpler():
+    points = [
+        {"alpha": a, "popularity": p} for a, p in ((1, 0), (0, 0), (0.5, 0), (0, 0.1), (0.5, 0.1))
+    ]
+    assert [choices.parts_of(point) for point in points] == [1, 1, 2, 2, 3]
+    found = rows(0.3, 0.3006, 0.3009, alpha=(1.0, 0.8, 0.7), popularity=(0.0, 0.0, 0.2))
+    assert choices.chosen(found, choices.parts_of)["alpha"] == 1
+
+
+def test_the_largest_multiple_of_p_that_costs_nothing_is_taken():
+    found = rows(
+        0.17,
+        0.1699,
+        0.1692,
+        0.168,
+        0.2,
+        allowance=(0, 0.1, 0.2, 0.3, 9),
+        times=["|p_u|"] * 4 + ["1"],
+    )
+    assert choices.chosen_allowance(found)["allowance"] == 0.2
+
+
+def test_a_point_changes_the_settings_that_the_fit_has():
+    s = choices.varied(pmf.Ranking(), {"k": 7, "text": "none", "mean": 1.0})
+    assert s == pmf.Ranking(k=7)
+
+
+def test_a_curve_has_every_case_and_means_of_other_figures():
+    measure = lambda case, point: {"ndcg": case * point["k"], "other": case}  # noqa: E731
+    (row,) = choices.curve("what", [1.0, 3.0], [{"k": 2}], measure)
+    assert row == {"k": 2, "ndcg": [2.0, 6.0], "mean": 4.0, "other": 2.0}
+
+
+def test_the_shelf_has_new_and_rated_likes_as_the_test_part_would():
+    """A fifth of all ratings is test, a tenth of train held out: .4 of the new ratings remain."""
+    rng, n = np.random.default_rng(0), 20_000
+    columns = rng.integers(0, 50, n), rng.integers(0, 400, n), np.full(n, 5.0), np.zeros(n)
+    lab = object.__new__(table3.Lab)
+    lab.n_users, lab.n_items, lab.all = 50, 400, columns
+    lab.train, lab.test = ([c[rows] for c in columns] for rows in (slice(4000, n), slice(4000)))
+    lab.liked, lab.highest = 4.0, 5.0
+    draw = SimpleNamespace(valid=rng.random(16_000) < 0.1)
+    tasks, cold = choices.shelf_of(lab, draw, seed=7)
+    assert cold.sum() == 40
+    all_new = cold[lab.train[1]].sum()
+    found = len(tasks["new"].relevant[1])
+    assert found / all_new == pytest.approx(0.1 * 16_000 / 4000, abs=0.05)
+    ratio = found / len(tasks["rated"].relevant[1])
+    assert ratio == pytest.approx((0.1 * n) / (0.9 * 4000), rel=0.15)  # of the test shelf
+    assert len(tasks["all"].relevant[1]) == found + len(tasks["rated"].relevant[1])
+
+
+def test_a_split_without_anything_to_find_leaves_a_user_out_of_that_split_alone():
+    """Users 0 and 1 in two splits; user 1 has something to find in the second one only."""
+    nan, every = np.nan, np.ones(2, dtype=bool)
+    ours, other = np.array([[0.4, nan], [0.6, 1.0]]), np.array([[0.2, nan], [0.4, 0.0]])
+    found = {table3.OURS_ROW: dict.fromkeys(splits.METRICS, ours)}
+    found["EASE"] = dict.fromkeys(splits.METRICS, other)
+    entry = splits.entry_of("EASE", found, every)
+    assert entry["ndcg"] == pytest.approx([(0.2 + 0.2) / 2, 0.2, 0.2])
+    assert entry["difference_by_split"] == pytest.approx([0.2, (0.2 + 1.0) / 2])
+    assert entry["difference"][0] == pytest.approx((0.2 + 1.0) / 2)  # of user means
+    bootstrap = metrics.paired_bootstrap([0.5, 1.0], [0.3, 0.0])
+    assert entry["difference"] == pytest.approx(bootstrap)
+    assert "difference" not in splits.entry_of(table3.OURS_ROW, found, every)
