@@ -280,7 +280,7 @@ $(OUT)/mpnet-nf4-report.safetensors: $(OUT)/documents-report.txt encode.py $(MPW
 
 $(OUT)/mpnet-nf4-lora/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(MPWEIGHTS)
-	$(Q)$(TUNE) $(MP) --recipe published --seed $(SEED) --nf4 --lora --lr 2e-4
+	$(Q)$(TUNING) $(MP) --recipe published --seed $(SEED) --nf4 --lora --lr 2e-4
 
 $(OUT)/mpnet-nf4-lora.safetensors: $(OUT)/documents.txt encode.py \
   $(OUT)/mpnet-nf4-lora/training.json
@@ -288,7 +288,7 @@ $(OUT)/mpnet-nf4-lora.safetensors: $(OUT)/documents.txt encode.py \
 
 $(OUT)/mpnet-nf4-lora-report/training.json: $(OUT)/documents-report.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(MPWEIGHTS)
-	$(Q)$(TUNE) $(MP) --recipe report --seed $(SEED) --nf4 --lora --lr 2e-4
+	$(Q)$(TUNING) $(MP) --recipe report --seed $(SEED) --nf4 --lora --lr 2e-4
 
 $(OUT)/mpnet-nf4-lora-report.safetensors: $(OUT)/documents-report.txt encode.py \
   $(OUT)/mpnet-nf4-lora-report/training.json
