@@ -1,7 +1,5 @@
 """choices.py and splits.py: the rule, the draws and the means by hand; their runs are recorded."""
 
-from types import SimpleNamespace
-
 import choices
 import numpy as np
 import pytest
@@ -59,22 +57,18 @@ def test_a_curve_has_every_case_and_means_of_other_figures():
 
 
 def test_the_shelf_has_new_and_rated_likes_as_the_test_part_would():
-    """A fifth of all ratings is test, a tenth of train is held out: half of the new ones remain."""
     rng, n = np.random.default_rng(0), 20_000
-    columns = rng.integers(0, 50, n), rng.integers(0, 400, n), np.full(n, 5.0), np.zeros(n)
     lab = object.__new__(table3.Lab)
-    lab.n_users, lab.n_items, lab.all = 50, 400, columns
-    lab.train, lab.test = ([c[rows] for c in columns] for rows in (slice(4000, n), slice(4000)))
-    lab.liked, lab.highest = 4.0, 5.0
-    draw = SimpleNamespace(valid=rng.random(16_000) < 0.1)
-    tasks, cold = choices.shelf_of(lab, draw, seed=7)
+    lab.n_users, lab.n_items, lab.liked, lab.highest = 50, 400, 4.0, 5.0
+    pairs = rng.permutation(50 * 400)[: n // 2]
+    lab.train = pairs // 400, pairs % 400, np.full(n // 2, 5.0), np.zeros(n // 2)
+    tasks, cold = choices.shelf_of(lab, seed=7)
     assert cold.sum() == 40
-    all_new = cold[lab.train[1]].sum()
-    found = len(tasks["new"].relevant[1])
-    assert found / all_new == pytest.approx(0.1 / 0.2, abs=0.05)
-    ratio = found / len(tasks["rated"].relevant[1])
-    assert ratio == pytest.approx((0.1 * n) / (0.9 * 4000), rel=0.15)  # of the test shelf
-    assert len(tasks["all"].relevant[1]) == found + len(tasks["rated"].relevant[1])
+    found, rated = (tasks[part].relevant[1] for part in ("new", "rated"))
+    assert len(found) == cold[lab.train[1]].sum() and cold[found].all() and not cold[rated].any()
+    assert len(found) / len(rated) == pytest.approx(0.1 / (0.9 * 0.2), rel=0.1)
+    assert len(tasks["all"].relevant[1]) == len(found) + len(rated)
+    assert not cold[tasks["all"].items].any()
 
 
 def test_a_split_without_anything_to_find_leaves_a_user_out_of_that_split_alone():

@@ -57,7 +57,7 @@ def measured(s):
     found = {}
     for split in s.splits:
         lab = table3.Lab(table3.Settings(out=s.out / f"split-{split}", k=s.k, seed=s.seed))
-        metrics.require(lab.ratings, provenance(lab.ratings)["settings"], {"seed": str(split)})
+        metrics.require(lab.ratings, provenance(lab.ratings)["settings"], {"seed": split})
         task = lab.splits()["test"]
         with metrics.stage(s.out / "splits.json", f"split {split}"):
             for row, ranker in rankers_of(lab, task, s).items():

@@ -91,8 +91,8 @@ def table(record):
     ]
     return (
         f"The tuned encoder of Table III: NDCG@{record['k']} on the validation part of seed 7, one "
-        "run each. Text alone is the centred cosine + the best of .1 .. .4 times log(1 + likes).\n\n"
-        + markdown(head, rows)
+        "run each. Text alone is the centred cosine + the best of .1 .. .4 times log(1 + likes)."
+        f"\n\n{markdown(head, rows)}"
     )
 
 
