@@ -44,7 +44,7 @@ from metrics import (
 )
 
 ALPHAS = np.linspace(0, 1, 21)  # the grid, both ends included
-ALLOWANCE = 0.25  # for new movies in `ours`, chosen on validation: results/choices.md; 0: none
+ALLOWANCE = 0.2  # for new movies in `ours`, chosen on validation: results/choices.md; 0: none
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ here reads a test rating, except that tags of test pairs are left out of the tex
 the draw's own held-out pairs: every draw has documents and embeddings of its own.
 
 Gives:    out/choices.json and out/choices.md, the curves: K = 128, m = .1, reg = .014, power 1,
-          ridge 1, the text as prior and no late fusion, an allowance of .25 |p_u| for new movies.
+          ridge 1, the text as prior and no late fusion, an allowance of .2 |p_u| for new movies.
           A test holds pmf.Ranking and fuse.ALLOWANCE to results/choices.json.
 Command:  python tests/studies/choices.py --out out                             (or: make choices)
 Needs:    the ratings and base embeddings of `make study` in --out, the CSV files they were made
