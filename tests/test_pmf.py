@@ -535,7 +535,8 @@ def ranking_files(folder, n_texts=11):
     arrays |= {"valid": np.arange(30) % 5 == 0, "user_ids": np.arange(n_users)}
     arrays |= {"highest": np.array(5.0)}
     metrics.save(folder / "r.safetensors", arrays | {"movie_ids": np.arange(n_items)}, {})
-    metrics.save(folder / "e.safetensors", {"embeddings": features[:n_texts]}, {})
+    unit = features / np.linalg.norm(features, axis=1, keepdims=True)  # (I, D)
+    metrics.save(folder / "e.safetensors", {"embeddings": unit[:n_texts]}, {})
 
 
 @pytest.fixture

@@ -186,6 +186,7 @@ def out(tmp_path_factory):
     main.prepare(["--data", str(data), "--out", str(folder)])
     for name, documents in table3.TEXTS.values():
         e = rng.normal(size=(93, 6)).astype(np.float32)
+        e /= np.linalg.norm(e, axis=1, keepdims=True)
         path = folder / f"{name}.safetensors"
         metrics.save(path, {"embeddings": e}, {}, [folder / documents])
     return folder
