@@ -1,4 +1,5 @@
-"""Late fusion of collaborative and content scores: Eq. (1) of the report, and two other recipes.
+"""Late fusion of collaborative and content scores: Eq. (1) of the report, and two other recipes,
+of which `ours` does without.
 
     S_ui = alpha sigma(S_CF(u, i)) + (1 - alpha) cos(E_u, E_i)                              Eq. (1)
 
@@ -231,7 +232,7 @@ class Recipe:
     content: Callable | None  # (task, embeddings) -> Content; None: no late fusion
     fusion: Callable | None  # (cf, content, candidates, alpha) -> scores
     alpha: float | None  # None: grid search on the validation part
-    alone: dict  # row without text -> its factors
+    alone: dict  # row without late fusion -> its factors
     encoder: str = "minilm-tuned"  # that recommend takes unless told
     reproduces: bool = True  # the report: its rows that could not run are listed too
 

@@ -485,7 +485,10 @@ def prepare(argv):
         scale = scale_of(ratings[2], settings.liked)
         arrays = split_ratings(*ratings, np.array(list(movies)), settings) | scale
         texts = movie_texts(movies, tags, arrays)
-        record = {"edition": edition_of(settings.data), "seed": settings.seed}
+        edition, liked = edition_of(settings.data), float(scale["liked"])
+        if liked != scale_of(ratings[2])["liked"]:  # other movies are to be found than the report's
+            edition = f"liked from {liked:g}: not the report's"
+        record = {"edition": edition, "seed": settings.seed}
         record |= {"valid_seed": settings.valid_seed, "valid_share": settings.valid_share}
         record |= take_strings(arrays)
         with equal_files_keep_their_time(out, ["ratings.safetensors", *texts]):
@@ -560,7 +563,7 @@ class Artefacts:
     def user_index(self, user):
         """(1,) the number of a user id, a whole number or a string."""
         ids = self.ids("user_ids")
-        found = [number for number, known in enumerate(ids) if str(known) == str(user)]
+        found = [place for place, known in enumerate(ids) if str(known) == plain_id(str(user))]
         if not found:
             raise BadInput(f"user {user} is not in the data; ids go from {ids[0]} to {ids[-1]}")
         return np.array(found)  # (1,)
@@ -601,6 +604,9 @@ def run_evaluate(argv):
     out = Artefacts(settings.out)
     case = settings.user or ("" if out.own else CASE_USER)
     case = out.user_index(case) if case else None  # (1,)
+    for name in map(str, out.ids("user_ids") + out.ids("movie_ids")) if settings.runs else ():
+        if len(name.split()) != 1:
+            raise BadInput(f"--runs: TREC files have blanks between their cells, id {name!r} too")
     with stage(settings.out / "results.json", "Precision, Recall and NDCG of every row") as figure:
         results = {"edition": out.record["edition"], "k": settings.k, "quick": settings.quick}
         results |= {"versions": metrics.versions(), "rows": list(all_rows(out, settings))}
@@ -611,16 +617,14 @@ def run_evaluate(argv):
         texts["figure1.svg"] = figure1(results)
         texts |= trec_files(out, results, lists) if settings.runs else {}
         write_texts(settings.out, texts)
-        figure(f"{len(results['rows'])} rows, see also {', '.join([*texts][1:])} there")
+        others = dict.fromkeys(name.partition("/")[0] for name in [*texts][1:])
+        figure(f"{len(results['rows'])} rows, see also {', '.join(others)} there")
     print(screen_table(results))
 
 
 def trec_files(out, results, lists):
     """{file name: text} in TREC's formats: the lists of each row, and what was to be found."""
     user_ids, movie_ids = out.ids("user_ids"), out.ids("movie_ids")
-    for name in map(str, user_ids + movie_ids):
-        if len(name.split()) != 1:
-            raise BadInput(f"--runs: TREC files have blanks between their cells, and id {name!r}")
     users = np.flatnonzero(np.diff(out.task.relevant[0]))  # (E,)
     pairs = zip(*metrics.pairs_of_block(out.task.relevant, users), strict=True)
     found = (f"{user_ids[users[row]]} 0 {movie_ids[item]} 1\n" for row, item in pairs)
@@ -668,7 +672,7 @@ def plain_rankers(task, seed):
 
 
 def factors_entry(out, recipe, row, name, mf, k):
-    """The entry of a row without text: factors of pmf.py alone."""
+    """The entry of a row without late fusion: factors of pmf.py, perhaps with text as prior."""
     if not out.path(name).exists():
         return not_run(recipe, row)
     U, V = out.factors(name)
@@ -765,9 +769,10 @@ def recorded_rows(path, out, mf, k):
 
 
 def drawn(made):
-    """What identifies a split: the file of ratings and how it was drawn."""
-    keys = ("seed", "valid_seed", "valid_share")
-    return made["inputs"]["ratings.csv"], *(made["settings"][key] for key in keys)
+    """What identifies a split: the file of ratings, how it was drawn, and what is to be found."""
+    keys, settings = ("seed", "valid_seed", "valid_share"), made["settings"]
+    liked = settings["edition"].partition("liked from")[2]  # "" unless it is not the usual one
+    return made["inputs"]["ratings.csv"], liked, *(settings[key] for key in keys)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -875,7 +880,7 @@ def display_title(title, year=False):
     """A title as one says it: "Godfather, The (1972)" becomes "The Godfather"."""
     name, when = re.fullmatch(r"(.*?)(\s*\(\d{4}\))?\s*", title, re.DOTALL).groups(default="")
     name = re.sub(r"^(.*), (The|A|An)$", r"\2 \1", name, flags=re.IGNORECASE)
-    return name + when if year else name
+    return name + when if year or not name else name
 
 
 def table2(out, index, results):
@@ -1040,6 +1045,9 @@ def split_ranker(s):
     out, recipe = Artefacts(s.out), fuse.RECIPES[s.recipe]
     encoder, ids = s.encoder or recipe.encoder, out.ids("user_ids")
     users = np.arange(len(ids)) if s.all else out.user_index(s.user)  # (B,)
+    path = out.path(encoder + recipe.suffix)
+    if recipe.content and not path.exists():
+        raise BadInput(f"{path} is missing; `make all` (own data: TUNE=1) or another --encoder")
     for row, name in CONTENT_ROWS.items():
         if name == encoder:  # a quick run may recommend too
             check_encoder(out, recipe, row, encoder + recipe.suffix, quick=True)
@@ -1110,16 +1118,22 @@ def person(s, out):
     return np.array(list(rated)), np.array(list(rated.values()))
 
 
+def plain_id(cell):
+    """An id as the data keep it: of whole numbers, 007 and 7.0 are 7."""
+    return str(int(cell.split(".")[0])) if re.fullmatch(WHOLE, cell) else cell
+
+
 def read_person(path, out):
-    """{item: rating} of a CSV file of title,rating or movieId,rating."""
+    """{item: rating} of a CSV file of title,rating, movieId,rating or itemId,rating."""
     rated, names, low, high = {}, out.names(), out.task.ratings.min(), out.task.highest
     ids = {str(movie): item for item, movie in enumerate(out.ids("movie_ids"))}
-    by_id = re.match(r"\W*movieId\b", metrics.read_text(path))
-    for line, (cell, rating) in read_rows(path, ["movieId" if by_id else "title", "rating"]):
-        place, value = f"{path}:{line}", number(rating, f"{path}:{line}", whole=False)
-        if by_id and cell not in ids:
-            raise BadInput(f"{place}: movieId {cell} is not in the data")
-        item = ids[cell] if by_id else find_movie(cell, names, place)
+    by_id = re.match(r"\W*(movieId|itemId)\b", metrics.read_text(path))
+    for line, (cell, rating) in read_rows(path, [by_id[1] if by_id else "title", "rating"]):
+        place = f"{path}:{line}"
+        value = float(np.float32(number(rating, place, whole=False)))  # rounded as the data are
+        if by_id and plain_id(cell) not in ids:
+            raise BadInput(f"{place}: {by_id[1]} {cell} is not in the data")
+        item = ids[plain_id(cell)] if by_id else find_movie(cell, names, place)
         if not low <= value <= high:
             raise BadInput(f"{place}: {rating} is outside the scale, {low:g} .. {high:g}")
         if item in rated:
@@ -1178,7 +1192,7 @@ def print_list(ranker, top):
     """The list of a single user: scores, titles, and three reasons of each at the most."""
     rows = list(ranked(ranker, top))
     if not rows:
-        raise BadInput("every movie has been rated: none is left to recommend")
+        raise BadInput(NOTHING_LEFT)
     parts = [scores(ranker.users)[0] for scores in ranker.parts]  # two of (I,), or none
     why = ranker.reasons([item for *_, item, _ in rows]) if ranker.reasons else [[]] * len(rows)
     columns = "fused   cf      content" if parts else "score  "
@@ -1191,6 +1205,7 @@ def print_list(ranker, top):
 
 
 LISTS = "userId,rank,movieId,title,score"
+NOTHING_LEFT = "every movie has been rated: none is left to recommend"
 
 
 def write_lists(path, ranker, top):
@@ -1202,10 +1217,13 @@ def write_lists(path, ranker, top):
     ):
         table = csv.writer(file, lineterminator="\n")
         table.writerow(LISTS.split(","))
+        rank = None
         for user, rank, item, score in ranked(ranker, top):
             movie = ranker.movies[item], ranker.titles[item]
             table.writerow([ranker.ids[user], rank, *movie, score])
             bar.update(rank == 1)
+        if rank is None:
+            raise BadInput(NOTHING_LEFT)
 
 
 def similar(argv):
@@ -1214,12 +1232,13 @@ def similar(argv):
     The score is the cosine; of both, the mean of the two cosines' standard scores.
     """
     s = parse(Similar, similar.__doc__, argv, top=1)
-    if bool(s.movie.strip()) == bool(s.text.strip()):
+    movie, text = s.movie.strip(), s.text.strip()
+    if bool(movie) == bool(text):
         raise BadInput("give one of --movie, a title, and --text, a phrase")
     out = Artefacts(s.out, whole=True)
-    item = find_movie(s.movie, out.names(), "--movie") if s.movie else len(out.data["movie_ids"])
-    _, Q, _, e = whole_arrays(out, [s.text] * bool(s.text), s.weights)
-    spaces = {"factors": [Q], "text": [e], "both": [Q, e]}["text" if s.text else s.by]
+    item = find_movie(movie, out.names(), "--movie") if movie else len(out.data["movie_ids"])
+    _, Q, _, e = whole_arrays(out, [text] * bool(text), s.weights)
+    spaces = {"factors": [Q], "text": [e], "both": [Q, e]}["text" if text else s.by]
     scores, titles = fuse.similar(item, *spaces), out.titles()  # (I,)
     scores[item] = -np.inf
     print("rank  score   title")

@@ -18,6 +18,7 @@ from small import (
     TAGS,
     evaluated,
     make_artefacts,
+    make_folder,
     refused,
     save_embeddings,
     save_tuning,
@@ -347,25 +348,21 @@ def test_a_tuned_row_takes_its_seed_and_cost_from_its_training(artefacts):
 
 
 def test_mpnet_is_the_prior_of_ours_as_well_and_rows_by_it_are_no_minilms(artefacts, capsys):
-    """With MPNet's text go factors made from it: missing ones are refused, MiniLM's never taken."""
+    """With MPNet's text go factors made from it: without them there is no row, MiniLM's are never taken."""
     rng, row = np.random.default_rng(4), ("ours", "MF + MPNet (base)")
     assert row not in evaluated(artefacts)
     text = save_embeddings(
         artefacts, "mpnet-no-leak", "documents-no-leak.txt", rng, encoder="mpnet"
     )
-    error = refused("evaluate", "--out", artefacts, "--k", 2, capsys=capsys)
-    assert "pmf-ours-mpnet.safetensors is missing" in error
+    assert row not in evaluated(artefacts)  # make all makes the factors once the text is there
     factors = artefacts / "pmf-ours-mpnet.safetensors"
     line = ["--ratings", str(artefacts / "ratings.safetensors"), "--k", "3", "--out", str(factors)]
     pmf.main_ranking([*line, "--embeddings", str(text)])
-    out, users = main.Artefacts(artefacts), np.arange(3)
-    U, V = (metrics.load(factors)[name] for name in ("user_factors", "item_factors"))
-    cf = U @ V[: out.task.n_items].T  # (U, I)
-    candidates = fuse.candidates_of(out.task.seen, users, out.task.n_items)
-    scores = {n: out.hybrid(fuse.OURS, n)(users, alpha=1.0) for n in (text.stem, "minilm-no-leak")}
-    np.testing.assert_allclose(scores[text.stem], fuse.standardise(cf, candidates), atol=1e-9)
-    assert np.abs(scores[text.stem] - scores["minilm-no-leak"]).max() > 0.01
-    assert evaluated(artefacts)[row]["status"] == "ok"
+    rows = evaluated(artefacts)
+    assert rows[row]["status"] == "ok"
+    names = ("pmf-ours-mpnet", "pmf-ours")
+    mpnet, minilm = (main.Artefacts(artefacts).factors(name) for name in names)
+    assert np.abs(mpnet[0] @ mpnet[1].T - minilm[0] @ minilm[1].T).max() > 0.01
     factors.write_bytes((artefacts / OURS_FACTORS).read_bytes())
     assert "was made from" in refused("evaluate", "--out", artefacts, capsys=capsys)
 
@@ -507,3 +504,15 @@ def test_neither_help_nor_prepare_nor_recommend_imports_torch_or_numba(
     assert done.returncode == 0, done.stderr
     loaded = {entry.split("|")[-1].strip() for entry in done.stderr.splitlines()}
     assert "numpy" in loaded and not loaded & {"torch", "numba", "transformers", "tqdm"}
+
+
+def test_another_liked_rating_is_other_data_than_the_reports(artefacts, tmp_path):
+    """Other movies are to be found: nothing of the report and no recorded row stands beside."""
+    folder = make_folder(tmp_path / "data")
+    for options, edition in (([], main.OWN), (["--liked", "3"], "liked from 3: not the report's")):
+        main.prepare(["--data", str(folder), "--out", str(tmp_path / "o"), *options])
+        made = metrics.provenance(tmp_path / "o" / "ratings.safetensors")
+        assert made["settings"]["edition"] == edition
+        assert main.Artefacts(tmp_path / "o").own
+    usual = made | {"settings": made["settings"] | {"edition": main.REPORTED}}
+    assert main.drawn(made) != main.drawn(usual)

@@ -471,3 +471,30 @@ def test_runs_hold_every_list_and_what_was_to_be_found(artefacts):
         "report.mf-minilm-base",
     }
     assert '"lists"' not in (out / "results.json").read_text()
+
+
+def test_ids_may_be_written_with_zeros_in_front_and_be_called_itemId(out, tmp_path, capsys):
+    movie = main.Artefacts(out).ids("movie_ids")[0]
+    found = []
+    for head, cell in (("movieId", movie), ("itemId", f"00{movie}"), ("movieId", f"{movie}.0")):
+        path = write(tmp_path / "my.csv", f"{head},rating", f"{cell},4")
+        main.recommend(["--ratings", str(path), "--out", str(out)])
+        found.append(capsys.readouterr().out)
+    assert found[0] == found[1] == found[2]
+    main.recommend(["--user", "005", "--out", str(out)])
+    path = write(tmp_path / "my.csv", "itemId,rating", "987654,4")
+    error = refused("recommend", "--ratings", path, "--out", out, capsys=capsys)
+    assert "my.csv:2: itemId 987654 is not in the data" in error
+
+
+def test_who_has_rated_everything_gets_no_file(out, tmp_path, capsys):
+    ids = main.Artefacts(out).ids("movie_ids")
+    path = write(tmp_path / "my.csv", "movieId,rating", *(f"{movie},4" for movie in ids))
+    to = tmp_path / "to.csv"
+    error = refused("recommend", "--ratings", path, "--to", to, "--out", out, capsys=capsys)
+    assert "every movie has been rated" in error and not to.exists()
+
+
+def test_a_title_that_is_a_year_alone_is_shown():
+    assert main.display_title("(1965)") == " (1965)".strip()
+    assert main.display_title("Heat (1995)") == "Heat"

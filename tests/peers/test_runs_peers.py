@@ -13,7 +13,7 @@ FILES = {
     ("published", "MF only"): "published.mf-only",
     ("published", "Most popular"): "published.most-popular",
     ("report", "MF + MiniLM (base)"): "report.mf-minilm-base",
-    ("ours", "Ranking PMF, text as prior"): "ours.ranking-pmf-text-as-prior",
+    ("ours", "MF + MiniLM (base)"): "ours.mf-minilm-base",
 }
 
 
