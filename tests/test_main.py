@@ -348,7 +348,7 @@ def test_a_tuned_row_takes_its_seed_and_cost_from_its_training(artefacts):
 
 
 def test_mpnet_is_the_prior_of_ours_as_well_and_rows_by_it_are_no_minilms(artefacts, capsys):
-    """With MPNet's text go factors made from it: without them there is no row, MiniLM's are never taken."""
+    """With its text go factors made from it: without them no row, MiniLM's are never taken."""
     rng, row = np.random.default_rng(4), ("ours", "MF + MPNet (base)")
     assert row not in evaluated(artefacts)
     text = save_embeddings(
@@ -508,7 +508,7 @@ def test_neither_help_nor_prepare_nor_recommend_imports_torch_or_numba(
 
 def test_another_liked_rating_is_other_data_than_the_reports(artefacts, tmp_path):
     """Other movies are to be found: nothing of the report and no recorded row stands beside."""
-    folder = make_folder(tmp_path / "data")
+    folder = make_folder(tmp_path / "mine")
     for options, edition in (([], main.OWN), (["--liked", "3"], "liked from 3: not the report's")):
         main.prepare(["--data", str(folder), "--out", str(tmp_path / "o"), *options])
         made = metrics.provenance(tmp_path / "o" / "ratings.safetensors")
