@@ -65,7 +65,7 @@ help:
 	@echo "make quick   a real but small run of the published recipe in $(OUT)-quick/, marked as such"
 	@echo "make seeds   two more seeds of the published tuning, for its mean and range"
 	@echo "make study   Table III: what the parts of ours are worth, for whom, and on new movies"
-	@echo "make choices the settings of ours, chosen again on the validation part (half an hour)"
+	@echo "make choices the settings of ours, chosen again on the validation part (an hour)"
 	@echo "make splits  the rows on known movies for five other splits (ten minutes)"
 	@echo "make mpnet   the MPNet rows: five times MiniLM's size (404 MB to fetch; an hour or two)"
 	@echo "make qwen    the Qwen3-Embedding rows (needs CUDA and the weights, or QWEN=...0.6B)"
@@ -369,6 +369,7 @@ study: .venv-peers/.done $(OUT)/results.json $(OUT)/minilm-no-tags.safetensors \
 
 choices: $(OUT)/minilm-no-leak.safetensors $(OUT)/minilm-no-tags.safetensors
 	$(Q)$(PY) tests/studies/choices.py --out $(OUT) --data $(DATA) --minilm $(MINILM)
+	$(Q)$(PY) tests/studies/tuned.py --out $(OUT) --minilm $(MINILM)
 
 SPLITS := 1 2 3 4 5
 
@@ -397,5 +398,6 @@ clean:
 	  pmf*.safetensors minilm*.safetensors minilm-*/ mpnet*.safetensors mpnet-*/ \
 	  qwen3-*.safetensors qwen3-*/ results.json results-ours.json table[123].md figure[1234].svg \
 	  bench.json bench.md growth.json growth.md choices.json choices.md splits.json splits.md \
+	  tuned.json tuned.md tuned-*/ tuned-*.safetensors \
 	  && if [ -d runs ]; then rmdir runs; fi; \
 	  cd - >/dev/null; rmdir $$out 2>/dev/null || true; fi; done

@@ -15,6 +15,7 @@ import pytest
 import record
 import splits
 import table3
+import tuned
 
 import fuse
 import main
@@ -30,6 +31,7 @@ TABLES = {  # table -> its record, and the function that makes it
     "growth.md": ("growth.json", growth.report),
     "choices.md": ("choices.json", choices.report),
     "splits.md": ("splits.json", splits.table),
+    "tuned.md": ("tuned.json", tuned.table),
 }
 TOP = (
     r"`make [a-z]+[^`]*` on \d{4}-\d\d-\d\d; .+, \d+ cores.*; python [^,]+, torch [^,]+, numpy .+\."
