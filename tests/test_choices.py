@@ -40,7 +40,7 @@ def test_the_largest_multiple_of_p_that_costs_nothing_is_taken():
         0.168,
         0.2,
         allowance=(0, 0.1, 0.2, 0.3, 9),
-        times=["|p_u|"] * 4 + ["1"],
+        times=["length of p_u"] * 4 + ["1"],
     )
     assert choices.chosen_allowance(found)["allowance"] == 0.2
 

@@ -55,6 +55,12 @@ def test_a_table_is_what_its_record_says(name):
     assert body(RESULTS / name) == table(recorded(source))
 
 
+@pytest.mark.parametrize("name", TABLES)
+def test_every_row_of_a_table_has_as_many_cells_as_its_head(name):
+    for block in re.findall(r"(?:^\|.*\n)+", body(RESULTS / name), re.MULTILINE):
+        assert len({line.count("|") for line in block.splitlines()}) == 1
+
+
 def test_the_constants_are_the_choices():
     choice = recorded("choices.json")["choice"]
     fit = {name: getattr(pmf.Ranking, name) for name in ("k", "missing", "reg", "power", "ridge")}

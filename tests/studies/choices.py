@@ -244,7 +244,7 @@ def fusion_choice(lab, draws, models, s):
 # ------------------------------------------------------------------------------------------------
 
 FORMS = {  # (P (B, K), ratings of each movie (I,)) -> what the allowance is multiplied by (B, I)
-    "|p_u|": lambda P, n: np.linalg.norm(P, axis=1, keepdims=True) * (n == 0),
+    "length of p_u": lambda P, n: np.linalg.norm(P, axis=1, keepdims=True) * (n == 0),
     "1": lambda P, n: np.ones((len(P), 1)) * (n == 0),
     "1 / (1 + ratings)": lambda P, n: np.ones((len(P), 1)) / (1 + n),
 }
@@ -292,7 +292,7 @@ def chosen_allowance(rows):
     A constant does as well here, where everybody has ten ratings or so. But scores grow with a
     user's ratings: for somebody with three, any constant would put the unrated movies first.
     """
-    rows = [row for row in rows if row["times"] == "|p_u|"]
+    rows = [row for row in rows if row["times"] == "length of p_u"]
     return chosen(rows, lambda row: -row["allowance"])
 
 
