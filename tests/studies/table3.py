@@ -658,10 +658,10 @@ def figure3(results):
         places = np.arange(len(rows))  # (buckets,)
         for i, name in enumerate(BUCKET_ROWS):
             ndcg = [row["ndcg"][name] for row in rows]
-            bars = panel.bar(places + 0.17 * (i - 2), ndcg, 0.16, label=name)
+            bars = panel.bar(places + 0.2 * (i - 1.5), ndcg, 0.19, label=name)
             panel.bar_label(bars, fmt="%.3f", fontsize="x-small")
         panel.set_xticks(places, [f"{row['bucket']} ({row['users']} users)" for row in rows])
-        panel.set_title(TABLE3[part].format(**results), fontsize="medium")
+        panel.set_title(TABLE3[part].format(**results).partition(";")[0], fontsize="medium")
         panel.set(ylabel=f"NDCG@{results['k']}", ymargin=0.1)
     handles = figure.axes[0].get_legend_handles_labels()
     figure.legend(*handles, loc="upper center", ncols=3, fontsize="small")
