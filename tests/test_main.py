@@ -516,3 +516,10 @@ def test_another_liked_rating_is_other_data_than_the_reports(artefacts, tmp_path
         assert main.Artefacts(tmp_path / "o").own
     usual = made | {"settings": made["settings"] | {"edition": main.REPORTED}}
     assert main.drawn(made) != main.drawn(usual)
+
+
+def test_runs_refuse_an_id_with_a_blank_before_any_work(artefacts, monkeypatch, capsys):
+    monkeypatch.setattr(main.Artefacts, "ids", lambda self, name: ["reader one"])
+    monkeypatch.setattr(main, "all_rows", None)
+    error = refused("evaluate", "--out", artefacts, "--runs", capsys=capsys)
+    assert "id 'reader one'" in error
