@@ -87,8 +87,8 @@ def test_batch_softmax_gives_each_row_the_same_say():
     profiles = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
     items, zero = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]), torch.zeros(3)
     liked = torch.tensor([[True, False, True], [False, True, False]])
-    both = con.batch_softmax(profiles, items, liked, zero)[0]
-    alone = [con.batch_softmax(profiles[[n]], items, liked[[n]], zero)[0] for n in (0, 1)]
+    both = con.batch_softmax(profiles, items, liked, zero, 0.2)[0]
+    alone = [con.batch_softmax(profiles[[n]], items, liked[[n]], zero, 0.2)[0] for n in (0, 1)]
     assert both.item() == pytest.approx(sum(alone).item() / 2)
 
 
@@ -97,7 +97,9 @@ def test_batch_softmax_gradient_against_finite_differences():
     profiles, items = (torch.randn(n, 2, dtype=torch.double) for n in (3, 4))
     liked = torch.tensor([[True, False, True, False], [False] * 3 + [True], [True] * 3 + [False]])
     log_likes, items = torch.rand(4).double(), items.requires_grad_()
-    torch.autograd.gradcheck(lambda e: con.batch_softmax(profiles, e, liked, log_likes)[0], [items])
+    torch.autograd.gradcheck(
+        lambda e: con.batch_softmax(profiles, e, liked, log_likes, 0.2)[0], [items]
+    )
 
 
 @pytest.mark.parametrize("loss", [con.pair_loss, con.triplet_loss])
@@ -163,7 +165,7 @@ def test_ours_profile_leaves_the_batch_out():
     c, fresh = unit(vectors - mean), unit(torch.randn(2, 4))
     f, likes = unit(fresh - mean), torch.tensor([3.0, 2.0]).log1p()
     profiles, liked = unit(torch.stack([c[1] + c[3] + c[5], c[3]])), torch.eye(2).bool()
-    expected = con.batch_softmax(profiles, f, liked, likes)[0]
+    expected = con.batch_softmax(profiles, f, liked, likes, 0.2)[0]
     loss = examples.loss(np.array([0, 2]), fresh[:, None])[0]
     assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
 
