@@ -192,9 +192,6 @@ $(OUT)/minilm-no-leak.safetensors: $(OUT)/documents-no-leak.txt encode.py $(WEIG
 $(OUT)/minilm-no-tags.safetensors: $(OUT)/documents-no-tags.txt encode.py $(WEIGHTS)
 	$(Q)$(ENCODE) --texts $< --out $@
 
-$(OUT)/minilm-nf4.safetensors: $(OUT)/documents.txt encode.py $(WEIGHTS)
-	$(Q)$(ENCODE) --texts $< --out $@ --nf4
-
 # ---- MiniLM: tuned, then texts -> embeddings ------------------------------------------------------
 
 STEPS  := $(if $(QUICK),--max-steps 20)
@@ -208,19 +205,29 @@ $(OUT)/minilm-tuned/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.p
 $(OUT)/minilm-tuned.safetensors: $(OUT)/documents.txt encode.py $(OUT)/minilm-tuned/training.json
 	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned --texts $< --out $@
 
-$(OUT)/minilm-tuned-2/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
+$(OUT)/minilm-tuned-report/training.json: $(OUT)/documents-report.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(WEIGHTS)
-	$(Q)$(TUNING) $(MINI) --recipe published --seed $(shell expr $(SEED) + 1)
+	$(Q)$(TUNING) $(MINI) --recipe report --seed $(SEED)
 
-$(OUT)/minilm-tuned-2.safetensors: $(OUT)/documents.txt encode.py $(OUT)/minilm-tuned-2/training.json
-	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned-2 --texts $< --out $@
+$(OUT)/minilm-tuned-report.safetensors: $(OUT)/documents-report.txt encode.py \
+  $(OUT)/minilm-tuned-report/training.json
+	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned-report --texts $< --out $@
 
-$(OUT)/minilm-tuned-3/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
-  $(OUT)/.set-SEED $(WEIGHTS)
-	$(Q)$(TUNING) $(MINI) --recipe published --seed $(shell expr $(SEED) + 2)
+$(OUT)/minilm-nf4-report.safetensors: $(OUT)/documents-report.txt encode.py $(WEIGHTS)
+	$(Q)$(ENCODE) --texts $< --out $@ --nf4
 
-$(OUT)/minilm-tuned-3.safetensors: $(OUT)/documents.txt encode.py $(OUT)/minilm-tuned-3/training.json
-	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned-3 --texts $< --out $@
+$(OUT)/minilm-nf4-lora-report/training.json: $(OUT)/documents-report.txt $(RATINGS) \
+  contrastive.py $(OUT)/.set-SEED $(WEIGHTS)
+	$(Q)$(TUNING) $(MINI) --recipe report --seed $(SEED) --nf4 --lora --lr 2e-4
+
+$(OUT)/minilm-nf4-lora-report.safetensors: $(OUT)/documents-report.txt encode.py \
+  $(OUT)/minilm-nf4-lora-report/training.json
+	$(Q)$(ENCODE) --nf4 --adapter $(OUT)/minilm-nf4-lora-report --texts $< --out $@
+
+# ---- `make seeds`: LoRA on NF4 as published, and two more seeds of three rows ----------------------
+
+$(OUT)/minilm-nf4.safetensors: $(OUT)/documents.txt encode.py $(WEIGHTS)
+	$(Q)$(ENCODE) --texts $< --out $@ --nf4
 
 $(OUT)/minilm-nf4-lora/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(WEIGHTS)
@@ -230,15 +237,42 @@ $(OUT)/minilm-nf4-lora.safetensors: $(OUT)/documents.txt encode.py \
   $(OUT)/minilm-nf4-lora/training.json
 	$(Q)$(ENCODE) --nf4 --adapter $(OUT)/minilm-nf4-lora --texts $< --out $@
 
-$(OUT)/minilm-tuned-report/training.json: $(OUT)/documents-report.txt $(RATINGS) contrastive.py \
+# A name that ends in -2 or -3 has SEED + 1 or SEED + 2. % and $* are that 2 or 3.
+NEXT = $$(( $(SEED) + $* - 1 ))
+
+$(OUT)/minilm-tuned-2/training.json $(OUT)/minilm-tuned-3/training.json: \
+  $(OUT)/minilm-tuned-%/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(WEIGHTS)
-	$(Q)$(TUNING) $(MINI) --recipe report --seed $(SEED)
+	$(Q)$(TUNING) $(MINI) --recipe published --seed $(NEXT)
 
-$(OUT)/minilm-tuned-report.safetensors: $(OUT)/documents-report.txt encode.py \
-  $(OUT)/minilm-tuned-report/training.json
-	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned-report --texts $< --out $@
+$(OUT)/minilm-tuned-2.safetensors $(OUT)/minilm-tuned-3.safetensors: \
+  $(OUT)/minilm-tuned-%.safetensors: $(OUT)/documents.txt encode.py \
+  $(OUT)/minilm-tuned-%/training.json
+	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned-$* --texts $< --out $@
 
-# Only `make study` needs it; its settings were chosen on the validation part, see contrastive.py.
+$(OUT)/minilm-tuned-report-2/training.json $(OUT)/minilm-tuned-report-3/training.json: \
+  $(OUT)/minilm-tuned-report-%/training.json: $(OUT)/documents-report.txt $(RATINGS) \
+  contrastive.py $(OUT)/.set-SEED $(WEIGHTS)
+	$(Q)$(TUNING) $(MINI) --recipe report --seed $(NEXT)
+
+$(OUT)/minilm-tuned-report-2.safetensors $(OUT)/minilm-tuned-report-3.safetensors: \
+  $(OUT)/minilm-tuned-report-%.safetensors: $(OUT)/documents-report.txt encode.py \
+  $(OUT)/minilm-tuned-report-%/training.json
+	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned-report-$* --texts $< --out $@
+
+$(OUT)/minilm-nf4-lora-report-2/training.json $(OUT)/minilm-nf4-lora-report-3/training.json: \
+  $(OUT)/minilm-nf4-lora-report-%/training.json: $(OUT)/documents-report.txt $(RATINGS) \
+  contrastive.py $(OUT)/.set-SEED $(WEIGHTS)
+	$(Q)$(TUNING) $(MINI) --recipe report --seed $(NEXT) --nf4 --lora --lr 2e-4
+
+$(OUT)/minilm-nf4-lora-report-2.safetensors $(OUT)/minilm-nf4-lora-report-3.safetensors: \
+  $(OUT)/minilm-nf4-lora-report-%.safetensors: $(OUT)/documents-report.txt encode.py \
+  $(OUT)/minilm-nf4-lora-report-%/training.json
+	$(Q)$(ENCODE) --nf4 --adapter $(OUT)/minilm-nf4-lora-report-$* --texts $< --out $@
+
+# ---- MiniLM for `make study` ----------------------------------------------------------------------
+
+# Its settings were chosen on the validation part, see contrastive.py.
 $(OUT)/minilm-ours/training.json: $(OUT)/documents-no-leak.txt $(RATINGS) contrastive.py $(OUT)/.set-SEED \
   $(WEIGHTS)
 	$(Q)$(TUNING) $(MINI) --recipe ours --seed $(SEED) \
@@ -301,10 +335,11 @@ TUNED := $(SHORT) $(OUT)/pmf-fit.safetensors $(OUT)/minilm-report.safetensors \
          $(OUT)/minilm-tuned-report.safetensors
 OURS  := $(OUT)/pmf.safetensors $(OUT)/minilm.safetensors $(OUT)/pmf-ranking.safetensors \
          $(OUT)/pmf-ours.safetensors
-FULL  := $(TUNED) $(OUT)/minilm-nf4.safetensors $(OUT)/minilm-nf4-lora.safetensors $(OURS)
+FULL  := $(TUNED) $(OUT)/minilm-nf4-report.safetensors $(OUT)/minilm-nf4-lora-report.safetensors \
+         $(OURS)
 ROWS  := $(if $(QUICK),$(SHORT),$(if $(OWN),$(OURS) $(if $(TUNE),$(TUNED)),$(FULL)))
-OTHER := $(wildcard $(OUT)/qwen3-*.safetensors $(OUT)/mpnet*.safetensors $(OUT)/*-[23].safetensors \
-         results/baselines.json) \
+OTHER := $(wildcard $(addprefix $(OUT)/,qwen3-*.safetensors mpnet*.safetensors *-[23].safetensors \
+         minilm-nf4*.safetensors) results/baselines.json) \
          $(if $(wildcard $(OUT)/mpnet-no-leak.safetensors),$(OUT)/pmf-ours-mpnet.safetensors)
 
 $(OUT)/results.json: $(ROWS) $(OTHER) main.py fuse.py metrics.py
@@ -313,7 +348,9 @@ $(OUT)/results.json: $(ROWS) $(OTHER) main.py fuse.py metrics.py
 quick:
 	@$(MAKE) $(OUT)-quick/results.json $(OUT)-quick/pmf-all.safetensors QUICK=1 OUT=$(OUT)-quick
 
-seeds: $(OUT)/minilm-tuned-2.safetensors $(OUT)/minilm-tuned-3.safetensors
+seeds: $(OUT)/minilm-nf4.safetensors $(OUT)/minilm-nf4-lora.safetensors \
+  $(foreach row,tuned tuned-report nf4-lora-report,$(OUT)/minilm-$(row)-2.safetensors \
+  $(OUT)/minilm-$(row)-3.safetensors)
 	@$(MAKE) all
 
 # ---- Qwen3-Embedding: base and LoRA on NF4, both recipes ------------------------------------------
