@@ -44,14 +44,14 @@ export SHARED_SCREEN := 1
 ifndef OMP_NUM_THREADS
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS := $(shell expr \( $(CORES) + 1 \) / 2)
-test peers bench growth choices: export OMP_NUM_THREADS := $(CORES)
+test peers bench growth choices lora: export OMP_NUM_THREADS := $(CORES)
 endif
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DELETE_ON_ERROR:
 .PHONY: all quick seeds mpnet qwen study data test lint peers bench growth baselines choices \
-        splits clean help FORCE
+        lora splits clean help FORCE
 
 all: $(OUT)/results.json $(OUT)/pmf-all.safetensors
 
@@ -63,10 +63,11 @@ help:
 	@echo "make test    set up and run the tests;  make lint  checks style"
 	@echo "make data    fetch MovieLens and MiniLM only"
 	@echo "make quick   a real but small run of the published recipe in $(OUT)-quick/, marked as such"
-	@echo "make seeds   two more seeds of the published tuning, for its mean and range"
+	@echo "make seeds   two more seeds of the tuned rows, and LoRA on NF4 as published (an hour)"
 	@echo "make study   Table III: what the parts of ours are worth, for whom, and on new movies"
 	@echo "make choices the settings of ours, chosen again on the validation part (an hour)"
 	@echo "make splits  the rows on known movies for five other splits (ten minutes)"
+	@echo "make lora    why LoRA stops short of tuning all weights, on the validation part (an hour)"
 	@echo "make mpnet   the MPNet rows: five times MiniLM's size (404 MB to fetch; an hour or two)"
 	@echo "make qwen    the Qwen3-Embedding rows (needs CUDA and the weights, or QWEN=...0.6B)"
 	@echo "make peers   compare with Cornac, ir_measures, sentence-transformers, plain peft"
@@ -408,6 +409,9 @@ choices: $(OUT)/minilm-no-leak.safetensors $(OUT)/minilm-no-tags.safetensors
 	$(Q)$(PY) tests/studies/choices.py --out $(OUT) --data $(DATA) --minilm $(MINILM)
 	$(Q)$(PY) tests/studies/tuned.py --out $(OUT) --minilm $(MINILM)
 
+lora: $(OUT)/results.json
+	$(Q)$(PY) tests/studies/lora.py --out $(OUT) --minilm $(MINILM) --seed $(SEED)
+
 SPLITS := 1 2 3 4 5
 
 splits: .venv-peers/.done $(SPLITS:%=$(OUT)/split-%/minilm-no-leak.safetensors)
@@ -436,5 +440,6 @@ clean:
 	  qwen3-*.safetensors qwen3-*/ results.json results-ours.json table[123].md figure[1234].svg \
 	  bench.json bench.md growth.json growth.md choices.json choices.md splits.json splits.md \
 	  tuned.json tuned.md tuned-*/ tuned-*.safetensors \
+	  lora.json lora.md lora-*/ lora-*.safetensors \
 	  && if [ -d runs ]; then rmdir runs; fi; \
 	  cd - >/dev/null; rmdir $$out 2>/dev/null || true; fi; done

@@ -87,6 +87,12 @@ CONTENT_ROWS = {  # row of Table I -> its embeddings: out/<name><suffix of the r
     "MF + Qwen3-4B (base)": "qwen3-4b",
     "MF + Qwen3-4B (tuned)": "qwen3-4b-tuned",
 }
+PARAMETERS = {  # of an encoder, for Figure 1
+    "MiniLM": "22.6 M",
+    "MPNet": "109 M",
+    "Qwen3-0.6B": "596 M",
+    "Qwen3-4B": "4,022 M",
+}
 REPORT_TABLE1 = {  # the report's Table I: Prec@25, Rec@25, "NDCG@25", and the notebook's hits
     "MF only": (0.049, 0.088, 0.277, 739),
     "MF + MiniLM (base)": (0.048, 0.091, 0.278, 712),
@@ -916,12 +922,16 @@ def table2(out, index, results):
 METRICS = {"precision": "#4269d0", "recall": "#efb118", "ndcg": "#3ca951"}  # name -> its colour
 
 
-def figure1(results, left=290, scale=1000):
-    """Figure 1 as SVG: Precision, Recall and NDCG of every row; dashes are the report's P and R."""
+def figure1(results, left=370, scale=1000):
+    """Figure 1 as SVG: Precision, Recall and NDCG of every row; dashes are the report's P and R.
+
+    Behind the name of a row stands the number of parameters of its encoder.
+    """
     rows = [row for row in merge_seeds(results["rows"]) if row["row"] != "Random"]
     width, height = left + int(0.45 * scale), 50 * len(rows) + 50
     parts = [f'<rect width="{width}" height="{height}" fill="white"/>']
     notes = ["quick run"] * results["quick"]
+    notes += ["M: million parameters"]
     notes += ["dashes: the report"] * (results["edition"] == REPORTED)
     parts.append(_text(10, 22, "; ".join(notes)))
     for i, (metric, colour) in enumerate(METRICS.items()):
@@ -929,8 +939,10 @@ def figure1(results, left=290, scale=1000):
         parts.append(_text(left + 110 * i + 18, 22, f"{metric}@{results['k']}"))
     for j, row in enumerate(rows):
         y, paper = 50 + 50 * j, report_figures(results, row)[:2]  # P, R; its NDCG is another one
-        status = "" if row["status"] == "ok" else " (not run)"
-        parts.append(_text(10, y + 22, f"{row.get('source', row['recipe'])}: {row['row']}{status}"))
+        label = f"{row.get('source', row['recipe'])}: {row['row']}"
+        label += "".join(f", {size}" for name, size in PARAMETERS.items() if f"+ {name} " in label)
+        label += "" if row["status"] == "ok" else " (not run)"
+        parts.append(_text(10, y + 22, label))
         for i, (metric, colour) in enumerate(METRICS.items()):
             if row["status"] == "ok":
                 end = scale * row[metric]

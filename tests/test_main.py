@@ -286,8 +286,18 @@ def test_figure1_is_well_formed_and_its_bars_have_the_lengths_of_the_numbers():
     ours = [float(bar.get("width")) for bar in bars if bar.get("fill") in colours]
     assert ours == pytest.approx([49.3, 88.3, 88.8] * 4)  # two measured rows in two recipes
     dashes = [float(bar.get("x")) + 1 for bar in bars if bar.get("fill") == "black"]
-    assert dashes[:2] == pytest.approx([290 + 49, 290 + 88])  # MF only: P and R of the report
-    assert "(not run)" in "".join(tree.itertext())
+    assert dashes[:2] == pytest.approx([370 + 49, 370 + 88])  # MF only: P and R of the report
+    texts = "".join(tree.itertext())
+    assert "MF + MiniLM (tuned), 22.6 M" in texts
+    assert "MF + Qwen3-4B (base), 4,022 M (not run)" in texts
+
+
+def test_figure1_names_the_size_of_each_encoder():
+    import encode
+
+    for name, size in main.PARAMETERS.items():
+        millions = float(size.removesuffix(" M").replace(",", ""))
+        assert encode.ENCODERS[name.lower()].parameters / 1e6 == pytest.approx(millions, rel=5e-3)
 
 
 def test_figure1_of_rows_without_a_hit_has_bars_of_no_length():

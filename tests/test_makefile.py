@@ -134,6 +134,29 @@ def test_make_mpnet_adds_its_rows_and_an_interrupted_one_is_mended(folder):
     assert make(folder, "all") == made and made & plain == {"evaluate out"}
 
 
+def test_make_seeds_tunes_with_the_next_two_seeds_and_make_all_keeps_them_up_to_date(folder):
+    plain = make(folder, "all")
+    made, log = make(folder, "seeds"), (folder / "log").read_text()
+    rows = [
+        f"minilm-{kind}-{n}" for kind in ("tuned", "tuned-report", "nf4-lora-report") for n in "23"
+    ]
+    assert {line for line in made if "contrastive" in line} == {
+        f"contrastive.py out/{row}" for row in [*rows, "minilm-nf4-lora"]
+    }
+    assert f"encode.py out/{rows[-1]}.safetensors" in made and len(made) == 7 + 8 + 1
+    for row in rows:
+        recipe, n = "report" if "report" in row else "published", int(row[-1])
+        line = next(line for line in log.splitlines() if f"--out out/{row} " in line)
+        words = line.split()
+        assert words[words.index("--seed") + 1] == str(42 + n - 1)
+        assert words[words.index("--recipe") + 1] == recipe
+        assert ("--nf4 --lora --lr 2e-4" in line) == ("nf4" in row)
+    assert make(folder, "seeds") == make(folder, "all") == set()
+    edit(folder / "contrastive.py")
+    again = {line for line in make(folder, "all") if "contrastive" in line}
+    assert again == {line for line in made | plain if "contrastive" in line}
+
+
 @pytest.mark.parametrize(
     "bad",
     ["OUT=", "OUT=my out", "OUT=data", "OUT=data/x", "OUT=.", "OUT=../", "OUT=tests", "MINILM="]

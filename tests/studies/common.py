@@ -1,5 +1,5 @@
-"""What studies and tests share: the machine, the objective (R) of pmf.py, the Gini coefficient,
-and the late fusion of z-scores that `ours` does without.
+"""What studies and tests share: the machine, commands whose files are missing, the objective (R) of
+pmf.py, the Gini coefficient, and the late fusion of z-scores that `ours` does without.
 
     Gini = sum_i (2 i - n - 1) x_i / (n sum_i x_i)        for x_1 <= .. <= x_n
 
@@ -8,9 +8,15 @@ Gives:    a Gini coefficient of 0 for equal counts, of 3/4 for counts of 0, 0, 0
 
 import os
 import platform
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
+
+from metrics import BadInput
+
+ROOT = Path(__file__).parents[2]
 
 
 def machine():
@@ -24,6 +30,17 @@ def machine():
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         parts.append(f"{memory / 2**30:.0f} GB")
     return ", ".join(parts)
+
+
+def make_missing(lines):
+    """Run the scripts that make what is not there yet: {file: "script arguments"}, in order."""
+    for path, line in lines.items():
+        script, *arguments = line.split()
+        if (
+            not path.exists()
+            and subprocess.run([sys.executable, ROOT / script, *arguments]).returncode
+        ):
+            raise BadInput(f"{path} was not made: {line} failed")
 
 
 def gini(counts):

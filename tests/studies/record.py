@@ -37,6 +37,7 @@ RUNS = {  # command -> what it writes, its record first
     "make study": ("results-ours.json", "table3.md", "figure2.svg", "figure3.svg"),
     "make bench": ("bench.json", "bench.md"),
     "make choices": ("choices.json", "choices.md", "tuned.json", "tuned.md"),
+    "make lora": ("lora.json", "lora.md"),
     "make splits": ("splits.json", "splits.md"),
     "make growth": ("growth.json", "growth.md", "figure4.svg"),
 }

@@ -10,7 +10,6 @@ Needs:    the ratings and documents of `make study` in --out, and the weights of
 """
 
 import json
-import subprocess
 import sys
 from dataclasses import dataclass
 from functools import partial
@@ -19,13 +18,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import table3  # beside this script
+from common import make_missing
 
 import fuse
 import metrics
 from main import markdown, write_texts
-from metrics import BadInput, provenance, stage
-
-ROOT = Path(__file__).parents[2]
+from metrics import provenance, stage
 
 
 @dataclass(frozen=True)
@@ -58,12 +56,8 @@ def tuned(s, temperature, batch, epochs):
         folder.with_suffix(f"{folder.suffix}.safetensors"): f"encode.py --encoder {folder} "
         f"--texts {texts} --out {folder.with_suffix(f'{folder.suffix}.safetensors')}",
     }
-    for path, line in lines.items():
-        if not path.exists():
-            script, *arguments = line.split()
-            if subprocess.run([sys.executable, ROOT / script, *arguments]).returncode:
-                raise BadInput(f"{line} failed")
-    return path
+    make_missing(lines)
+    return list(lines)[-1]
 
 
 def measured(lab, task, path, s):
