@@ -51,7 +51,7 @@ export TOKENIZERS_PARALLELISM := false
 
 .DELETE_ON_ERROR:
 .PHONY: all quick seeds mpnet qwen study data test lint peers bench growth baselines choices \
-        lora splits clean help FORCE
+        lora size splits clean help FORCE
 
 all: $(OUT)/results.json $(OUT)/pmf-all.safetensors
 
@@ -68,6 +68,7 @@ help:
 	@echo "make choices the settings of ours, chosen again on the validation part (an hour)"
 	@echo "make splits  the rows on known movies for five other splits (ten minutes)"
 	@echo "make lora    why LoRA stops short of tuning all weights, on the validation part (an hour)"
+	@echo "make size    does a larger encoder pay, and LoRA: after make seeds and make mpnet (a minute)"
 	@echo "make mpnet   the MPNet rows: five times MiniLM's size (404 MB to fetch; an hour or two)"
 	@echo "make qwen    the Qwen3-Embedding rows (needs CUDA and the weights, or QWEN=...0.6B)"
 	@echo "make peers   compare with Cornac, ir_measures, sentence-transformers, plain peft"
@@ -412,6 +413,9 @@ choices: $(OUT)/minilm-no-leak.safetensors $(OUT)/minilm-no-tags.safetensors
 lora: $(OUT)/results.json
 	$(Q)$(PY) tests/studies/lora.py --out $(OUT) --minilm $(MINILM) --seed $(SEED)
 
+size: $(OUT)/results.json
+	$(Q)$(PY) tests/studies/size.py --out $(OUT)
+
 SPLITS := 1 2 3 4 5
 
 splits: .venv-peers/.done $(SPLITS:%=$(OUT)/split-%/minilm-no-leak.safetensors)
@@ -440,6 +444,6 @@ clean:
 	  qwen3-*.safetensors qwen3-*/ results.json results-ours.json table[123].md figure[1234].svg \
 	  bench.json bench.md growth.json growth.md choices.json choices.md splits.json splits.md \
 	  tuned.json tuned.md tuned-*/ tuned-*.safetensors \
-	  lora.json lora.md lora-*/ lora-*.safetensors \
+	  lora.json lora.md lora-*/ lora-*.safetensors size.json size.md \
 	  && if [ -d runs ]; then rmdir runs; fi; \
 	  cd - >/dev/null; rmdir $$out 2>/dev/null || true; fi; done

@@ -1,5 +1,5 @@
-"""What studies and tests share: the machine, commands whose files are missing, the objective (R) of
-pmf.py, the Gini coefficient, and the late fusion of z-scores that `ours` does without.
+"""What studies and tests share: the machine, what an interval looks like, commands whose files are
+missing, the objective (R) of pmf.py, the Gini coefficient, and a late fusion that `ours` lacks.
 
     Gini = sum_i (2 i - n - 1) x_i / (n sum_i x_i)        for x_1 <= .. <= x_n
 
@@ -30,6 +30,11 @@ def machine():
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         parts.append(f"{memory / 2**30:.0f} GB")
     return ", ".join(parts)
+
+
+def interval(difference):
+    """A (mean, low, high) of metrics.paired_bootstrap as the tables show it."""
+    return "{:+.4f} [{:+.4f}, {:+.4f}]".format(*difference)
 
 
 def make_missing(lines):

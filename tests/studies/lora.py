@@ -20,7 +20,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from common import make_missing  # beside this script
+from common import interval, make_missing  # beside this script
 
 import fuse
 import metrics
@@ -103,7 +103,7 @@ def table(record):
             cells = [f"{row['trainable_share']:.2%}", f"{row['seconds'] / 60:.1f}"]
             cells.append("{:.3f}, {:.3f}".format(*row["losses"]))
         numbers = [f"{row['alpha']:.2f}", f"{row['ndcg']:.4f}"]
-        difference = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["difference"])
+        difference = interval(row["difference"])
         lines.append([row["what"], *cells, *numbers, difference * (row["name"] != ALL_WEIGHTS)])
     return (
         f"Recipe `report`, MiniLM, seed {record['seed']}: NDCG@{record['k']} on the validation "

@@ -3,6 +3,7 @@
     `make all` on 2026-11-25; the processor, its cores and memory; python, torch, numpy.
 
 The command decides which files are copied (RUNS below); those of other commands stay as they were.
+A page with words of its own keeps them: the table goes between its marks (README.md, size.md).
 The date is that of the record, the file in out/; the machine is this one, so record a run where it
 was made.
 
@@ -31,13 +32,14 @@ class Settings:
     command: str = "make all"  # that made them
 
 
-README, MARK = Path("README.md"), "<!-- results -->\n"
+README, MARKS = Path("README.md"), ("<!-- results -->\n", "<!-- /results -->")
 RUNS = {  # command -> what it writes, its record first
     "make all": ("results.json", "table1.md", "table2.md", "figure1.svg"),
     "make study": ("results-ours.json", "table3.md", "figure2.svg", "figure3.svg"),
     "make bench": ("bench.json", "bench.md"),
     "make choices": ("choices.json", "choices.md", "tuned.json", "tuned.md"),
     "make lora": ("lora.json", "lora.md"),
+    "make size": ("size.json", "size.md"),
     "make splits": ("splits.json", "splits.md"),
     "make growth": ("growth.json", "growth.md", "figure4.svg"),
 }
@@ -97,6 +99,15 @@ def readme_table(results):
     return markdown(head, lines)
 
 
+def placed(path, text):
+    """The text, or a page that is there already with the text between its marks."""
+    start, end = MARKS
+    page = read_text(path) if path.is_file() else ""
+    if start not in page:
+        return text
+    return page[: page.index(start)] + start + text + page[page.index(end) :]
+
+
 def main():
     s = parse(Settings, __doc__)
     files = RUNS.get(" ".join(s.command.split()[:2]))
@@ -107,12 +118,11 @@ def main():
     if "table1.md" in texts:
         texts["tuning.md"] = tuning_table(record)
     top = header(s.command, record, (s.out / files[0]).stat().st_mtime)
-    write_texts(s.to, {name: top * name.endswith(".md") + text for name, text in texts.items()})
+    texts = {name: top * name.endswith(".md") + text for name, text in texts.items()}
+    write_texts(s.to, {name: placed(s.to / name, text) for name, text in texts.items()})
     print(f"{s.to}: {', '.join(texts)}")
     if "table1.md" in texts and s.to == Settings.to:
-        before, _, rest = read_text(README).partition(MARK)
-        after = rest[rest.index("<!-- /results -->") :]
-        write_texts(README.parent, {README.name: before + MARK + readme_table(record) + after})
+        write_texts(README.parent, {README.name: placed(README, readme_table(record))})
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1] / "peers"))
 
 import table3  # beside this script
+from common import interval
 from table3 import HISTORY, MODEL_ROWS, OURS_ROW, counts_of
 
 import metrics
@@ -114,7 +115,7 @@ def table(record):
         if "difference" in row:
             ahead = sum(d > 0 for d in row["difference_by_split"])
             cells[-2:] = [
-                "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["difference"]),
+                interval(row["difference"]),
                 f"{ahead} of {n}",
             ]
         lines.append(cells)

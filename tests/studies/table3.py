@@ -33,7 +33,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from common import centred, gini, z_fusion  # beside this script
+from common import centred, gini, interval, z_fusion  # beside this script
 
 import fuse
 import metrics
@@ -595,7 +595,7 @@ def _range(mean, low, high):
 
 
 def _interval(row):
-    return "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["difference"]) if "difference" in row else ""
+    return interval(row["difference"]) if "difference" in row else ""
 
 
 def bucket_table(rows):

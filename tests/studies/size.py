@@ -1,0 +1,147 @@
+"""Does size matter, and does LoRA on NF4 pay: rows of Table I beside each other, with intervals.
+
+Table I compares every row with MF only. The report's two claims are about other differences: that
+of a larger encoder to a smaller one, and that of an encoder tuned by LoRA on 4-bit weights to the
+same one untuned, or tuned as a whole. Here each is taken over the same users (and drawn from the
+seeds where a row has several), by NDCG@25 on the test part. Nothing is chosen here.
+
+Gives:    out/size.json and out/size.md: the rows with an encoder, and the differences.
+Command:  python tests/studies/size.py --out out                                 (or: make size)
+Needs:    the files of `make all`, `make seeds` and `make mpnet` in --out.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from common import interval  # beside this script
+
+import fuse
+import main as tables
+import metrics
+from main import Artefacts, markdown, merge_seeds, write_texts
+from metrics import BadInput, read_json, stage
+
+
+@dataclass(frozen=True)
+class Settings:
+    out: Path = Path("out")  # folder of the artefacts
+
+
+ONE, OTHER = "MF + MiniLM", "MF + MPNet"  # the smaller encoder, the larger
+QUESTIONS = {  # what is asked -> (recipe, row, the row that is taken from it)
+    "a larger encoder": [
+        (recipe, f"{OTHER} ({kind})", f"{ONE} ({kind})")
+        for recipe, kinds in (
+            ("published", ("base", "NF4 + LoRA")),
+            ("report", ("base", "NF4 + LoRA")),
+            ("ours", ("base",)),
+        )
+        for kind in kinds
+    ],
+    "weights in NF4": [
+        (recipe, f"{encoder} (NF4)", f"{encoder} (base)")
+        for recipe in ("published", "report")
+        for encoder in (ONE, OTHER)
+    ],
+    "LoRA on NF4": [
+        (recipe, f"{encoder} (NF4 + LoRA)", f"{encoder} (NF4)")
+        for recipe in ("published", "report")
+        for encoder in (ONE, OTHER)
+    ],
+    "all weights, not LoRA on NF4": [
+        (recipe, f"{ONE} (tuned)", f"{ONE} (NF4 + LoRA)") for recipe in ("published", "report")
+    ],
+}
+
+
+def ndcg_of(out, results, recipe, row):
+    """(S, E) NDCG of a row of results.json, by the alphas that stand there; S seeds, E users."""
+    rows = [r for r in results["rows"] if (r["recipe"], r["row"]) == (recipe.name, row)]
+    if row in recipe.alone:
+        U, V = out.factors(recipe.alone[row])
+        scorers = [partial(fuse.mf_scores, U=U, V=V)]
+    else:
+        names = dict(tables.content_rows(out, recipe)).get(row, ())
+        pairs = zip(names, rows, strict=False)  # in the order of the seeds
+        scorers = [partial(out.hybrid(recipe, name), alpha=r["alpha"]) for name, r in pairs]
+    task, k = out.task, results["k"]
+    found = [fuse.evaluate(scores, task.seen, task.relevant, k) for scores in scorers]
+    hits = [int(result["hits"].sum()) for result in found]
+    if not hits or hits != [r.get("hits") for r in rows]:
+        what = (
+            f"{out.folder} lacks files of {row}, recipe {recipe.name}, or its results.json is old"
+        )
+        raise BadInput(f"{what}; run `make seeds` and `make mpnet`")
+    return np.array([result["ndcg"] for result in found])  # (S, E)
+
+
+def differences(out, results):
+    """[{"question", "recipe", "row", "other", "difference": (mean, low, high)}] of QUESTIONS."""
+    found = []
+    for question, asked in QUESTIONS.items():
+        for name, row, other in asked:
+            a, b = (ndcg_of(out, results, fuse.RECIPES[name], each) for each in (row, other))
+            entry = {"question": question, "recipe": name, "row": row, "other": other}
+            found.append(entry | {"difference": metrics.paired_bootstrap(a, b)})
+    return found
+
+
+def row_table(results):
+    """The rows of Table I that have an encoder: its parameters, what was trained, and what came."""
+    k = results["k"]
+    head = ["recipe", "row", "parameters", "trained", "minutes", "hits, report", "hits"]
+    head += [f"NDCG@{k}", "to MF only"]
+    lines = []
+    for row in merge_seeds(results["rows"]):
+        size = [size for name, size in tables.PARAMETERS.items() if f"+ {name} " in row["row"]]
+        paper = "".join(str(hits) for hits in tables.report_figures(results, row)[-1:])
+        if size and row["status"] != "ok":
+            lines.append([row["recipe"], row["row"], *size, "not run", "", paper, "", "", ""])
+        elif size:
+            cost, cells = row.get("tuning"), ["none", ""]
+            if cost:
+                cells = [f"{cost['trainable_share']:.2%}", f"{cost['seconds'] / 60:.0f}"]
+            seeds = len(row["all_hits"])
+            hits = f"{row['hits']:,.0f}" + f" ({seeds} seeds)" * (seeds > 1)
+            cells += [paper, hits, f"{row['ndcg']:.4f}"]
+            to_mf = row.get("difference_over_seeds", row["difference_to_mf"]["ndcg"])
+            lines.append([row["recipe"], row["row"], *size, *cells, interval(to_mf)])
+    return markdown(head, lines)
+
+
+def page(record, results):
+    """size.md: both tables."""
+    lines = [
+        [row["question"], row["recipe"], row["row"], row["other"], interval(row["difference"])]
+        for row in record["differences"]
+    ]
+    head = ["what is added", "recipe", "row", "less", f"NDCG@{results['k']}"]
+    return (
+        "Rows of Table I that have an encoder; hits are means where there are several seeds, "
+        "minutes are of the first seed, beside whatever else ran.\n\n"
+        f"{row_table(results)}\n"
+        "Differences, with 95 % paired bootstrap intervals, drawn from the users and, where a row "
+        f"has several seeds, from them.\n\n{markdown(head, lines)}"
+    )
+
+
+def main():
+    s = metrics.parse(Settings, __doc__)
+    out, results = Artefacts(s.out), read_json(s.out / "results.json", "rows", "k", "edition")
+    with stage(s.out / "size.json", "differences between rows of Table I"):
+        record = {"split": metrics.provenance(out.ratings), "versions": metrics.versions()}
+        record["differences"] = differences(out, results)
+        text = page(record, results)
+        write_texts(s.out, {"size.json": json.dumps(record, indent=1), "size.md": text})
+    print(text)
+
+
+if __name__ == "__main__":
+    metrics.run(main)

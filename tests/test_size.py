@@ -1,0 +1,74 @@
+"""tests/studies/size.py: differences between rows of Table I. A recorded page keeps its words."""
+
+import json
+
+import numpy as np
+import pytest
+import record
+import size
+from small import ended, evaluated, save_embeddings, save_tuning
+
+import main
+import metrics
+from fuse import PUBLISHED, RECIPES
+
+
+@pytest.fixture
+def rows(artefacts):
+    """The artefacts with two seeds of a tuned MiniLM and with an untuned MPNet, evaluated."""
+    rng = np.random.default_rng(4)
+    for name, seed in (("minilm-tuned", "43"), ("minilm-tuned-2", "44")):
+        save_tuning(artefacts, name, rng, seed=seed)
+    save_embeddings(artefacts, "mpnet", "documents.txt", rng, encoder="mpnet")
+    evaluated(artefacts)
+    return artefacts
+
+
+def test_every_row_that_is_compared_is_one_of_table_1():
+    for asked in size.QUESTIONS.values():
+        for recipe, *both in asked:
+            assert set(both) <= {*main.CONTENT_ROWS, *RECIPES[recipe].alone}
+
+
+def test_a_difference_is_that_of_the_two_rows_means_and_draws_their_seeds(rows, monkeypatch):
+    results = json.loads((rows / "results.json").read_text())
+    ask = [("published", "MF + MiniLM (tuned)", "MF + MPNet (base)")]
+    monkeypatch.setattr(size, "QUESTIONS", {"why": ask})
+    (found,) = size.differences(main.Artefacts(rows), results)
+    means = {
+        name: np.mean([r["ndcg"] for r in results["rows"] if (r["recipe"], r["row"]) == name])
+        for name in (("published", ask[0][1]), ("published", ask[0][2]))
+    }
+    a, b = means.values()
+    mean, low, high = found["difference"]
+    assert mean == pytest.approx(a - b) and low <= mean <= high
+    assert size.ndcg_of(main.Artefacts(rows), results, PUBLISHED, ask[0][1]).shape[0] == 2
+
+
+def test_a_row_that_is_missing_or_old_is_refused(rows, monkeypatch, capsys):
+    arguments = ("--out", rows)
+    error = ended(size, *arguments, monkeypatch=monkeypatch, capsys=capsys)
+    assert "lacks files of MF + MPNet (NF4 + LoRA), recipe published" in error
+    assert not (rows / "size.md").exists()
+    results = json.loads((rows / "results.json").read_text())
+    for row in results["rows"]:
+        row["hits"] = row["hits"] and row["hits"] + 1
+    with pytest.raises(metrics.BadInput, match=r"its results\.json is old"):
+        size.ndcg_of(main.Artefacts(rows), results, PUBLISHED, "MF + MPNet (base)")
+
+
+def test_the_row_table_has_the_size_of_every_encoder_and_the_means_of_seeds(rows):
+    results = json.loads((rows / "results.json").read_text())
+    lines = size.row_table(results | {"edition": main.REPORTED}).splitlines()
+    tuned = next(line for line in lines if "MF + MiniLM (tuned)" in line)
+    assert "| 22.6 M | 100.00% | 0 | 735 |" in tuned and "(2 seeds)" in tuned
+    assert any("| MF + MPNet (base) | 109 M | none |" in line for line in lines)
+    assert not any("MF only |" in line for line in lines[2:])
+
+
+def test_a_recorded_page_keeps_its_words_around_the_new_table(tmp_path):
+    page = tmp_path / "size.md"
+    assert record.placed(page, "new\n") == "new\n"
+    start, end = record.MARKS
+    page.write_text(f"Words.\n{start}old\n{end}\nMore.\n")
+    assert record.placed(page, "new\n") == f"Words.\n{start}new\n{end}\nMore.\n"
