@@ -389,6 +389,28 @@ def stage_section(rows):
     )
 
 
+LARGE_DATA = """
+**32 million ratings of your own, and GPUs.** ml-32m from GroupLens, or your folder of that size:
+
+    make DATA=ml-32m OUT=out-32m out-32m/ratings.safetensors data/minilm/model.safetensors
+    for texts in documents documents-no-leak; do
+      .venv/bin/torchrun --nproc-per-node 4 encode.py --encoder minilm --weights data/minilm \\
+        --budget 16384 --texts out-32m/$texts.txt --out out-32m/minilm${texts#documents}.safetensors
+    done
+    make all DATA=ml-32m OUT=out-32m
+
+The first line splits the ratings and writes the texts, the last makes what is left: factors, tables.
+`--nproc-per-node` is the number of GPUs; with one, or none, the last line alone does everything.
+To tune on several GPUs, before that line, and then with `TUNE=1` behind it:
+
+    .venv/bin/torchrun --nproc-per-node 4 contrastive.py --encoder minilm --weights data/minilm \\
+      --recipe published --ratings out-32m/ratings.safetensors --texts out-32m/documents.txt \\
+      --out out-32m/minilm-tuned
+
+A step's texts are shared by the processes: a larger --batch (and --lr) makes more of the GPUs.
+"""
+
+
 def report(results):
     """growth.md: the tables and what they say."""
     rows, fits = results["sizes"], results["fits"]
@@ -406,7 +428,7 @@ memory peaks at {peak:.1f} GB.
 
 **A whole fit**, {epochs} epochs on {fits["ratings"]:,} ratings, the same clocks.
 
-{fit_table(fits)}{stage_section(results.get("stages", ()))}"""
+{fit_table(fits)}{stage_section(results.get("stages", ()))}{LARGE_DATA}"""
 
 
 def curves(rows):
