@@ -399,7 +399,7 @@ LARGE_DATA = """
     done
     make all DATA=ml-32m OUT=out-32m
 
-The first line splits the ratings and writes the texts, the last makes what is left: factors, tables.
+The first line splits the ratings and writes the texts; the last makes the rest: factors, tables.
 `--nproc-per-node` is the number of GPUs; with one, or none, the last line alone does everything.
 To tune on several GPUs, before that line, and then with `TUNE=1` behind it:
 
