@@ -13,10 +13,14 @@ OWN    := $(filter-out $(ML),$(patsubst %/,%,$(DATA)))
 OUT    ?= out$(if $(OWN),-$(notdir $(OWN)))
 LIKED  ?=
 TUNE   ?=
+GPUS   ?=
 PYTHON ?= python3
 
 PY     := .venv/bin/python
 PEERS  := .venv-peers/bin/python
+# GPUS=4: as many processes encode and tune, one to a GPU, with larger batches.
+TORCH  := $(if $(GPUS),.venv/bin/torchrun --standalone --nproc-per-node $(GPUS),$(PY))
+BUDGET := $(if $(GPUS),--budget 16384)
 PIP    := -m pip install -q --disable-pip-version-check
 # `make V=1` shows the commands; without it, only what the stages say.
 Q      := $(if $(V),,@)
@@ -38,8 +42,12 @@ ifneq ($(shell [ "$(SEED)" -ge 0 ] 2>&1 && [ "$(SEED)" -le 4294967293 ] && echo 
 $(error SEED=$(SEED) must be a whole number from 0 to 4294967293: `make seeds` adds 1 and 2 to it)
 endif
 
+ifneq ($(GPUS),$(filter-out 0,$(shell echo "$(GPUS)" | grep -x '[0-9]*')))
+$(error GPUS=$(GPUS) must be a whole number, 1 or more)
+endif
+
 # Two stages at a time, each on half of the cores: a small batch leaves a second core half idle.
-MAKEFLAGS += -j2
+MAKEFLAGS += $(if $(GPUS),-j1,-j2)
 export SHARED_SCREEN := 1
 ifndef OMP_NUM_THREADS
 CORES := $(shell getconf _NPROCESSORS_ONLN)
@@ -60,6 +68,7 @@ help:
 	@echo "make all DATA=folder   the same for your own ratings.csv, movies.csv and, if you have it,"
 	@echo "             tags.csv: most popular, MF only and ours, in out-folder/ or OUT; TUNE=1 adds"
 	@echo "             the tuned rows, LIKED=7 sets the rating from which a movie is liked"
+	@echo "make all GPUS=4   four GPUs share encoding and tuning (a single one is used anyway)"
 	@echo "make test    set up and run the tests;  make lint  checks style"
 	@echo "make data    fetch MovieLens and MiniLM only"
 	@echo "make quick   a real but small run of the published recipe in $(OUT)-quick/, marked as such"
@@ -180,7 +189,7 @@ $(OUT)/pmf-all.safetensors: $(RATINGS) $(OUT)/minilm.safetensors pmf.py
 # ---- MiniLM: texts -> embeddings ------------------------------------------------------------------
 
 WEIGHTS := $(MINILM)/model.safetensors $(OUT)/.set-MINILM
-ENCODE  := $(PY) encode.py --encoder minilm --weights $(MINILM)
+ENCODE  := $(TORCH) encode.py $(BUDGET) --encoder minilm --weights $(MINILM)
 
 $(OUT)/minilm.safetensors: $(OUT)/documents.txt encode.py $(WEIGHTS)
 	$(Q)$(ENCODE) --texts $< --out $@
@@ -197,7 +206,7 @@ $(OUT)/minilm-no-tags.safetensors: $(OUT)/documents-no-tags.txt encode.py $(WEIG
 # ---- MiniLM: tuned, then texts -> embeddings ------------------------------------------------------
 
 STEPS  := $(if $(QUICK),--max-steps 20)
-TUNING = $(PY) contrastive.py --ratings $(RATINGS) --texts $< --out $(@D) $(STEPS)
+TUNING = $(TORCH) contrastive.py --ratings $(RATINGS) --texts $< --out $(@D) $(STEPS)
 MINI   := --encoder minilm --weights $(MINILM)
 
 $(OUT)/minilm-tuned/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
@@ -205,7 +214,7 @@ $(OUT)/minilm-tuned/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.p
 	$(Q)$(TUNING) $(MINI) --recipe published --seed $(SEED)
 
 $(OUT)/minilm-tuned.safetensors: $(OUT)/documents.txt encode.py $(OUT)/minilm-tuned/training.json
-	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned --texts $< --out $@
+	$(Q)$(TORCH) encode.py $(BUDGET) --encoder $(OUT)/minilm-tuned --texts $< --out $@
 
 $(OUT)/minilm-tuned-report/training.json: $(OUT)/documents-report.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(WEIGHTS)
@@ -213,7 +222,7 @@ $(OUT)/minilm-tuned-report/training.json: $(OUT)/documents-report.txt $(RATINGS)
 
 $(OUT)/minilm-tuned-report.safetensors: $(OUT)/documents-report.txt encode.py \
   $(OUT)/minilm-tuned-report/training.json
-	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned-report --texts $< --out $@
+	$(Q)$(TORCH) encode.py $(BUDGET) --encoder $(OUT)/minilm-tuned-report --texts $< --out $@
 
 $(OUT)/minilm-nf4-report.safetensors: $(OUT)/documents-report.txt encode.py $(WEIGHTS)
 	$(Q)$(ENCODE) --texts $< --out $@ --nf4
@@ -250,7 +259,7 @@ $(OUT)/minilm-tuned-2/training.json $(OUT)/minilm-tuned-3/training.json: \
 $(OUT)/minilm-tuned-2.safetensors $(OUT)/minilm-tuned-3.safetensors: \
   $(OUT)/minilm-tuned-%.safetensors: $(OUT)/documents.txt encode.py \
   $(OUT)/minilm-tuned-%/training.json
-	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned-$* --texts $< --out $@
+	$(Q)$(TORCH) encode.py $(BUDGET) --encoder $(OUT)/minilm-tuned-$* --texts $< --out $@
 
 $(OUT)/minilm-tuned-report-2/training.json $(OUT)/minilm-tuned-report-3/training.json: \
   $(OUT)/minilm-tuned-report-%/training.json: $(OUT)/documents-report.txt $(RATINGS) \
@@ -260,7 +269,7 @@ $(OUT)/minilm-tuned-report-2/training.json $(OUT)/minilm-tuned-report-3/training
 $(OUT)/minilm-tuned-report-2.safetensors $(OUT)/minilm-tuned-report-3.safetensors: \
   $(OUT)/minilm-tuned-report-%.safetensors: $(OUT)/documents-report.txt encode.py \
   $(OUT)/minilm-tuned-report-%/training.json
-	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-tuned-report-$* --texts $< --out $@
+	$(Q)$(TORCH) encode.py $(BUDGET) --encoder $(OUT)/minilm-tuned-report-$* --texts $< --out $@
 
 $(OUT)/minilm-nf4-lora-report-2/training.json $(OUT)/minilm-nf4-lora-report-3/training.json: \
   $(OUT)/minilm-nf4-lora-report-%/training.json: $(OUT)/documents-report.txt $(RATINGS) \
@@ -282,7 +291,7 @@ $(OUT)/minilm-ours/training.json: $(OUT)/documents-no-leak.txt $(RATINGS) contra
 
 $(OUT)/minilm-ours.safetensors: $(OUT)/documents-no-leak.txt encode.py \
   $(OUT)/minilm-ours/training.json
-	$(Q)$(PY) encode.py --encoder $(OUT)/minilm-ours --texts $< --out $@
+	$(Q)$(TORCH) encode.py $(BUDGET) --encoder $(OUT)/minilm-ours --texts $< --out $@
 
 # ---- MPNet: the rows of MiniLM again, five times larger -------------------------------------------
 
@@ -296,23 +305,23 @@ mpnet: $(MPROWS)
 	@$(MAKE) all
 
 $(OUT)/mpnet.safetensors: $(OUT)/documents.txt encode.py $(MPWEIGHTS)
-	$(Q)$(PY) encode.py $(MP) --texts $< --out $@
+	$(Q)$(TORCH) encode.py $(BUDGET) $(MP) --texts $< --out $@
 
 $(OUT)/mpnet-report.safetensors: $(OUT)/documents-report.txt encode.py $(MPWEIGHTS)
-	$(Q)$(PY) encode.py $(MP) --texts $< --out $@
+	$(Q)$(TORCH) encode.py $(BUDGET) $(MP) --texts $< --out $@
 
 $(OUT)/mpnet-no-leak.safetensors: $(OUT)/documents-no-leak.txt encode.py $(MPWEIGHTS)
-	$(Q)$(PY) encode.py $(MP) --texts $< --out $@
+	$(Q)$(TORCH) encode.py $(BUDGET) $(MP) --texts $< --out $@
 
 $(OUT)/pmf-ours-mpnet.safetensors: $(RATINGS) $(OUT)/mpnet-no-leak.safetensors pmf.py
 	$(Q)$(PY) pmf.py ranking --ratings $< --out $@ --seed $(SEED) \
 	  --embeddings $(OUT)/mpnet-no-leak.safetensors
 
 $(OUT)/mpnet-nf4.safetensors: $(OUT)/documents.txt encode.py $(MPWEIGHTS)
-	$(Q)$(PY) encode.py $(MP) --nf4 --texts $< --out $@
+	$(Q)$(TORCH) encode.py $(BUDGET) $(MP) --nf4 --texts $< --out $@
 
 $(OUT)/mpnet-nf4-report.safetensors: $(OUT)/documents-report.txt encode.py $(MPWEIGHTS)
-	$(Q)$(PY) encode.py $(MP) --nf4 --texts $< --out $@
+	$(Q)$(TORCH) encode.py $(BUDGET) $(MP) --nf4 --texts $< --out $@
 
 $(OUT)/mpnet-nf4-lora/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(MPWEIGHTS)
@@ -320,7 +329,7 @@ $(OUT)/mpnet-nf4-lora/training.json: $(OUT)/documents.txt $(RATINGS) contrastive
 
 $(OUT)/mpnet-nf4-lora.safetensors: $(OUT)/documents.txt encode.py \
   $(OUT)/mpnet-nf4-lora/training.json
-	$(Q)$(PY) encode.py $(MP) --nf4 --adapter $(OUT)/mpnet-nf4-lora --texts $< --out $@
+	$(Q)$(TORCH) encode.py $(BUDGET) $(MP) --nf4 --adapter $(OUT)/mpnet-nf4-lora --texts $< --out $@
 
 $(OUT)/mpnet-nf4-lora-report/training.json: $(OUT)/documents-report.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(MPWEIGHTS)
@@ -328,7 +337,7 @@ $(OUT)/mpnet-nf4-lora-report/training.json: $(OUT)/documents-report.txt $(RATING
 
 $(OUT)/mpnet-nf4-lora-report.safetensors: $(OUT)/documents-report.txt encode.py \
   $(OUT)/mpnet-nf4-lora-report/training.json
-	$(Q)$(PY) encode.py $(MP) --nf4 --adapter $(OUT)/mpnet-nf4-lora-report --texts $< --out $@
+	$(Q)$(TORCH) encode.py $(BUDGET) $(MP) --nf4 --adapter $(OUT)/mpnet-nf4-lora-report --texts $< --out $@
 
 # ---- Tables I and II, Figure 1 --------------------------------------------------------------------
 
@@ -370,17 +379,17 @@ qwen: $(OUT)/documents.txt $(OUT)/documents-report.txt
 	@$(MAKE) all
 
 $(OUT)/$(QNAME).safetensors: $(OUT)/documents.txt encode.py $(OUT)/.set-QWEN
-	$(Q)$(PY) encode.py $(QBASE) --texts $< --out $@
+	$(Q)$(TORCH) encode.py $(BUDGET) $(QBASE) --texts $< --out $@
 
 $(OUT)/$(QNAME)-report.safetensors: $(OUT)/documents-report.txt encode.py $(OUT)/.set-QWEN
-	$(Q)$(PY) encode.py $(QBASE) --texts $< --out $@
+	$(Q)$(TORCH) encode.py $(BUDGET) $(QBASE) --texts $< --out $@
 
 $(OUT)/$(QNAME)-tuned/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py $(OUT)/.set-SEED \
   $(OUT)/.set-QWEN
 	$(Q)$(TUNING) $(QTUNE) --recipe published --seed $(SEED)
 
 $(OUT)/$(QNAME)-tuned.safetensors: $(OUT)/documents.txt encode.py $(OUT)/$(QNAME)-tuned/training.json
-	$(Q)$(PY) encode.py $(QBASE) --adapter $(OUT)/$(QNAME)-tuned --texts $< --out $@
+	$(Q)$(TORCH) encode.py $(BUDGET) $(QBASE) --adapter $(OUT)/$(QNAME)-tuned --texts $< --out $@
 
 $(OUT)/$(QNAME)-tuned-report/training.json: $(OUT)/documents-report.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(OUT)/.set-QWEN
@@ -388,7 +397,7 @@ $(OUT)/$(QNAME)-tuned-report/training.json: $(OUT)/documents-report.txt $(RATING
 
 $(OUT)/$(QNAME)-tuned-report.safetensors: $(OUT)/documents-report.txt encode.py \
   $(OUT)/$(QNAME)-tuned-report/training.json
-	$(Q)$(PY) encode.py $(QBASE) --adapter $(OUT)/$(QNAME)-tuned-report --texts $< --out $@
+	$(Q)$(TORCH) encode.py $(BUDGET) $(QBASE) --adapter $(OUT)/$(QNAME)-tuned-report --texts $< --out $@
 
 # ---- Tests and studies ----------------------------------------------------------------------------
 

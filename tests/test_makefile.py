@@ -116,6 +116,16 @@ def test_another_seed_or_k_rebuilds(folder):
     }
 
 
+def test_gpus_share_encoding_and_tuning(folder):
+    """torchrun stands where the stub of Python does; its commands differ from the usual ones."""
+    shutil.copy(folder / ".venv/bin/python", folder / ".venv/bin/torchrun")
+    make(folder, "all", "GPUS=3")
+    for line in (folder / "log").read_text().splitlines():
+        shared = "encode.py" in line or "contrastive.py" in line
+        assert line.startswith("--standalone --nproc-per-node 3 ") == shared
+        assert (" --budget 16384 " in line) == ("encode.py" in line)
+
+
 def test_make_mpnet_adds_its_rows_and_an_interrupted_one_is_mended(folder):
     """What `make all` finds of MPNet it keeps up to date, and with it the factors of `ours`."""
     plain = make(folder, "all")
@@ -160,7 +170,17 @@ def test_make_seeds_tunes_with_the_next_two_seeds_and_make_all_keeps_them_up_to_
 @pytest.mark.parametrize(
     "bad",
     ["OUT=", "OUT=my out", "OUT=data", "OUT=data/x", "OUT=.", "OUT=../", "OUT=tests", "MINILM="]
-    + ["MINILM=a b", "MPNET=a b", "SEED=x", "SEED=-1", "SEED=4294967295", "SEED="]
+    + [
+        "MINILM=a b",
+        "MPNET=a b",
+        "GPUS=x",
+        "GPUS=0",
+        "GPUS=1 2",
+        "SEED=x",
+        "SEED=-1",
+        "SEED=4294967295",
+        "SEED=",
+    ]
     + ["DATA=", "DATA=my data", "DATA=nowhere", "OUT=data/ml-latest-small"],
 )
 def test_a_variable_that_would_harm_is_one_line_and_nothing_is_done(folder, bad):

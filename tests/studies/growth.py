@@ -390,24 +390,16 @@ def stage_section(rows):
 
 
 LARGE_DATA = """
-**32 million ratings of your own, and GPUs.** ml-32m from GroupLens, or your folder of that size:
+**32 million ratings of your own, and GPUs.** Unpack GroupLens' ml-32m, or put files like those
+in a folder:
 
-    make DATA=ml-32m OUT=out-32m out-32m/ratings.safetensors data/minilm/model.safetensors
-    for texts in documents documents-no-leak; do
-      .venv/bin/torchrun --nproc-per-node 4 encode.py --encoder minilm --weights data/minilm \\
-        --budget 16384 --texts out-32m/$texts.txt --out out-32m/minilm${texts#documents}.safetensors
-    done
-    make all DATA=ml-32m OUT=out-32m
+    make all DATA=ml-32m OUT=out-32m                   # the stages above, MiniLM, the tables
+    make all DATA=ml-32m OUT=out-32m GPUS=4            # the same where there are four GPUs
+    make all DATA=ml-32m OUT=out-32m GPUS=4 TUNE=1     # tunes MiniLM as well
 
-The first line splits the ratings and writes the texts; the last makes the rest: factors, tables.
-`--nproc-per-node` is the number of GPUs; with one, or none, the last line alone does everything.
-To tune on several GPUs, before that line, and then with `TUNE=1` behind it:
-
-    .venv/bin/torchrun --nproc-per-node 4 contrastive.py --encoder minilm --weights data/minilm \\
-      --recipe published --ratings out-32m/ratings.safetensors --texts out-32m/documents.txt \\
-      --out out-32m/minilm-tuned
-
-A step's texts are shared by the processes: a larger --batch (and --lr) makes more of the GPUs.
+PMF runs on the processor in any case. With GPUS=4, torchrun starts four processes for each encoding
+and each tuning; a process takes the GPU of its number and its share of the texts. A single GPU is
+used without asking; GPUS=1 gives it larger batches.
 """
 
 
