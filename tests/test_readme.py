@@ -63,7 +63,7 @@ def test_the_numbers_of_the_map_are_the_recorded_ones(rows):
         assert f"{rows[row]['hits']:,} hits" in gives[function]
     alphas = [rows["report", f"MF + MiniLM ({kind})"]["alpha"] for kind in ("base", "tuned")]
     assert f"{alphas[0]:.2f} for the base encoder, {alphas[1]:.2f}" in gives["grid_search"]
-    lora = rows["published", "MF + MiniLM (NF4 + LoRA)"]["tuning"]["trainable"]
+    lora = rows["report", "MF + MiniLM (NF4 + LoRA)"]["tuning"]["trainable"]
     assert f"{lora:,} trained parameters (MiniLM), 5,898,240 (Qwen3-4B)" in gives["with_lora"]
     # The split's sizes are held by tests/test_report.py, those of Qwen3-4B by tests/test_qlora.py
 
