@@ -180,8 +180,8 @@ def test_the_whole_study_on_one_small_size(tmp_path, monkeypatch, capsys):
     growth.main_growth()
     results = json.loads((tmp_path / "growth.json").read_text())
     assert (tmp_path / "growth.md").read_text() == growth.report(results)
-    assert results["sizes"][0]["peak_bytes"] > 2**24
-    assert {len(x) for x in results["sizes"][0]["epochs"].values()} == {20}
+    assert results["epochs"][0]["peak_bytes"] > 2**24
+    assert {len(x) for x in results["epochs"][0]["epochs"].values()} == {20}
     stages = results["stages"][0]
     assert list(stages["stages"]) == list(growth.STAGES) and stages["evaluated"] == 20
     assert all(s["seconds"] > 0 and s["peak_bytes"] > 2**24 for s in stages["stages"].values())
@@ -189,9 +189,23 @@ def test_the_whole_study_on_one_small_size(tmp_path, monkeypatch, capsys):
     assert (tmp_path / "figure4.svg").read_text() == "drawn"
 
 
+def test_a_study_in_pieces_keeps_what_was_measured_and_asks_for_what_was_not(tmp_path):
+    path, old = tmp_path / "growth.json", {"machine": growth.machine(), "fits": {"x": 1}}
+    rows = [{"ratings": 5, "a": 1}, {"ratings": 9}]
+    path.write_text(json.dumps(old | {"epochs": rows, "stages": []}))
+    kept = growth.earlier(path, ("stages",))
+    growth.add(kept["epochs"], {"ratings": 7})
+    growth.add(kept["epochs"], {"ratings": 5, "a": 2})
+    assert kept["epochs"] == [{"ratings": 5, "a": 2}, {"ratings": 7}, {"ratings": 9}]
+    with pytest.raises(growth.BadInput, match="has no stages yet; name them in --parts too"):
+        growth.earlier(path, ("epochs",))
+    path.write_text(json.dumps(old | {"machine": "another", "epochs": rows, "stages": rows}))
+    assert growth.earlier(path, growth.PARTS)["epochs"] == []
+
+
 def test_the_recorded_table_comes_from_the_recorded_measurement():
     if not (RESULTS / "growth.json").is_file():
         pytest.skip("results/growth.json is not recorded")
     results = json.loads((RESULTS / "growth.json").read_text(encoding="utf-8"))
     assert growth.report(results).strip() in (RESULTS / "growth.md").read_text(encoding="utf-8")
-    assert max(row["peak_bytes"] for row in results["sizes"]) < 16 * 2**30
+    assert max(row["peak_bytes"] for row in results["epochs"]) < 16 * 2**30

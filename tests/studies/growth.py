@@ -9,10 +9,13 @@ and are given in seconds of CPU time, which no neighbour lengthens; two threads 
 time. What a fit learns from synthetic ratings means nothing; fits can be compared.
 
 Last, the stages of `make all DATA=..` and recommend on the same ratings as CSV files: each command
-in a process of its own, on all cores: wall time and peak memory.
+in a process of its own, on one thread: CPU time and peak memory.
+
+An hour and more. It can be made in pieces: what --sizes and --parts do not name stays in
+growth.json as an earlier run on this machine left it.
 
 Gives:    out/growth.json, out/growth.md and out/figure4.svg, Figure 4.
-Command:  python tests/studies/growth.py [--sizes 1 10 100 320]
+Command:  python tests/studies/growth.py [--sizes 1 10 100 320] [--parts epochs stages fits]
 Needs:    tests/requirements-peers.txt (matplotlib, for the figure).
 """
 
@@ -41,13 +44,26 @@ import metrics
 import pmf
 from fuse import OURS, mf_scores
 from main import Artefacts, markdown, write_texts
-from metrics import BadInput, evaluate, group_by_user, parse, run, split_per_user, stage, whole
+from metrics import (
+    BadInput,
+    evaluate,
+    group_by_user,
+    parse,
+    read_json,
+    run,
+    split_per_user,
+    stage,
+    whole,
+)
+
+PARTS = ("epochs", "stages", "fits")
 
 
 @dataclass(frozen=True)
 class Settings:
     out: Path = Path("out")  # folder to write to
     sizes: tuple[int, ...] = (1, 10, 100, 320)  # in 100,000 ratings
+    parts: tuple[str, ...] = PARTS  # what is measured now
     fit_size: int = 10  # of the whole fits, in 100,000 ratings
     epochs: int = 200  # of the whole fits
     k: int = 100  # K, factors
@@ -293,15 +309,18 @@ def measure_evaluation(settings):
 
 
 def timed(script, *arguments, folder):
-    """{"seconds", "peak_bytes"} of a command; memory below this process's own is not seen."""
-    start, line = time.perf_counter(), [sys.executable, ROOT / script, *arguments]
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, cwd=folder)
+    """{"seconds", "peak_bytes"} of a command on one thread: CPU time, and memory.
+
+    Memory below this process's own is not seen.
+    """
+    line, env = [sys.executable, ROOT / script, *arguments], os.environ | ONE_THREAD
+    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, cwd=folder, env=env)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise BadInput(f"{script} {' '.join(arguments)} ended with status {process.returncode}")
     unit = 1 if sys.platform == "darwin" else 1024  # elsewhere it counts KiB
-    return {"seconds": time.perf_counter() - start, "peak_bytes": usage.ru_maxrss * unit}
+    return {"seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": usage.ru_maxrss * unit}
 
 
 def measure_stages(settings, size):
@@ -383,7 +402,7 @@ def stage_section(rows):
             cells.append(f"{found['seconds']:#.3g}, {found['peak_bytes'] / 1e9:.2f}, {cost:#.3g}")
         lines.append([*cells, f"{max(costs) / costs[0]:.2f}"])
     return (
-        "\n**Stages**, each with its own default settings: wall time on all cores, peak memory, "
+        "\n**Stages**, each with its own default settings: CPU time of one thread, peak memory, "
         f"ns a rating (evaluation, of {max(row['evaluated'] for row in rows):,} users: a user and "
         f"movie).\n\n{markdown(head, lines)}"
     )
@@ -405,7 +424,7 @@ used without asking; GPUS=1 gives it larger batches.
 
 def report(results):
     """growth.md: the tables and what they say."""
-    rows, fits = results["sizes"], results["fits"]
+    rows, fits = results["epochs"], results["fits"]
     cost = {name: [per_rating(row, name) for row in rows] for name in RUNS}
     spread = [f"{max(c) / min(c):.2f} x ({name})" for name, c in cost.items()]
     epochs = len(fits["runs"]["strict"]["epochs"])
@@ -420,7 +439,7 @@ memory peaks at {peak:.1f} GB.
 
 **A whole fit**, {epochs} epochs on {fits["ratings"]:,} ratings, the same clocks.
 
-{fit_table(fits)}{stage_section(results.get("stages", ()))}{LARGE_DATA}"""
+{fit_table(fits)}{stage_section(results["stages"])}{LARGE_DATA}"""
 
 
 def curves(rows):
@@ -467,23 +486,45 @@ def child(settings, what):
     return json.loads(done.stdout)
 
 
+def earlier(path, parts):
+    """The record to add to: the one that is there, if it was made on this machine, or a new one."""
+    results = {"machine": machine(), "epochs": [], "stages": [], "fits": {}}
+    if path.is_file() and read_json(path, "machine")["machine"] == results["machine"]:
+        results |= read_json(path)
+    missing = [part for part in PARTS if part not in parts and not results[part]]
+    if missing:
+        raise BadInput(f"{path} has no {' and no '.join(missing)} yet; name them in --parts too")
+    return results
+
+
+def add(rows, row):
+    """Put a measured size in the place of an earlier one, or in its order."""
+    rows[:] = [other for other in rows if other["ratings"] != row["ratings"]] + [row]
+    rows.sort(key=lambda each: each["ratings"])
+
+
 def main_growth():
     settings = parse(Settings, __doc__)
     if settings.child:
         return print(json.dumps(CHILDREN.get(settings.child, measure_size)(settings)))
-    results = {"machine": machine(), "sizes": [], "stages": []}
+    results = earlier(settings.out / "growth.json", settings.parts)
     for size in settings.sizes:
-        with stage(settings.out / "growth.json", f"{100_000 * size:,} ratings") as figure:
-            results["sizes"].append(child(settings, size))
-            figure(f"{per_rating(results['sizes'][-1], 'fast'):.0f} ns a rating of --fast")
-        with stage(settings.out / "growth.json", f"the stages on {100_000 * size:,} ratings"):
-            results["stages"].append(measure_stages(settings, size))
-    with stage(settings.out / "growth.json", "whole fits"):
-        results["fits"] = child(settings, "fits")
+        n = 100_000 * size
+        if "epochs" in settings.parts:
+            with stage(settings.out / "growth.json", f"{n:,} ratings") as figure:
+                add(results["epochs"], child(settings, size))
+                figure(f"{per_rating(results['epochs'][-1], 'fast'):.0f} ns a rating of --fast")
+        if "stages" in settings.parts:
+            with stage(settings.out / "growth.json", f"the stages on {n:,} ratings"):
+                add(results["stages"], measure_stages(settings, size))
+        write_texts(settings.out, {"growth.json": json.dumps(results, indent=1)})
+    if "fits" in settings.parts:
+        with stage(settings.out / "growth.json", "whole fits"):
+            results["fits"] = child(settings, "fits")
     texts = {"growth.json": json.dumps(results, indent=1), "growth.md": report(results)}
     write_texts(settings.out, texts)
     with whole(settings.out / "figure4.svg") as temporary:
-        draw_figure4(temporary, results["sizes"])
+        draw_figure4(temporary, results["epochs"])
     print(texts["growth.md"])
 
 
