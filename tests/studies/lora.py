@@ -46,16 +46,16 @@ MADE = {  # what `make all` made: name of the embeddings -> what it is
 RUNS = {  # name -> what is changed in that LoRA, and how contrastive.py is asked
     "lora-float32": ("float32 weights", "--lora --lr 2e-4"),
     "lora-rate": ("float32 weights, rate 1e-3", "--lora --lr 1e-3"),
-    "lora-rank": ("float32 weights, rank 64", "--lora --lr 2e-4 --rank 64 --alpha 128"),
     "lora-layers": (
         "float32 weights, all linear layers",
         "--lora --lr 2e-4 --targets query key value dense",
     ),
-    "lora-passes": ("float32 weights, 4 passes", "--lora --lr 2e-4 --epochs 4"),
     "lora-both": (
         "NF4, all linear layers, rate 1e-3",
         "--nf4 --lora --lr 1e-3 --targets query key value dense",
     ),
+    "lora-rank": ("float32 weights, rank 64", "--lora --lr 2e-4 --rank 64 --alpha 128"),
+    "lora-passes": ("float32 weights, 4 passes", "--lora --lr 2e-4 --epochs 4"),
 }
 
 
