@@ -173,16 +173,6 @@ def warm_up(k):
         fit(generate(20_000), k, 1, options)
 
 
-def peak_bytes():
-    """The most memory this process has held so far; 0 where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024  # elsewhere it counts KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def hide_a_fifth(data, most_users, seed=0):
     """(seen, relevant) of metrics.evaluate after the split; relevant of `most_users` drawn ones."""
     users, items, ratings, n_users, _ = data
@@ -209,7 +199,7 @@ def measure_size(settings):
     found = evaluate(partial(mf_scores, U=U, V=V), seen, relevant)
     spent = time.process_time() - start
     result["evaluation"] = {"seconds": spent, "users": len(found["users"])}
-    return result | {"peak_bytes": peak_bytes()}
+    return result | {"peak_bytes": metrics.peak_memory() or 0}
 
 
 def loss(U, V, users, items, targets):
