@@ -1,5 +1,5 @@
-"""What studies and tests share: the machine, the objective (R) of pmf.py, the Gini coefficient,
-and the late fusion of z-scores that `ours` does without.
+"""What studies and tests share: the machine, what a command takes, the objective (R) of pmf.py, the
+Gini coefficient, and the late fusion of z-scores that `ours` does without.
 
     Gini = sum_i (2 i - n - 1) x_i / (n sum_i x_i)        for x_1 <= .. <= x_n
 
@@ -8,9 +8,16 @@ Gives:    a Gini coefficient of 0 for equal counts, of 3/4 for counts of 0, 0, 0
 
 import os
 import platform
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
+
+from metrics import BadInput
+
+ROOT = Path(__file__).parents[2]
 
 
 def machine():
@@ -24,6 +31,18 @@ def machine():
         memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         parts.append(f"{memory / 2**30:.0f} GB")
     return ", ".join(parts)
+
+
+def timed(script, *arguments, folder, stdout=subprocess.DEVNULL):
+    """{"seconds", "peak_bytes"} of a command; memory below this process's own is not seen."""
+    start, line = time.perf_counter(), [sys.executable, ROOT / script, *arguments]
+    process = subprocess.Popen(line, stdout=stdout, cwd=folder)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise BadInput(f"{script} {' '.join(arguments)} ended with status {process.returncode}")
+    unit = 1 if sys.platform == "darwin" else 1024  # elsewhere it counts KiB
+    return {"seconds": time.perf_counter() - start, "peak_bytes": usage.ru_maxrss * unit}
 
 
 def gini(counts):

@@ -35,13 +35,13 @@ from numba import njit
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from common import gini, machine  # beside this script
+from common import gini, machine, timed  # beside this script
 
 import metrics
 import pmf
 from fuse import OURS, mf_scores
 from main import Artefacts, markdown, write_texts
-from metrics import BadInput, evaluate, group_by_user, parse, run, split_per_user, stage, whole
+from metrics import evaluate, group_by_user, parse, run, split_per_user, stage, whole
 
 
 @dataclass(frozen=True)
@@ -230,7 +230,6 @@ def measure_fits(settings):
 # The stages, as commands in a folder that holds data/ and out/
 # ------------------------------------------------------------------------------------------------
 
-ROOT = Path(__file__).parents[2]
 TEXTS = {"minilm-no-leak": "documents-no-leak.txt", "minilm": "documents.txt"}
 RANKING = "pmf.py ranking --embeddings out/{}.safetensors --out out/{}.safetensors"
 STAGES = {  # stage -> its command line; {users} as in Settings
@@ -280,18 +279,6 @@ def measure_evaluation(settings):
     U, V = out.factors(OURS.factors)
     scores = partial(mf_scores, U=U, V=V)
     evaluate(scores, out.task.seen, relevant)
-
-
-def timed(script, *arguments, folder):
-    """{"seconds", "peak_bytes"} of a command; memory below this process's own is not seen."""
-    start, line = time.perf_counter(), [sys.executable, ROOT / script, *arguments]
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, cwd=folder)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise BadInput(f"{script} {' '.join(arguments)} ended with status {process.returncode}")
-    unit = 1 if sys.platform == "darwin" else 1024  # elsewhere it counts KiB
-    return {"seconds": time.perf_counter() - start, "peak_bytes": usage.ru_maxrss * unit}
 
 
 def measure_stages(settings, size):
