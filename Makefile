@@ -14,6 +14,7 @@ OUT    ?= out$(if $(OWN),-$(notdir $(OWN)))
 LIKED  ?=
 TUNE   ?=
 GPUS   ?=
+CPU    ?=
 PYTHON ?= python3
 
 PY     := .venv/bin/python
@@ -52,14 +53,14 @@ export SHARED_SCREEN := 1
 ifndef OMP_NUM_THREADS
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS := $(shell expr \( $(CORES) + 1 \) / 2)
-test peers bench growth choices lora: export OMP_NUM_THREADS := $(CORES)
+test peers bench growth choices lora qwen-size: export OMP_NUM_THREADS := $(CORES)
 endif
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 .DELETE_ON_ERROR:
-.PHONY: all quick seeds mpnet qwen study data test lint peers bench growth baselines choices \
-        lora size splits clean help FORCE
+.PHONY: all quick seeds mpnet qwen qwen-size study data test lint peers bench growth baselines \
+        choices lora size splits clean help FORCE
 
 all: $(OUT)/results.json $(OUT)/pmf-all.safetensors
 
@@ -79,7 +80,9 @@ help:
 	@echo "make lora    why LoRA stops short of tuning all weights, on the validation part (an hour)"
 	@echo "make size    does a larger encoder pay, and LoRA: after make seeds and make mpnet (a minute)"
 	@echo "make mpnet   the MPNet rows: five times MiniLM's size (404 MB to fetch; an hour or two)"
-	@echo "make qwen    the Qwen3-Embedding rows (needs CUDA and the weights, or QWEN=...0.6B)"
+	@echo "make qwen    the Qwen3-Embedding rows: 8 GB to fetch, and a CUDA GPU; CPU=1 makes the base"
+	@echo "             rows without one, in hours; QWEN=Qwen/Qwen3-Embedding-0.6B is the small one"
+	@echo "make qwen-size   time and memory of Qwen3-Embedding-4B, with random weights (8 GB of disk)"
 	@echo "make peers   compare with Cornac, ir_measures, sentence-transformers, plain peft"
 	@echo "make baselines   tune EASE and weighted MF again (a quarter of an hour)"
 	@echo "make bench   time every stage beside its peers, one after the other; BENCH=--quick to try"
@@ -371,11 +374,15 @@ QNAME := $(if $(SMALL),qwen3-0.6b,qwen3-4b)
 QBASE := --encoder $(QNAME) --nf4 --dtype $(if $(SMALL),float32,bfloat16) \
          $(if $(wildcard $(QWEN)/),--weights $(QWEN))
 QTUNE := $(QBASE) --lora --batch 4 --warmup 50 --lr 2e-4
+QROWS := $(QNAME) $(QNAME)-report $(if $(CPU),,$(QNAME)-tuned $(QNAME)-tuned-report)
+# One of these at a time, on all cores.
+QCORES := $(if $(CORES),OMP_NUM_THREADS=$(CORES))
 
+# CPU=1 is for a machine without a GPU: the base rows alone, however many hours they take.
 qwen: $(OUT)/documents.txt $(OUT)/documents-report.txt
-	$(Q)$(PY) contrastive.py --check --ratings $(RATINGS) --texts $< --out $(OUT) $(QTUNE)
-	@$(MAKE) -j1 $(OUT)/$(QNAME).safetensors $(OUT)/$(QNAME)-report.safetensors \
-	  $(OUT)/$(QNAME)-tuned.safetensors $(OUT)/$(QNAME)-tuned-report.safetensors
+	$(Q)$(QCORES) $(PY) contrastive.py --check $(if $(CPU),--cpu) --ratings $(RATINGS) --texts $< \
+	  --out $(OUT) $(QTUNE)
+	@$(QCORES) $(MAKE) -j1 $(QROWS:%=$(OUT)/%.safetensors)
 	@$(MAKE) all
 
 $(OUT)/$(QNAME).safetensors: $(OUT)/documents.txt encode.py $(OUT)/.set-QWEN
@@ -439,6 +446,9 @@ bench: .venv-peers/.done $(OUT)/pmf.safetensors $(OUT)/minilm.safetensors
 growth: .venv-peers/.done
 	$(Q)$(PEERS) tests/studies/growth.py --out $(OUT)
 
+qwen-size: $(OUT)/documents.txt $(MINILM)/model.safetensors
+	$(Q)$(PY) tests/studies/qwen_size.py --out $(OUT) --tokens $(MINILM)
+
 baselines: .venv-peers/.done $(RATINGS)
 	$(Q)$(PEERS) tests/peers/baselines.py --out $(OUT)
 
@@ -450,6 +460,7 @@ clean:
 	  cd $$out && rm -rf .prepared .set-* ratings.safetensors movies.csv documents*.txt \
 	  runs/*.run runs/qrels \
 	  pmf*.safetensors minilm*.safetensors minilm-*/ mpnet*.safetensors mpnet-*/ \
+	  minilm.safetensors.parts/ mpnet.safetensors.parts/ qwen_size.json qwen_size.md qwen_size-*/ \
 	  qwen3-*.safetensors qwen3-*/ results.json results-ours.json table[123].md figure[1234].svg \
 	  bench.json bench.md growth.json growth.md choices.json choices.md splits.json splits.md \
 	  tuned.json tuned.md tuned-*/ tuned-*.safetensors \

@@ -32,7 +32,6 @@ Writes:   the folder --out: a model that sentence-transformers opens, or with --
 Legend:   U users, I items, N ratings, P examples, B batch, R rows, D dimensions.
 """
 
-import contextlib
 import json
 import os
 import shutil
@@ -55,8 +54,11 @@ from metrics import BadInput, group_by_user, pairs_of_block, read_json, sha256
 
 DISLIKED = 0.5  # of the highest rating; Report silent: we take the lower half of the scale
 PER_USER = 10  # examples a user, in the published run; Report silent: the same for triplets
-QUERY_VALUE = ("query", "value", "q", "v", "q_proj", "v_proj")  # layers that LoRA adapts by default
+QUERY_VALUE = ("query", "value", "q", "v", "q_proj", "v_proj")  # LoRA's layers, by the usual names
 BYTES_NF4 = 4.127 / 8  # a weight in NF4 with double quantisation: 4 bits, 8/64 and 32/(64 256) more
+PROCESS = 0.7e9  # bytes of Python and its libraries; measured .5
+SLACK = 1.25  # memory of a process over that of its tensors; measured up to 1.2
+PATIENCE = 3 * 3600  # seconds; --check refuses what takes a CPU longer
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,7 @@ class Settings:
     checkpointing: bool = False  # recompute activations: less memory, a third more time
     budget: int = 2048  # padded tokens a call; memory holds all calls of a step: see --batch
     check: bool = False  # only tell whether, and for how long, this would run here
+    cpu: bool = False  # with --check: the texts are to be encoded only, however long it takes
 
 
 # ------------------------------------------------------------------------------------------------
@@ -306,24 +309,15 @@ def with_lora(model, s, facts):
     """The model, frozen, with fresh layers W + (alpha/r) B A for some W: A random, B zero."""
     import peft
 
+    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
+    targets = s.targets or [name for name in QUERY_VALUE if name in names]
+    if not targets:
+        raise BadInput(f"{facts.hub} has no layer called {', '.join(QUERY_VALUE)}; give --targets")
     shape = {"r": s.rank, "lora_alpha": s.alpha, "lora_dropout": s.dropout}
-    targets = s.targets or facts.targets or usual_targets(model, facts)
     config = peft.LoraConfig(**shape, target_modules=list(targets))
     with enc.one_line("LoRA cannot adapt these --targets"):
         torch.manual_seed(s.seed)  # immediately before: get_peft_model draws A
         return peft.get_peft_model(model, config)
-
-
-def usual_targets(model, facts):
-    """The layers that make queries and values, by the names that they have in most models."""
-    names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
-    found = [name for name in QUERY_VALUE if name in names]
-    if not found:
-        tried = ", ".join(QUERY_VALUE)
-        raise BadInput(
-            f"{facts.hub} has no layer called {tried}; name layers for LoRA by --targets"
-        )
-    return found
 
 
 def optimiser_of(model, lr):
@@ -367,6 +361,8 @@ def tune(encoder, ids, examples, s):
                 optimiser.step()
                 schedule.step()
                 optimiser.zero_grad()
+                if len(losses) % 10 == 0:
+                    metrics.release_memory()
                 bar.set_postfix_str(f"loss {loss:.3f} cos+ {positive:.3f} cos- {negative:.3f}")
                 bar.update()
             if s.average:
@@ -404,68 +400,99 @@ def backward(encoder, ids, examples, rows, budget):
 
 
 def memory_need(config, facts, s, tokens):
-    """Bytes of {"weights", "training", "activations"} for a step of so many tokens.
+    """Bytes of {"weights", "training", "activations"} for a step of so many tokens, and "encoding".
 
     A dry run on the meta device, which has shapes but no memory: what autograd saves is counted,
     not guessed. Training: float32 parameter, gradient and AdamW's two moments, 16 bytes each.
+    Encoding: a layer's activations or, if larger, the largest tensor twice, while it is loaded.
     """
-    held, width = {}, enc.DTYPES[s.dtype].itemsize
+    held, dtype = {}, getattr(torch, s.dtype)
 
     def pack(tensor):
         held[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
         return tensor
 
+    config.use_cache = True  # without it the library looks at the numbers of the texts' positions
     with torch.device("meta"), enc.one_line("no model has this configuration"):
-        model = transformers.AutoModel.from_config(config, dtype=enc.DTYPES[s.dtype])
+        model = transformers.AutoModel.from_config(config, dtype=dtype)
+        sizes = [p.numel() for p in model.parameters()]
         linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
-        plain = sum(p.numel() for p in model.parameters()) - linear
         model = with_lora(model, s, facts) if s.lora else model
         ids = torch.zeros(-(-tokens // 128), 128, dtype=torch.long)  # (B, T)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             model.train()(input_ids=ids)
     for p in model.parameters():  # kept in any case
         held.pop(p.untyped_storage()._cdata, None)
-    saved = sum(held.values())
+    saved, layers = sum(held.values()), config.num_hidden_layers
+    stored = (config.dtype or torch.float32).itemsize  # bytes a weight, in its file
+    encoding = max(2 * max(sizes) * stored, saved / layers / tokens * max(s.budget, tokens))
     if s.checkpointing:  # each layer's input, and one layer in full
-        layers = config.num_hidden_layers
-        saved = saved / layers + layers * tokens * config.hidden_size * width
-    weights = linear * (BYTES_NF4 if s.nf4 else width) + plain * width
+        saved = saved / layers + layers * tokens * config.hidden_size * dtype.itemsize
+    weights = linear * (BYTES_NF4 if s.nf4 else dtype.itemsize)
+    weights += (sum(sizes) - linear) * dtype.itemsize
     training = 16 * model.num_parameters(only_trainable=True)
-    return {"weights": weights, "training": training, "activations": saved}
+    return {"weights": weights, "training": training, "activations": saved, "encoding": encoding}
 
 
-def probe(encoder, ids, examples, s, steps=3):
-    """Seconds that the whole tuning would take, by a few steps on random examples."""
-    rng = np.random.default_rng(0)
+def probe(encoder, ids, examples, s, texts=256, steps=3):
+    """Seconds to encode all texts once, by random ones, and to tune, by a few random steps."""
+    rng, lengths = np.random.default_rng(0), np.array([len(x) for x in ids])  # (I,)
+    some, start = rng.permutation(len(ids))[:texts], time.perf_counter()
+    enc.embed(encoder, ids, s.budget, some)
+    encoding = (time.perf_counter() - start) * lengths.sum() / lengths[some].sum()
+    if s.cpu:
+        return encoding, 0
     examples.refresh(lambda items: torch.randn(len(items), encoder.model.config.hidden_size))
     encoder.model.train()
     start = time.perf_counter()
     for _ in range(steps):
         backward(encoder, ids, examples, rng.choice(len(examples.items), s.batch), s.budget)
-    return (time.perf_counter() - start) / steps * (s.max_steps or steps_of(s, examples))
+    step = (time.perf_counter() - start) / steps
+    return encoding, step * (s.max_steps or steps_of(s, examples))
+
+
+def bytes_needed(s, config, facts, ids, examples):
+    """(to encode, to tune): the most, in the step whose texts are the longest."""
+    texts = examples.items.shape[1] * s.batch  # of a step, which encodes each of them once
+    longest = np.sort([len(x) for x in ids])[-texts:]
+    runs = enc.batches(longest, s.budget)
+    tokens = sum((end - start) * longest[end - 1] for start, end in runs)  # with the padding
+    need = memory_need(config, facts, s, tokens)
+    encode = need["weights"] + need["encoding"]
+    tune = max(encode, need["weights"] + need["training"] + need["activations"])
+    if torch.cuda.is_available():
+        return encode, tune
+    return SLACK * encode + PROCESS, SLACK * tune + PROCESS
 
 
 def check(s):
-    """Refuse what cannot run here, before anything large is fetched; tell what the rest needs."""
-    cuda, known = torch.cuda.is_available(), enc.ENCODERS.get(s.encoder)
-    if known and known.parameters > 1e9 and not cuda:
-        raise BadInput(f"{known.hub} needs a CUDA GPU and there is none; a CPU runs the 0.6B")
-    facts, folder = enc.find(s.encoder, s.weights, files=["*.json", "*.txt"])  # small files first
+    """Refuse what cannot run here, for lack of memory before anything large is fetched."""
+    # 1. Memory, by small files
+    facts, folder = enc.find(s.encoder, s.weights, files=["*.json", "*.txt"])
     with enc.one_line(f"{folder} cannot be loaded"):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     ids = enc.tokenize(enc.Encoder(None, tokenizer, facts), enc.read_texts(s.texts))
-    examples = read_examples(s)
-    longest = sorted(sum(len(ids[i]) for i in row) for row in examples.items)[-s.batch :]
-    need = sum(memory_need(config, facts, s, sum(longest)).values())
+    examples, cuda = read_examples(s), torch.cuda.is_available()
+    encode, tune = bytes_needed(s, config, facts, ids, examples)
     ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     there = torch.cuda.mem_get_info()[0] if cuda else ram
-    print(f"needs {need / 1e9:.1f} GB of {there / 1e9:.1f} GB")
-    if need > 0.9 * there:
-        raise BadInput("too little memory; try --checkpointing, --nf4 --lora or a smaller --batch")
+    need = f"{encode / 1e9:.1f} GB to encode, {tune / 1e9:.1f} GB to tune"
+    print(f"needs {need}, of {there / 1e9:.1f} GB", flush=True)
+    if (encode if s.cpu else tune) > 0.9 * there:
+        how = "--checkpointing, --nf4 --lora or a smaller --batch; `make qwen CPU=1` only encodes"
+        raise BadInput(f"too little memory; try {how}")
+    # 2. Time; a GPU has enough of it
     if not cuda:
-        seconds = probe(build(s, *enc.find(s.encoder, s.weights)), ids, examples, s)
-        print(f"on this CPU: about {seconds / 60:.0f} minutes to tune")
+        times = probe(build(s, *enc.find(s.encoder, s.weights)), ids, examples, s)
+        long = [f"{t / 60:.0f} minutes" if t < 7200 else f"{t / 3600:.0f} hours" for t in times]
+        told = f"on this CPU: about {long[0]} to encode the texts once"
+        if not s.cpu:
+            told += f", {long[1]} to tune"
+        if sum(times) > PATIENCE and not s.cpu:
+            how = "`make qwen CPU=1` makes the base rows all the same, without --check this tunes"
+            raise BadInput(f"{told}; a CUDA GPU takes minutes; {how}")
+        print(told)
 
 
 def write_model(folder, encoder, base):
@@ -491,6 +518,7 @@ def record_of(s, encoder, folder, losses, seconds):
     """What training.json holds, but for the list of the files beside it."""
     total = encoder.model.num_parameters()  # packed 4-bit weights count as what they hold
     trained = encoder.model.num_parameters(only_trainable=True)
+    cuda, here = torch.cuda, metrics.peak_memory()
     return {
         "settings": {k: v if isinstance(v, tuple) else str(v) for k, v in asdict(s).items()},
         "inputs": {p.name: sha256(p) for p in (s.ratings, s.texts)},
@@ -499,21 +527,10 @@ def record_of(s, encoder, folder, losses, seconds):
         "trainable": trained,
         "parameters": total,
         "trainable_share": trained / total,
-        "peak_memory_bytes": peak_memory(),
+        "peak_memory_bytes": cuda.max_memory_allocated() if cuda.is_available() else here,
         "seconds": round(seconds, 1),
         "losses": losses,
     }
-
-
-def peak_memory():
-    """Bytes held at most, by the GPU or else by the process; None where nobody counts them."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated()
-    with contextlib.suppress(ImportError):  # on Windows
-        import resource
-
-        unit = 1 if sys.platform == "darwin" else 1024
-        return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
 def read_examples(s):

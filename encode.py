@@ -24,9 +24,9 @@ import logging
 import os
 import re
 import sys
-import time
 import warnings
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -36,10 +36,12 @@ import torch.distributed as dist
 import torch.distributed.nn  # its default arguments would keep a group that exists already
 import torch.nn.functional as F
 import transformers
+from safetensors import safe_open
 from safetensors.torch import load_file
 from transformers.utils.hub import snapshot_download
 
-from metrics import BadInput, parse, progress, read_json, read_text, run, save, sha256, stage
+import metrics
+from metrics import BadInput, parse, read_json, read_texts, run, save, sha256, stage
 
 
 @dataclass(frozen=True)
@@ -65,23 +67,19 @@ class Facts:
 
     hub: str  # name on the hub, or the folder
     revision: str = ""  # commit on the hub
-    licence: str = ""
     sha256: str = ""  # of model.safetensors, where known
     parameters: int = 0  # without a pooler; 0 where not known
-    targets: tuple[str, ...] = ()  # layers that LoRA adapts; none: see contrastive.py
     pooling: str = ""  # "mean" over tokens, or the "lasttoken"
     max_length: int = 0  # tokens; longer texts are cut
     unit: bool = True  # embeddings are brought to length 1
     prompt: str = ""  # put before every text
 
 
-MINILM = Facts(
+MINILM = Facts(  # this and the others: under Apache-2.0
     hub="sentence-transformers/all-MiniLM-L6-v2",
     revision="c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
-    licence="Apache-2.0",
     sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     parameters=22_565_376,
-    targets=("query", "value"),
 )
 MPNET = replace(
     MINILM,
@@ -89,14 +87,11 @@ MPNET = replace(
     revision="e8c3b32edf5434bc2275fc9bab85f82640a19130",
     sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
     parameters=108_895_872,
-    targets=("q", "v"),
 )
 QWEN_4B = Facts(
     hub="Qwen/Qwen3-Embedding-4B",
     revision="5cf2132abc99cad020ac570b19d031efec650f2b",
-    licence="Apache-2.0",
     parameters=4_021_774_336,
-    targets=("q_proj", "v_proj"),
 )
 QWEN_06B = replace(
     QWEN_4B,
@@ -109,7 +104,7 @@ ENCODERS = {"minilm": MINILM, "mpnet": MPNET, "qwen3-0.6b": QWEN_06B, "qwen3-4b"
 ENCODERS |= {facts.hub: facts for facts in ENCODERS.values()}
 MODULES = ["Transformer", "Pooling", "Normalize"]  # of sentence-transformers; the last may lack
 TEXT_FILES = ("sentence_*_config.json", "config_sentence_transformers.json")  # both may lack
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PART = 256  # texts, at least, whose vectors are kept in a file until all are there
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 
 
@@ -168,11 +163,14 @@ def read_folder(folder):
 
 
 def weight_files(folder):
-    """The safetensors files of a model's or an adapter's folder."""
-    found = sorted(Path(folder).glob("*.safetensors"))
-    if not found:
+    """The safetensors files of a model or an adapter, under the names that transformers knows."""
+    index = Path(folder, "model.safetensors.index.json")
+    names = ["model.safetensors", "adapter_model.safetensors"]
+    names = [name for name in names if Path(folder, name).is_file()]
+    if not names and not index.is_file():
         raise BadInput(f"{folder} holds no safetensors file; pass a folder of weights")
-    return found
+    names = names or set(read_json(index, "weight_map")["weight_map"].values())
+    return [Path(folder, name) for name in sorted(names)]
 
 
 @contextlib.contextmanager
@@ -180,8 +178,7 @@ def one_line(what):
     """Without the libraries' reports, bars and hints; an error of theirs becomes one line."""
     logging.disable(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with warnings.catch_warnings(action="ignore"):
         try:
             yield
         except BadInput:
@@ -192,26 +189,34 @@ def one_line(what):
 
 def load_encoder(facts, folder, nf4=False, dtype="float32", adapter=""):
     """The encoder of a folder, frozen and ready to encode; `adapter` is a peft folder."""
-    options = {"dtype": DTYPES[dtype], "local_files_only": True}
+    options = {"dtype": dtype, "local_files_only": True}
     with one_line(f"{folder} cannot be loaded"):
         # 1. The files are the pinned ones, and whole
         files = weight_files(folder)
         if facts.sha256 and sha256(files[0]) != facts.sha256:
             raise BadInput(f"{files[0]} is not {facts.hub}'s (sha256 {facts.sha256[:12]}...)")
-        refuse_partial(folder, facts, options)
-        # 2. The model and its tokenizer
+        empty = refuse_partial(folder, facts, options)
+        # 2. The model, a tensor at a time: a file that is mapped, as usual, would stay in memory
+        opened = [safe_open(file, "pt", backend="pread") for file in files]
+        tensors = {name: file.get_slice(name) for file in opened for name in file.offset_keys()}
         if nf4:
-            bits = transformers.BitsAndBytesConfig(**NF4, bnb_4bit_compute_dtype=DTYPES[dtype])
+            bits = transformers.BitsAndBytesConfig(**NF4, bnb_4bit_compute_dtype=dtype)
             options["quantization_config"] = bits
-        model = transformers.AutoModel.from_pretrained(folder, **options)
+        options |= {"config": empty.config, "state_dict": tensors}
+        model = type(empty).from_pretrained(None, **options)
+        model.name_or_path = model.config.name_or_path = str(folder)  # an adapter names its base
         model.pooler = None  # a layer behind the first token, which neither pooling reads
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        model = prepare_nf4(model) if nf4 else model.to(device())
+        model = model if nf4 else model.to(device())
         model.config.use_cache = False
+        for layer in model.modules():  # trap: on AVX512-BF16 CPUs an eval pass repacks the weights
+            if hasattr(layer, "support_avx512bf16_for_cpu"):
+                layer.support_avx512bf16_for_cpu = False  # else training fails afterwards
+        # 3. Its tokenizer
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
         end = tokenizer("x")["input_ids"][-1]
         if facts.revision and facts.pooling == "lasttoken" and end != tokenizer.pad_token_id:
             raise BadInput(f"{folder}: its tokenizer appends no end token; take a later revision")
-    # 3. The adapter
+    # 4. The adapter
     if adapter:
         with one_line(f"{adapter} does not fit {folder}"):
             model = with_adapter(model, Path(adapter), files, nf4)
@@ -219,7 +224,7 @@ def load_encoder(facts, folder, nf4=False, dtype="float32", adapter=""):
 
 
 def refuse_partial(folder, facts, options):
-    """Refuse a folder that lacks a weight, by the files' headers: device "meta" holds no numbers.
+    """The model without its numbers, on the device "meta"; refuses a folder that lacks a weight.
 
     Trap: transformers draws what is missing at random, and NF4 takes a tensor of any shape.
     """
@@ -233,13 +238,6 @@ def refuse_partial(folder, facts, options):
         raise BadInput(f"{folder}: {len(wrong)} weights do not fit config.json: {min(wrong)} ..")
     if facts.parameters not in (0, model.num_parameters()):
         raise BadInput(f"{folder} has {model.num_parameters():,} parameters: not {facts.hub}'s")
-
-
-def prepare_nf4(model):
-    """Trap: on AVX512-BF16 CPUs an eval pass repacks the weights, and training fails afterwards."""
-    for layer in model.modules():
-        if hasattr(layer, "support_avx512bf16_for_cpu"):
-            layer.support_avx512bf16_for_cpu = False
     return model
 
 
@@ -275,16 +273,14 @@ def with_adapter(model, adapter, base_files, nf4):
 
 
 def start_processes():
-    """Join torchrun's group, if there is one; each process takes the GPU of its number.
-
-    Stages and bars go to stdout, and the first process alone has one; errors go to stderr.
-    """
+    """Join torchrun's group, if there is one; each process takes the GPU of its number."""
     if "LOCAL_RANK" in os.environ:
         if torch.cuda.is_available():
             torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
         dist.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
         atexit.register(dist.destroy_process_group)  # a thread that outlives Python may abort it
-        sys.stdout = sys.stdout if dist.get_rank() == 0 else io.StringIO()
+        if dist.get_rank() > 0:  # the first alone shows stages and bars; errors go to stderr
+            sys.stdout = io.StringIO()
 
 
 def rank_and_world():
@@ -312,17 +308,6 @@ def gather(own, n):
 # ------------------------------------------------------------------------------------------------
 # Texts -> vectors
 # ------------------------------------------------------------------------------------------------
-
-
-def read_texts(path):
-    """The lines of a text file, one document each."""
-    if not Path(path).is_file():
-        raise BadInput(f"{path} is missing; `python main.py prepare` writes it")
-    texts = read_text(path).removesuffix("\n").split("\n")
-    for number, text in enumerate(texts, 1):
-        if not text.strip():
-            raise BadInput(f"{path}: line {number} is empty; every item needs a text")
-    return texts
 
 
 def tokenize(encoder, texts, note=print):
@@ -374,7 +359,7 @@ def forward(encoder, ids):
     return F.normalize(p, dim=1) if encoder.facts.unit else p  # e = p / |p|, or e = p
 
 
-def encode(encoder, ids, budget=2048, done=lambda tokens: None):
+def encode(encoder, ids, budget=2048):
     """Embeddings (n, D) of n token lists, in their order; keeps gradient where there is one.
 
     Sorted by token count, cut into batches, put back; under torchrun each process does its share.
@@ -386,16 +371,15 @@ def encode(encoder, ids, budget=2048, done=lambda tokens: None):
     parts = [torch.zeros(0, encoder.model.config.hidden_size, device=device())]
     for start, end in batches(lengths[mine], budget):
         parts.append(forward(encoder, [ids[i] for i in mine[start:end]]))
-        done(int(lengths[mine[start:end]].sum()) * world)
     return gather(torch.cat(parts), len(ids))[np.argsort(order)]
 
 
-def embed(encoder, ids, budget=2048, items=None, done=lambda tokens: None):
+def embed(encoder, ids, budget=2048, items=None):
     """(n, D) float32 array of embeddings: of all texts, or of those with the numbers `items`."""
     items = np.arange(len(ids)) if items is None else items  # (n,)
     encoder.model.eval()
     with torch.inference_mode():
-        vectors = encode(encoder, [ids[i] for i in items], budget, done)  # (n, D)
+        vectors = encode(encoder, [ids[i] for i in items], budget)  # (n, D)
         if encoder.facts.unit:
             vectors = F.normalize(vectors, dim=1)  # again: the first division rounds
         vectors = vectors.cpu().numpy()
@@ -405,26 +389,41 @@ def embed(encoder, ids, budget=2048, items=None, done=lambda tokens: None):
     return vectors
 
 
+def parts_of(lengths, budget):
+    """Arrays of text numbers, each PART or more: whole batches of all texts, so none changes."""
+    order, parts, start = np.argsort(lengths, kind="stable"), [], 0  # (n,)
+    for _, end in batches(lengths[order], budget):
+        if end - start >= PART * rank_and_world()[1] or end == len(order):
+            parts.append(order[start:end])
+            start = end
+    return parts
+
+
 def main():
     s = parse(Settings, __doc__, budget=1)
     start_processes()
     texts = read_texts(s.texts)
     with stage(s.out, f"embeddings of {s.texts} by {s.encoder}") as figure:
-        # 1. The encoder
+        # 1. The encoder, and the files that its vectors come from
         facts, folder = find(s.encoder, s.weights)
         encoder = load_encoder(facts, folder, s.nf4, s.dtype, s.adapter)
-        # 2. Texts -> token ids -> vectors
-        ids, start = tokenize(encoder, texts, figure), time.perf_counter()
-        longest = max(range(len(ids)), key=lambda i: len(ids[i]))
+        files = [s.texts, *weight_files(folder), *(weight_files(s.adapter) if s.adapter else [])]
+        # 2. Texts -> token ids
+        ids = tokenize(encoder, texts, figure)
+        lengths = np.array([len(x) for x in ids])  # (I,)
+        longest = lengths.argmax()
         with one_line(f"{folder} cannot encode text line {longest + 1}"):  # if any, then this one
             embed(encoder, ids, s.budget, np.array([longest]))
-        with progress(sum(map(len, ids)), str(s.out), unit=" tokens", file=sys.stdout) as bar:
-            vectors = embed(encoder, ids, s.budget, done=bar.update)  # (I, D)
-        figure(f"{len(ids) / (time.perf_counter() - start):.0f} texts/s")
-        # 3. The file, with the sha256 of what it was made from
-        if rank_and_world()[0] == 0:
-            added = weight_files(s.adapter) if s.adapter else []
-            save(s.out, {"embeddings": vectors}, s, [s.texts, *weight_files(folder), *added])
+        # 3. -> vectors (I, D), in parts: a run after a break reads those that are finished
+        parts, make = parts_of(lengths, s.budget), partial(embed, encoder, ids, s.budget)
+        rank, world = rank_and_world()
+        vectors, kept = metrics.in_parts(s.out, parts, make, s, files, write=rank == 0)
+        # 4. The file; then its parts may go, as soon as every process has read them
+        if world > 1:
+            dist.barrier()
+        if rank == 0:
+            save(s.out, {"embeddings": vectors}, s, files)
+            metrics.remove(kept)
 
 
 if __name__ == "__main__":

@@ -753,7 +753,7 @@ def not_run(recipe, row):
 
 def why_not_run(row):
     if "Qwen" in row:
-        return "not run: needs a CUDA GPU and 8 GB of weights; `make qwen` runs it"
+        return "not run: needs 8 GB of weights and a CUDA GPU, or hours; see `make qwen`"
     return "not run: its files are not made in this run; `make all` makes them"
 
 

@@ -20,6 +20,7 @@ Legend: U users, I items, N ratings, K list length (in pmf.py: factors), D dimen
 
 import argparse
 import contextlib
+import ctypes
 import dataclasses
 import hashlib
 import importlib.metadata
@@ -354,6 +355,17 @@ def read_text(path):
         raise BadInput(f"{path}:{line}: not UTF-8 ({error.reason}); save it as UTF-8") from None
 
 
+def read_texts(path):
+    """The lines of a text file, one document each."""
+    if not Path(path).is_file():
+        raise BadInput(f"{path} is missing; `python main.py prepare` writes it")
+    texts = read_text(path).removesuffix("\n").split("\n")
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            raise BadInput(f"{path}: line {number} is empty; every item needs a text")
+    return texts
+
+
 def read_json(path, *keys):
     """The object in a JSON file; refuses one that is cut or lacks a key."""
     try:
@@ -364,6 +376,25 @@ def read_json(path, *keys):
         if not isinstance(found, dict) or key not in found:
             raise BadInput(f"{path} has no {key!r}; delete it and make it anew")
     return found
+
+
+def peak_memory():
+    """The most bytes that this process has held so far; None where nobody counts them."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # elsewhere it counts KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def release_memory():
+    """Give freed memory back to the system.
+
+    The C library of Linux keeps it, scattered: after steps of many sizes more than a step needs.
+    """
+    with contextlib.suppress(AttributeError, TypeError):  # no such library
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def versions():
@@ -419,22 +450,28 @@ def whole(path, wrote=None):
         os.replace(new, path)
 
 
-def save(path, arrays, settings, inputs=()):
-    """Write named arrays as safetensors, whole or not at all, with where they come from.
+def origin(settings, inputs=()):
+    """{"settings", "inputs", "versions"} of a file that is to be saved.
 
-    The metadata holds the settings (a dict or a dataclass, paths left out), the sha256 of each
-    input by its name, and the versions: one JSON text, because a safetensors file with several
-    metadata entries is not the same bytes twice.
+    settings: a dict or a dataclass, of which paths are left out. inputs: files, of which the sha256
+    is taken, or a dict of such digests by name.
     """
     if dataclasses.is_dataclass(settings):
         settings = dataclasses.asdict(settings)
-    record = {
-        "settings": {k: v for k, v in settings.items() if not isinstance(v, Path)},
-        "inputs": {Path(p).name: sha256(p) for p in inputs},
-        "versions": versions(),
-    }
+    if not isinstance(inputs, dict):
+        inputs = {Path(p).name: sha256(p) for p in inputs}
+    settings = {k: v for k, v in settings.items() if not isinstance(v, Path)}
+    return {"settings": settings, "inputs": inputs, "versions": versions()}
+
+
+def save(path, arrays, settings, inputs=()):
+    """Write named arrays as safetensors, whole or not at all, with their origin().
+
+    The metadata holds it as one JSON text, because a safetensors file with several metadata entries
+    is not the same bytes twice.
+    """
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    metadata = {"provenance": json.dumps(record, sort_keys=True)}
+    metadata = {"provenance": json.dumps(origin(settings, inputs), sort_keys=True)}
     with whole(path) as temporary:
         temporary.write_bytes(safetensors.numpy.save(arrays, metadata))
 
@@ -479,6 +516,46 @@ def load(path, inputs=(), names=(), **settings):
             row = np.argwhere(~np.isfinite(array))[0][0]
             raise BadInput(f"{path}: row {row} of {name} is not finite; delete it and make it anew")
     return arrays
+
+
+def saved(path, settings, inputs):
+    """The arrays of a file if save() wrote it with these settings and inputs (digests), or None."""
+    if Path(path).exists() and provenance(path) == origin(settings, inputs):
+        return load(path)
+    return None
+
+
+def in_parts(path, parts, make, settings, inputs, write=True):
+    """make(rows) of all parts, which are arrays of row numbers; the result is in the order of rows.
+
+    Each part is kept in the folder `path`.parts, where a run after a break reads it, until the
+    caller removes it. Returns the values (n, ..) and the files.
+    """
+    inputs = origin(settings, inputs)["inputs"]
+    found, files, new = [], [], 0
+    with progress(sum(map(len, parts)), str(path), unit=" rows") as bar:
+        for rows in parts:
+            files.append(Path(f"{path}.parts", f"{len(files):04}.safetensors"))
+            part = saved(files[-1], settings, inputs)
+            if part is None or not np.array_equal(part["rows"], rows):
+                part = {"rows": rows, "values": make(rows)}
+                new += 1
+                if write:
+                    save(files[-1], part, settings, inputs)
+            found.append(part["values"])
+            release_memory()
+            bar.update(len(rows))
+    if new < len(parts):
+        print(f"{path}: {len(parts) - new} of {len(parts)} parts were there from an earlier run")
+    return np.concatenate(found)[np.argsort(np.concatenate(parts))], files
+
+
+def remove(paths):
+    """Delete these files of one folder; and the folder, unless anything else is in it."""
+    for path in paths:
+        path.unlink()
+    if not any(path.parent.iterdir()):
+        path.parent.rmdir()
 
 
 def check_texts(path, digests, ratings):

@@ -432,12 +432,12 @@ def test_a_full_disk_is_one_line(command, tmp_path, monkeypatch):
 
 
 def test_peak_memory_where_it_is_counted_and_where_not(monkeypatch):
-    assert 50e6 < con.peak_memory() < 50e9
-    kilobytes = con.peak_memory() / 1024
+    assert 50e6 < metrics.peak_memory() < 50e9
+    kilobytes = metrics.peak_memory() / 1024
     monkeypatch.setattr(sys, "platform", "darwin")  # macOS counts bytes
-    assert con.peak_memory() == pytest.approx(kilobytes, rel=0.1)
+    assert metrics.peak_memory() == pytest.approx(kilobytes, rel=0.1)
     monkeypatch.setitem(sys.modules, "resource", None)  # Windows has no such module
-    assert con.peak_memory() is None
+    assert metrics.peak_memory() is None
 
 
 def test_too_few_texts(command, tmp_path):

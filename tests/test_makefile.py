@@ -167,6 +167,31 @@ def test_make_seeds_tunes_with_the_next_two_seeds_and_make_all_keeps_them_up_to_
     assert again == {line for line in made | plain if "contrastive" in line}
 
 
+def test_make_qwen_asks_first_and_makes_the_base_rows_alone_where_no_gpu_is(folder):
+    make(folder, "all")
+    base = {f"encode.py out/qwen3-4b{kind}.safetensors" for kind in ("", "-report")}
+    tuned = {f"encode.py out/qwen3-4b-tuned{kind}.safetensors" for kind in ("", "-report")}
+    tuned |= {f"contrastive.py out/qwen3-4b-tuned{kind}" for kind in ("", "-report")}
+    asked = {"contrastive.py out"}
+    assert make(folder, "qwen", "CPU=1") == asked | base | {"evaluate out"}
+    first = (folder / "log").read_text().splitlines()[0]
+    assert first.startswith("contrastive.py --check --cpu --ratings out/ratings.safetensors")
+    assert make(folder, "qwen") == asked | tuned | {"evaluate out"}
+    first = (folder / "log").read_text().splitlines()[0]
+    assert "--check --ratings" in first and "--nf4 --dtype bfloat16 --lora --batch 4" in first
+    small = make(folder, "qwen", "CPU=1", "QWEN=Qwen/Qwen3-Embedding-0.6B")
+    assert "encode.py out/qwen3-0.6b-report.safetensors" in small
+    assert not any("tuned" in line for line in small)
+
+
+def test_make_qwen_stops_where_the_check_refuses(folder):
+    python = folder / ".venv/bin/python"
+    make(folder, "all")
+    python.write_text(STUB.replace('echo "$*" >> log', 'case "$*" in *--check*) exit 2;; esac', 1))
+    assert "Error 2" in make(folder, "qwen")
+    assert not list((folder / "out").glob("qwen3-*"))
+
+
 @pytest.mark.parametrize(
     "bad",
     ["OUT=", "OUT=my out", "OUT=data", "OUT=data/x", "OUT=.", "OUT=../", "OUT=tests", "MINILM="]
@@ -249,8 +274,14 @@ def test_clean_deletes_what_make_made_and_nothing_else(folder):
     make(folder, "all")
     (folder / "out/thesis.txt").write_text("mine")
     (folder / "out/mine").mkdir()
+    for name in ("minilm", "minilm-report", "mpnet", "mpnet-nf4", "qwen3-4b"):  # interrupted
+        (folder / f"out/{name}.safetensors.parts").mkdir()
+        (folder / f"out/{name}.safetensors.parts/0000.safetensors").touch()
+    (folder / "out/qwen_size-x").mkdir()
+    (folder / "out/thesis.parts").mkdir()
     assert make(folder, "clean") == set()
-    assert sorted(p.name for p in (folder / "out").iterdir()) == ["mine", "thesis.txt"]
+    left = ["mine", "thesis.parts", "thesis.txt"]
+    assert sorted(p.name for p in (folder / "out").iterdir()) == left
     assert (folder / "data/minilm/model.safetensors").exists()
     make(folder, "all", "OUT=other")
     make(folder, "clean", "OUT=other")

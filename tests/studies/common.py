@@ -1,5 +1,6 @@
-"""What studies and tests share: the machine, what an interval looks like, commands whose files are
-missing, the objective (R) of pmf.py, the Gini coefficient, and a late fusion that `ours` lacks.
+"""What studies and tests share: the machine, what an interval looks like, what a command takes,
+commands whose files are missing, the objective (R) of pmf.py, the Gini coefficient, and a late
+fusion that `ours` lacks.
 
     Gini = sum_i (2 i - n - 1) x_i / (n sum_i x_i)        for x_1 <= .. <= x_n
 
@@ -10,6 +11,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +48,22 @@ def make_missing(lines):
             and subprocess.run([sys.executable, ROOT / script, *arguments]).returncode
         ):
             raise BadInput(f"{path} was not made: {line} failed")
+
+
+def timed(script, *arguments, folder, stdout=subprocess.DEVNULL, env=None):
+    """{"seconds", "cpu_seconds", "peak_bytes"} of a command, in this environment or env's.
+
+    Memory below this process's own is not seen.
+    """
+    start, line = time.perf_counter(), [sys.executable, ROOT / script, *arguments]
+    process = subprocess.Popen(line, stdout=stdout, cwd=folder, env=env)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        raise BadInput(f"{script} {' '.join(arguments)} ended with status {process.returncode}")
+    unit = 1 if sys.platform == "darwin" else 1024  # elsewhere it counts KiB
+    found = {"seconds": time.perf_counter() - start, "peak_bytes": usage.ru_maxrss * unit}
+    return found | {"cpu_seconds": usage.ru_utime + usage.ru_stime}
 
 
 def gini(counts):

@@ -38,7 +38,7 @@ from numba import njit
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from common import gini, machine  # beside this script
+from common import gini, machine, timed  # beside this script
 
 import metrics
 import pmf
@@ -189,16 +189,6 @@ def warm_up(k):
         fit(generate(20_000), k, 1, options)
 
 
-def peak_bytes():
-    """The most memory this process has held so far; 0 where the system does not tell."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return 0
-    unit = 1 if sys.platform == "darwin" else 1024  # elsewhere it counts KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
 def hide_a_fifth(data, most_users, seed=0):
     """(seen, relevant) of metrics.evaluate after the split; relevant of `most_users` drawn ones."""
     users, items, ratings, n_users, _ = data
@@ -225,7 +215,7 @@ def measure_size(settings):
     found = evaluate(partial(mf_scores, U=U, V=V), seen, relevant)
     spent = time.process_time() - start
     result["evaluation"] = {"seconds": spent, "users": len(found["users"])}
-    return result | {"peak_bytes": peak_bytes()}
+    return result | {"peak_bytes": metrics.peak_memory() or 0}
 
 
 def loss(U, V, users, items, targets):
@@ -256,7 +246,6 @@ def measure_fits(settings):
 # The stages, as commands in a folder that holds data/ and out/
 # ------------------------------------------------------------------------------------------------
 
-ROOT = Path(__file__).parents[2]
 TEXTS = {"minilm-no-leak": "documents-no-leak.txt", "minilm": "documents.txt"}
 RANKING = "pmf.py ranking --embeddings out/{}.safetensors --out out/{}.safetensors"
 STAGES = {  # stage -> its command line; {users} as in Settings
@@ -308,23 +297,8 @@ def measure_evaluation(settings):
     evaluate(scores, out.task.seen, relevant)
 
 
-def timed(script, *arguments, folder):
-    """{"seconds", "peak_bytes"} of a command on one thread: CPU time, and memory.
-
-    Memory below this process's own is not seen.
-    """
-    line, env = [sys.executable, ROOT / script, *arguments], os.environ | ONE_THREAD
-    process = subprocess.Popen(line, stdout=subprocess.DEVNULL, cwd=folder, env=env)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise BadInput(f"{script} {' '.join(arguments)} ended with status {process.returncode}")
-    unit = 1 if sys.platform == "darwin" else 1024  # elsewhere it counts KiB
-    return {"seconds": usage.ru_utime + usage.ru_stime, "peak_bytes": usage.ru_maxrss * unit}
-
-
 def measure_stages(settings, size):
-    """{"ratings", "users", "items", "evaluated", "stages": {stage: timed()}} of a size."""
+    """{"ratings", "users", "items", "evaluated", "stages"} of a size; stages in CPU seconds."""
     settings.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=settings.out) as folder:
         here = dataclasses.replace(settings, out=Path(folder), sizes=(size,))
@@ -332,7 +306,9 @@ def measure_stages(settings, size):
         found |= {"evaluated": min(settings.users, found["users"]), "stages": {}}
         for name, line in STAGES.items():
             arguments = line.format(users=settings.users).split()
-            found["stages"][name] = timed(*arguments, folder=folder)
+            taken = timed(*arguments, folder=folder, env=os.environ | ONE_THREAD)
+            taken["seconds"] = taken.pop("cpu_seconds")
+            found["stages"][name] = taken
             if name == "prepare":
                 child(here, "vectors")
     return found

@@ -42,6 +42,7 @@ RUNS = {  # command -> what it writes, its record first
     "make size": ("size.json", "size.md"),
     "make splits": ("splits.json", "splits.md"),
     "make growth": ("growth.json", "growth.md", "figure4.svg"),
+    "make qwen-size": ("qwen_size.json", "qwen_size.md"),
 }
 README_ROWS = {  # (recipe, row) of Table I -> what the README calls it
     ("published", "Most popular"): "most rated movies",
