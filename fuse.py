@@ -214,11 +214,10 @@ def published_fusion(cf, content, candidates, alpha=0.85):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a row of Table I gets its scores; the first four and `alone` name files in out/."""
+    """How a row of Table I gets its scores; suffix, factors and `alone` name files in out/."""
 
     name: str
-    documents: str  # the texts of the movies
-    suffix: str  # of the embeddings' file names
+    suffix: str  # of the movies' texts, documents<suffix>.txt, and of their embeddings
     factors: str  # of pmf.py
     content: Callable | None  # (task, embeddings) -> Content; None: no late fusion
     fusion: Callable | None  # (cf, content, candidates, alpha) -> scores
@@ -230,7 +229,6 @@ class Recipe:
 
 PUBLISHED = Recipe(
     name="published",
-    documents="documents.txt",
     suffix="",
     factors="pmf",
     content=published_content,
@@ -240,7 +238,6 @@ PUBLISHED = Recipe(
 )
 REPORT = Recipe(
     name="report",
-    documents="documents-report.txt",
     suffix="-report",
     factors="pmf",
     content=report_content,
@@ -250,7 +247,6 @@ REPORT = Recipe(
 )
 OURS = Recipe(
     name="ours",
-    documents="documents-no-leak.txt",
     suffix="-no-leak",
     factors="pmf-ours",
     content=None,

@@ -552,17 +552,17 @@ class Artefacts:
         arrays = load(path, inputs, ["user_factors", "item_factors"], **settings)
         return arrays["user_factors"], arrays["item_factors"][: self.task.n_items]
 
-    def embeddings(self, name, documents):
+    def embeddings(self, name, suffix):
         """(I, D) of encode.py, of the task's items, from the texts written with the ratings."""
-        texts = self.record.get("texts", {})
-        made_from = provenance(self.path(name))["inputs"]
-        metrics.require(self.path(name), made_from, {documents: texts.get(documents)})
+        documents, made_from = f"documents{suffix}.txt", provenance(self.path(name))["inputs"]
+        wanted = {documents: self.record.get("texts", {}).get(documents)}
+        metrics.require(self.path(name), made_from, wanted)
         return metrics.load_embeddings(self.path(name), self.ratings)[: self.task.n_items]
 
     def hybrid(self, recipe, name):
         """A recipe's scores with the embeddings of a name: a function of users and alpha."""
         U, V = self.factors(recipe.factors)
-        content = recipe.content(self.task, self.embeddings(name, recipe.documents))
+        content = recipe.content(self.task, self.embeddings(name, recipe.suffix))
         bound = {"content": content, "seen": self.task.seen, "fusion": recipe.fusion}
         return partial(fuse.hybrid_scores, U=U, V=V, **bound)
 
@@ -684,7 +684,7 @@ def factors_entry(out, recipe, row, name, mf, k):
     U, V = out.factors(name)
     for file in FACTORS[name][0] - {"ratings.safetensors"}:  # the text that is their prior
         text = file.removesuffix(".safetensors")
-        out.embeddings(text, recipe.documents)
+        out.embeddings(text, recipe.suffix)
         check_encoder(out, recipe, row, text, quick=False)
     result = evaluate(partial(fuse.mf_scores, U=U, V=V), out.task.seen, out.task.relevant, k)
     return entry_of(recipe, row, result, mf, provenance(out.path(name))["settings"]["seed"])
@@ -705,7 +705,7 @@ def content_entry(out, recipe, row, name, mf, settings):
     if alpha is None:
         U, V = out.factors("pmf-fit")
         found = fuse.validation_search(
-            recipe, out.data, U, V, out.embeddings(name, recipe.documents), settings.k
+            recipe, out.data, U, V, out.embeddings(name, recipe.suffix), settings.k
         )
         alpha, more["validation_curve"] = found
     scores = partial(out.hybrid(recipe, name), alpha=alpha)
@@ -1110,7 +1110,7 @@ def whole_ranker(s):
 def whole_arrays(out, texts, weights):
     """P, Q and W of pmf-all, and MiniLM's embeddings (I + M, D): of the movies and of M texts."""
     check_encoder(out, fuse.OURS, "MF + MiniLM (base)", "minilm", quick=True)
-    factors, e = out.factors("pmf-all"), out.embeddings("minilm", "documents.txt")
+    factors, e = out.factors("pmf-all"), out.embeddings("minilm", "")
     if texts:
         import encode  # here: torch takes seconds
 
