@@ -67,13 +67,13 @@ EDITIONS = {  # sha256 of ratings.csv, movies.csv, tags.csv -> name
 OWN = "own data: not the report's"  # the edition of all other files
 CASE_USER = "400"  # of the report's Table II
 TRAIN = {"fit_part": False, "all": False}
-FACTORS = {  # factors in out/ -> what they must be made from, and with which settings
-    "pmf": ({"ratings.safetensors"}, {"variant": "sigmoid", "fit_part": False}),
-    "pmf-fit": ({"ratings.safetensors"}, {"variant": "sigmoid", "fit_part": True}),
-    "pmf-ranking": ({"ratings.safetensors"}, TRAIN),
-    "pmf-ours": ({"ratings.safetensors", "minilm-no-leak.safetensors"}, TRAIN),
-    "pmf-ours-mpnet": ({"ratings.safetensors", "mpnet-no-leak.safetensors"}, TRAIN),
-    "pmf-all": ({"ratings.safetensors", "minilm.safetensors"}, {"all": True}),
+FACTORS = {  # factors in out/ -> embeddings that must be their prior, settings they must have
+    "pmf": ("", {"variant": "sigmoid", "fit_part": False}),
+    "pmf-fit": ("", {"variant": "sigmoid", "fit_part": True}),
+    "pmf-ranking": ("", TRAIN),
+    "pmf-ours": ("minilm-no-leak", TRAIN),
+    "pmf-ours-mpnet": ("mpnet-no-leak", TRAIN),
+    "pmf-all": ("minilm", {"all": True}),
 }
 CONTENT_ROWS = {  # row of Table I -> its embeddings: out/<name><suffix of the recipe>.safetensors
     "MF + MiniLM (base)": "minilm",
@@ -88,12 +88,8 @@ CONTENT_ROWS = {  # row of Table I -> its embeddings: out/<name><suffix of the r
     "MF + Qwen3-4B (base)": "qwen3-4b",
     "MF + Qwen3-4B (tuned)": "qwen3-4b-tuned",
 }
-PARAMETERS = {  # of an encoder, for Figure 1
-    "MiniLM": "22.6 M",
-    "MPNet": "109 M",
-    "Qwen3-0.6B": "596 M",
-    "Qwen3-4B": "4,022 M",
-}
+# Of an encoder, for Figure 1
+PARAMETERS = {"MiniLM": "22.6 M", "MPNet": "109 M", "Qwen3-0.6B": "596 M", "Qwen3-4B": "4,022 M"}
 REPORT_TABLE1 = {  # the report's Table I: Prec@25, Rec@25, "NDCG@25", and the notebook's hits
     "MF only": (0.049, 0.088, 0.277, 739),
     "MF + MiniLM (base)": (0.048, 0.091, 0.278, 712),
@@ -512,11 +508,12 @@ class Artefacts:
 
     def factors(self, name):
         """(U, K) and (I, K) of pmf.py, of the task's items."""
-        sources, settings = FACTORS[name]
-        path, made_from = self.path(name), set(provenance(self.path(name))["inputs"])
-        if made_from != sources:
-            raise BadInput(f"{path} was made from {made_from}, not {sources}; run make again")
-        inputs = [self.folder / source for source in sources]
+        text, settings = FACTORS[name]
+        inputs = [self.ratings, self.path(text)] if text else [self.ratings]
+        path, wanted = self.path(name), sorted(source.name for source in inputs)
+        made_from = sorted(provenance(path)["inputs"])
+        if made_from != wanted:
+            raise BadInput(f"{path} was made from {made_from}, not {wanted}; run make again")
         arrays = load(path, inputs, ["user_factors", "item_factors"], **settings)
         return arrays["user_factors"], arrays["item_factors"][: self.task.n_items]
 
@@ -650,10 +647,9 @@ def factors_entry(out, recipe, row, name, mf, k):
     if not out.path(name).exists():
         return not_run(recipe, row)
     U, V = out.factors(name)
-    for file in FACTORS[name][0] - {"ratings.safetensors"}:  # the text that is their prior
-        text = file.removesuffix(".safetensors")
+    if text := FACTORS[name][0]:
         out.embeddings(text, recipe.suffix)
-        check_encoder(out, recipe, row, text, quick=False)
+        check_encoder(out, recipe, CONTENT_ROWS[row], text, quick=False)
     result = evaluate(partial(fuse.mf_scores, U=U, V=V), out.task.seen, out.task.relevant, k)
     return entry_of(recipe, row, result, mf, provenance(out.path(name))["settings"]["seed"])
 
@@ -669,7 +665,8 @@ def content_rows(out, recipe):
 
 def content_entry(out, recipe, row, name, mf, settings):
     """(entry, NDCG (E,)) of a row with text; alpha is the recipe's, or chosen on validation."""
-    alpha, more = recipe.alpha, {"tuning": check_encoder(out, recipe, row, name, settings.quick)}
+    alpha, more = recipe.alpha, {}
+    more["tuning"] = check_encoder(out, recipe, CONTENT_ROWS[row], name, settings.quick)
     if alpha is None:
         U, V = out.factors("pmf-fit")
         found = fuse.validation_search(
@@ -683,19 +680,22 @@ def content_entry(out, recipe, row, name, mf, settings):
     return entry | more, result["ndcg"]
 
 
-def check_encoder(out, recipe, row, name, quick):
-    """What a row's encoder was tuned with and cost, {} if it was not; refuses another row's."""
+def check_encoder(out, recipe, encoder, name, quick):
+    """What an encoder of CONTENT_ROWS was tuned with and cost, {} if it was not.
+
+    Refuses embeddings, those in out/ of this name, that another one made.
+    """
     made, path = provenance(out.path(name)), out.folder / name / "training.json"
-    metrics.require(out.path(name), made["settings"], {"nf4": "NF4" in row or "Qwen" in row})
-    if "tuned" not in row and "LoRA" not in row:
-        base = CONTENT_ROWS[row].removesuffix("-nf4")
-        metrics.require(out.path(name), made["settings"], {"encoder": base, "adapter": ""})
+    base = encoder.partition("-nf4")[0].removesuffix("-tuned")
+    wanted = {"nf4": "nf4" in encoder or "qwen" in encoder}
+    if not encoder.endswith(("-tuned", "-lora")):
+        wanted |= {"encoder": base, "adapter": ""}
+        metrics.require(out.path(name), made["settings"], wanted)
         return {}
+    metrics.require(out.path(name), made["settings"], wanted)
     keys = ("trainable", "trainable_share", "peak_memory_bytes", "seconds")
     record = metrics.read_json(path, "settings", *keys)
-    whole_run = {} if quick else {"max_steps": "0"}
-    base = CONTENT_ROWS[row].partition("-nf4")[0].removesuffix("-tuned")
-    wanted = {"recipe": recipe.name, "encoder": base} | whole_run
+    wanted = {"recipe": recipe.name, "encoder": base} | ({} if quick else {"max_steps": "0"})
     metrics.require(path, record["settings"], wanted)
     weights = {file.name: sha256(file) for file in path.parent.glob("*.safetensors")}
     metrics.require(out.path(name), made["inputs"], weights)
@@ -756,12 +756,10 @@ def drawn(made):
 
 def marks(results):
     """What a reader must know before any number: another edition, a shortened run."""
-    lines = []
-    if results["edition"] != REPORTED:
-        lines.append(f"**{results['edition']}.**")
-    if results.get("quick"):
-        lines.append("**Quick run: tuning was cut to a few steps; these are not the results.**")
-    return "".join(f"{line}\n\n" for line in lines)
+    edition = "" if results["edition"] == REPORTED else f"**{results['edition']}.**\n\n"
+    if not results.get("quick"):
+        return edition
+    return f"{edition}**Quick run: tuning was cut to a few steps; these are not the results.**\n\n"
 
 
 def merge_seeds(rows):
@@ -1028,9 +1026,7 @@ def split_ranker(s):
     path = out.path(encoder + recipe.suffix)
     if recipe.content and not path.exists():
         raise BadInput(f"{path} is missing; `make all` (own data: TUNE=1) or another --encoder")
-    for row, name in CONTENT_ROWS.items():
-        if name == encoder:  # a quick run may recommend too
-            check_encoder(out, recipe, row, encoder + recipe.suffix, quick=True)
+    check_encoder(out, recipe, encoder, encoder + recipe.suffix, quick=True)  # so may a quick run
     seen = out.task.seen
     if not s.split:
         whole = fuse.ranking_task(out.data, whole=True)
@@ -1077,7 +1073,7 @@ def whole_ranker(s):
 
 def whole_arrays(out, texts, weights):
     """P, Q and W of pmf-all, and MiniLM's embeddings (I + M, D): of the movies and of M texts."""
-    check_encoder(out, fuse.OURS, "MF + MiniLM (base)", "minilm", quick=True)
+    check_encoder(out, fuse.OURS, "minilm", "minilm", quick=True)
     factors, e = out.factors("pmf-all"), out.embeddings("minilm", "")
     if texts:
         import encode  # here: torch takes seconds
