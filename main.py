@@ -149,14 +149,10 @@ def unpack(archive, folder):
             for name in (*FILES, "README.txt"):
                 (temporary / name).write_bytes(source.read(f"ml-latest-small/{name}"))
             if edition_of(temporary) != REPORTED:
-                raise BadInput(
-                    f"{archive}: by their sha256 its files are not those of the 2018-09 edition; "
-                    f"unpack it to {folder} by hand to use it all the same"
-                )
+                found = "by their sha256 its files are not those of the 2018-09 edition"
+                raise BadInput(f"{archive}: {found}; unpack it to {folder} to use it all the same")
     except (zipfile.BadZipFile, KeyError, EOFError) as error:
-        raise BadInput(
-            f"{archive} is no whole ml-latest-small.zip ({error}); get it again"
-        ) from None
+        raise BadInput(f"{archive}: no whole ml-latest-small.zip ({error}); get it anew") from None
 
 
 def fetch_2016(folder):
@@ -340,9 +336,8 @@ def split_ratings(users, movies, ratings, times, all_movies, settings):
     ascending = np.argsort(movie_ids)  # (I,)
     items = ascending[np.searchsorted(movie_ids[ascending], movies)]  # (N,)
     valid = np.zeros(len(train), dtype=bool)  # (N,)
-    valid[
-        metrics.split_per_user(user_index[train], settings.valid_share, settings.valid_seed)[1]
-    ] = True
+    share, seed = settings.valid_share, settings.valid_seed
+    valid[metrics.split_per_user(user_index[train], share, seed)[1]] = True
     arrays = {"user_ids": user_ids, "movie_ids": movie_ids, "valid": valid}
     columns = {"users": user_index.astype(np.int32), "items": items.astype(np.int32)}
     columns |= {"ratings": ratings, "times": times}
@@ -531,6 +526,14 @@ class Artefacts:
         bound = {"content": content, "seen": self.task.seen, "fusion": recipe.fusion}
         return partial(fuse.hybrid_scores, U=U, V=V, **bound)
 
+    def alpha(self, recipe, name, k=25):
+        """(alpha, curve) of a recipe: its own, or the best on the validation part, by NDCG@k."""
+        if recipe.alpha is not None:
+            return recipe.alpha, []
+        U, V = self.factors("pmf-fit")
+        embeddings = self.embeddings(name, recipe.suffix)
+        return fuse.validation_search(recipe, self.data, U, V, embeddings, k)
+
     def user_index(self, user):
         """(1,) the number of a user id, a whole number or a string."""
         ids = self.ids("user_ids")
@@ -665,19 +668,13 @@ def content_rows(out, recipe):
 
 def content_entry(out, recipe, row, name, mf, settings):
     """(entry, NDCG (E,)) of a row with text; alpha is the recipe's, or chosen on validation."""
-    alpha, more = recipe.alpha, {}
-    more["tuning"] = check_encoder(out, recipe, CONTENT_ROWS[row], name, settings.quick)
-    if alpha is None:
-        U, V = out.factors("pmf-fit")
-        found = fuse.validation_search(
-            recipe, out.data, U, V, out.embeddings(name, recipe.suffix), settings.k
-        )
-        alpha, more["validation_curve"] = found
+    tuning = check_encoder(out, recipe, CONTENT_ROWS[row], name, settings.quick)
+    alpha, curve = out.alpha(recipe, name, settings.k)
     scores = partial(out.hybrid(recipe, name), alpha=alpha)
     result = evaluate(scores, out.task.seen, out.task.relevant, settings.k)
     seed = provenance(out.path(recipe.factors))["settings"]["seed"]
-    entry = entry_of(recipe, row, result, mf, more["tuning"].get("seed", seed), alpha)
-    return entry | more, result["ndcg"]
+    entry = entry_of(recipe, row, result, mf, tuning.get("seed", seed), alpha) | {"tuning": tuning}
+    return entry | ({"validation_curve": curve} if curve else {}), result["ndcg"]
 
 
 def check_encoder(out, recipe, encoder, name, quick):
@@ -974,20 +971,6 @@ class Ranker(NamedTuple):
     reasons: Callable | None = None  # items (S,) -> (S, n), see fuse.reasons
 
 
-def chosen_alpha(out, recipe, encoder):
-    """The recipe's alpha, or the one that evaluate chose on the validation part and wrote down."""
-    if recipe.alpha is not None:
-        return recipe.alpha
-    path = out.folder / "results.json"
-    if not path.is_file():
-        raise BadInput(f"{path} is missing; `make all` builds it")
-    for row in metrics.read_json(path, "rows")["rows"]:
-        mine = row["recipe"] == recipe.name and CONTENT_ROWS.get(row["row"]) == encoder
-        if mine and row["alpha"] is not None:
-            return row["alpha"]
-    raise BadInput(f"{path} has no alpha of {encoder} in recipe {recipe.name}; `make all` finds it")
-
-
 def recommend(argv):
     """Titles for a user or somebody new, with their scores.
 
@@ -1037,7 +1020,7 @@ def split_ranker(s):
         scores, alpha, parts = partial(fuse.mf_scores, U=U, V=V), None, ()
     else:
         hybrid = partial(out.hybrid(recipe, encoder + recipe.suffix), seen=seen)
-        alpha = chosen_alpha(out, recipe, encoder)
+        alpha, _ = out.alpha(recipe, encoder + recipe.suffix)
         scores = partial(hybrid, alpha=alpha)
         parts = partial(hybrid, alpha=1.0), partial(hybrid, alpha=0.0)
     movies = out.ids("movie_ids"), out.titles()
@@ -1144,9 +1127,8 @@ def find_movie(title, names, place):
     if len(found) == 1:
         return next(iter(found))
     if found:
-        raise BadInput(
-            f"{place}: {title!r} may be {' or '.join(sorted(found.values()))}; write it so"
-        )
+        which = " or ".join(sorted(found.values()))
+        raise BadInput(f"{place}: {title!r} may be {which}; write it so")
     near = difflib.get_close_matches(folded(title), names, 5)
     near = dict.fromkeys(name for key in near for name in sorted(names[key].values()))
     raise BadInput(f"{place}: no movie is called {title!r}; near are {'; '.join(near) or 'none'}")
