@@ -176,13 +176,9 @@ def write_2016(table, folder):
     title = movies.title.fillna("movie " + movies.movieId.astype(str))
     year = movies.year.map(lambda y: "" if y != y else f" ({y:.0f})")  # NaN is not itself
     movies = movies.assign(title=title + year, genres=movies.genres.fillna("(no genres listed)"))
-    columns = {
-        "ratings.csv": (table, ["userId", "movieId", "rating", "timestamp"]),
-        "movies.csv": (movies, ["movieId", "title", "genres"]),
-    }
-    for name, (source, kept) in columns.items():
-        source.to_csv(folder / name, columns=kept, index=False)
-    (folder / "tags.csv").write_text("userId,movieId,tag,timestamp\n")
+    for name, source in (("ratings.csv", table), ("movies.csv", movies)):
+        source.to_csv(folder / name, columns=HEADERS[name].split(","), index=False)
+    (folder / "tags.csv").write_text(HEADERS["tags.csv"] + "\n")
 
 
 # ------------------------------------------------------------------------------------------------
