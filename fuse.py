@@ -27,22 +27,13 @@ argument is that block; functools.partial binds the others.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from metrics import (
-    evaluate,
-    group_by_user,
-    load,
-    load_embeddings,
-    pairs_of_block,
-    parse,
-    run,
-    summary,
-)
+import metrics
+from metrics import evaluate, group_by_user, load, load_embeddings, pairs_of_block
 
 ALPHAS = np.linspace(0, 1, 21)  # the grid, both ends included
 # For new movies in `ours`; 0: none. Chosen on validation with a tenth of the movies new, see
@@ -116,11 +107,9 @@ def candidates_of(seen, users, n_items):
 
 def weighted_sums(weights, users, items, embeddings, n_users):
     """Sums of weighted item embeddings: weights, users, items (N,), embeddings (I, D) -> (U, D)."""
-    order = np.argsort(users, kind="stable")  # (N,)
-    starts = np.searchsorted(users[order], np.arange(n_users + 1))  # (U + 1,)
+    starts, order = group_by_user(users, np.arange(len(users)), n_users)  # (U + 1,), (N,)
     sums = np.zeros((n_users, embeddings.shape[1]))  # (U, D)
-    for user, (start, stop) in enumerate(pairwise(starts)):
-        rows = order[start:stop]
+    for user, rows in enumerate(np.split(order, starts[1:-1])):
         sums[user] = weights[rows] @ embeddings[items[rows]]
     return sums
 
@@ -225,11 +214,10 @@ def published_fusion(cf, content, candidates, alpha=0.85):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a row of Table I gets its scores; the first four and `alone` name files in out/."""
+    """How a row of Table I gets its scores; suffix, factors and `alone` name files in out/."""
 
     name: str
-    documents: str  # the texts of the movies
-    suffix: str  # of the embeddings' file names
+    suffix: str  # of the movies' texts, documents<suffix>.txt, and of their embeddings
     factors: str  # of pmf.py
     content: Callable | None  # (task, embeddings) -> Content; None: no late fusion
     fusion: Callable | None  # (cf, content, candidates, alpha) -> scores
@@ -241,7 +229,6 @@ class Recipe:
 
 PUBLISHED = Recipe(
     name="published",
-    documents="documents.txt",
     suffix="",
     factors="pmf",
     content=published_content,
@@ -251,7 +238,6 @@ PUBLISHED = Recipe(
 )
 REPORT = Recipe(
     name="report",
-    documents="documents-report.txt",
     suffix="-report",
     factors="pmf",
     content=report_content,
@@ -261,7 +247,6 @@ REPORT = Recipe(
 )
 OURS = Recipe(
     name="ours",
-    documents="documents-no-leak.txt",
     suffix="-no-leak",
     factors="pmf-ours",
     content=None,
@@ -380,7 +365,7 @@ def grid_search(scores, task, k, alphas=ALPHAS):
     curve = []
     for alpha in alphas:
         result = evaluate(partial(scores, alpha=alpha), task.seen, task.relevant, k)
-        curve.append({"alpha": round(float(alpha), 6), **summary(result)})
+        curve.append({"alpha": round(float(alpha), 6), **metrics.summary(result)})
     best = max(curve, key=lambda row: (row["ndcg"], row["alpha"]))
     return best["alpha"], curve
 
@@ -397,7 +382,7 @@ def validation_search(recipe, data, U, V, embeddings, k=25):
 
 
 def main():
-    settings = parse(Settings, __doc__, k=1)
+    settings = metrics.parse(Settings, __doc__, k=1)
     data = load(settings.ratings)
     names = ["user_factors", "item_factors"]
     factors = load(settings.factors, [settings.ratings], names, fit_part=True)
@@ -412,4 +397,4 @@ def main():
 
 
 if __name__ == "__main__":
-    run(main)
+    metrics.run(main)

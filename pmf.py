@@ -32,18 +32,8 @@ from typing import Literal
 import numpy as np
 from numba import njit, prange
 
-from metrics import (
-    SEEDS,
-    BadInput,
-    group_by_user,
-    load,
-    load_embeddings,
-    parse,
-    progress,
-    run,
-    save,
-    stage,
-)
+import metrics
+from metrics import SEEDS, BadInput, group_by_user, load, load_embeddings
 
 
 @dataclass(frozen=True)
@@ -191,7 +181,8 @@ def fit(users, items, ratings, n_users, n_items, settings):
     parts = max(s.threads, math.ceil(size / BLOCK) if size > LARGE else 1)
     rounds = rounds_of(users, items, targets, parts, s.threads)
     loss = np.zeros(s.epochs)  # (epochs,)
-    with ThreadPoolExecutor(s.threads) as pool, progress(s.epochs, str(s.out), unit="epoch") as bar:
+    bar = metrics.progress(s.epochs, str(s.out), unit="epoch")
+    with ThreadPoolExecutor(s.threads) as pool, bar:
         spread = pool.map if s.threads > 1 else map  # the blocks of a round side by side
         for t in range(s.epochs):
             for blocks in rounds:
@@ -342,7 +333,7 @@ def fit_ranking(users, items, targets, weights, n_users, n_items, settings, feat
     reg_u = strengths(users, n_users, np.sum(~cold_i), s).astype(dtype)  # (U,)
     reg_i = strengths(items, n_items, np.sum(~cold_u), s).astype(dtype)  # (I,)
     W, zero = np.zeros((features.shape[1], s.k), dtype), np.zeros_like(P)  # (D, K), (U, K)
-    with progress(s.sweeps, str(s.out), unit="sweep") as bar:
+    with metrics.progress(s.sweeps, str(s.out), unit="sweep") as bar:
         for sweep in range(s.sweeps):
             spectrum, Q, P, W = turned(Q, P, W)
             half_sweep(*by_user, missing, P, Q, spectrum, zero, reg_u)
@@ -394,10 +385,10 @@ def read_train(path, fit_part, test_too=False):
 
 def main_ranking(argv):
     bounds = {"k": 1, "missing": (0, 1), "reg": 1e-6, "sweeps": 1, "ridge": 0, "seed": SEEDS}
-    s = parse(Ranking, __doc__, argv, **bounds)  # 1. settings
+    s = metrics.parse(Ranking, __doc__, argv, **bounds)  # 1. settings
     if s.fit_part and s.all:
         raise BadInput("--fit-part leaves ratings out and --all adds some: give one of the two")
-    with stage(s.out, "PMF for ranking") as figure:
+    with metrics.stage(s.out, "PMF for ranking") as figure:
         read = read_train(s.ratings, s.fit_part, s.all)  # 2. ratings
         users, items, ratings, n_users, _, n_items, highest = read
         features, inputs, weights = None, [s.ratings], np.ones(len(ratings))  # .., (N,)
@@ -410,7 +401,7 @@ def main_ranking(argv):
             reg = strengths(users, n_users, len(np.unique(items)), s)  # (U,)
             P = solve_users(Q, by_row(*case[:5]), s.missing, reg)
         arrays = {"user_factors": P, "item_factors": Q, "text_weights": W}
-        save(s.out, arrays, s, inputs)  # 5. write
+        metrics.save(s.out, arrays, s, inputs)  # 5. write
         figure(f"{s.sweeps} sweeps over {len(ratings):,} ratings")
 
 
@@ -418,14 +409,14 @@ def main():
     if sys.argv[1:2] == ["ranking"]:
         return main_ranking(sys.argv[2:])
     bounds = {"k": 1, "epochs": 1, "lr": 0, "reg": 0, "gamma": (0, 1), "seed": SEEDS}
-    s = parse(Settings, __doc__, **bounds)  # 1. settings
-    with stage(s.out, "PMF") as figure:
+    s = metrics.parse(Settings, __doc__, **bounds)  # 1. settings
+    with metrics.stage(s.out, "PMF") as figure:
         *columns, n_users, n_items, _, _ = read_train(s.ratings, s.fit_part)  # 2. ratings
         U, V, loss = fit(*columns, n_users, n_items, s)  # 3. fit
         arrays = {"user_factors": U, "item_factors": V, "loss": loss}
-        save(s.out, arrays, s, [s.ratings])  # 4. write
+        metrics.save(s.out, arrays, s, [s.ratings])  # 4. write
         figure(f"mse {loss[-1]:.4f}")
 
 
 if __name__ == "__main__":
-    run(main)
+    metrics.run(main)

@@ -71,8 +71,8 @@ def test_a_file_that_is_not_utf8_is_one_line_that_names_it(folder, capsys):
         ("ratings.csv", "1,2,1.0,", "1,2,good,", "ratings.csv:3: 'good' is no number"),
         ("ratings.csv", "1,2,1.0,", "1,2,,", "ratings.csv:3: '' is no number"),
         ("ratings.csv", "1,2,1.0,", "1,2,1.0.0,", "ratings.csv:3: '1.0.0' is no number"),
-        ("ratings.csv", "1,2,1.0,", f"1,2,{2**63},", f"ratings.csv:3: the rating in 1,2,{2**63},"),
-        ("ratings.csv", "1,2,1.0,", f"1,2,{'9' * 400},", "1012 is beyond 64 bits"),
+        ("ratings.csv", "1,2,1.0,", f"1,2,{2**63},", f"ratings.csv:3: {2**63} is beyond 64 bits"),
+        ("ratings.csv", "1,2,1.0,", f"1,2,{'9' * 400},", "9999 is beyond 64 bits"),
         ("ratings.csv", "1,2,1.0,", "1,2,-1,", "ratings.csv:3: '-1' is no number"),
         ("ratings.csv", "\n1,2,1.0,", "\n\n\r\n1,1,2,", "ratings.csv:5: the rating in 1,1,2,1012"),
         ("ratings.csv", "1,2,1.0,", "1,2,nan,", "ratings.csv:3: 'nan' is no number"),
@@ -506,7 +506,6 @@ def test_neither_help_nor_prepare_nor_recommend_imports_torch_or_numba(
 ):
     if arguments[0] == "recommend":
         arguments = [*arguments, "--encoder", "minilm", "--out", str(artefacts)]
-        evaluated(artefacts)  # for the report's alpha
     if arguments[0] == "prepare":
         arguments = [*arguments, "--data", str(folder), "--out", str(tmp_path / "new")]
     line = [sys.executable, "-X", "importtime", str(ROOT / "main.py"), *arguments]

@@ -255,7 +255,7 @@ def test_what_is_shown_as_a_title_is_found_again(out):
         (["title,rating", "Alien,good"], "my.csv:2: 'good' is no number"),
         (["title,rating", "Alien,4", "alien,3"], "my.csv:3: 'alien' is rated twice"),
         (["title,rating", "Alien"], "my.csv:2: 1 cells, not 2"),
-        (["movieId,rating", "99,4"], "my.csv:2: movieId 99 is not in the data"),
+        (["movieId,rating", "99,4"], "my.csv:2: id 99 is not in the data"),
     ],
 )
 def test_a_bad_file_of_ratings_is_one_line(out, tmp_path, capsys, lines, message):
@@ -484,7 +484,7 @@ def test_ids_may_be_written_with_zeros_in_front_and_be_called_itemId(out, tmp_pa
     main.recommend(["--user", "005", "--out", str(out)])
     path = write(tmp_path / "my.csv", "itemId,rating", "987654,4")
     error = refused("recommend", "--ratings", path, "--out", out, capsys=capsys)
-    assert "my.csv:2: itemId 987654 is not in the data" in error
+    assert "my.csv:2: id 987654 is not in the data" in error
 
 
 def test_who_has_rated_everything_gets_no_file(out, tmp_path, capsys):

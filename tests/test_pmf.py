@@ -140,7 +140,9 @@ def test_every_epoch_is_shown(monkeypatch):
         update = staticmethod(lambda: shown.append("epoch"))
         set_postfix_str = shown.append
 
-    monkeypatch.setattr(pmf, "progress", lambda total, *_, **__: shown.append(total) or Bar(Bar))
+    monkeypatch.setattr(
+        metrics, "progress", lambda total, *_, **__: shown.append(total) or Bar(Bar)
+    )
     loss = pmf.fit(*small(), 6, 8, settings(k=2, epochs=2))[2]
     assert shown == [2, f"mse {loss[0]:.5f}", "epoch", f"mse {loss[1]:.5f}", "epoch"]
     shown.clear()

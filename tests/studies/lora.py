@@ -76,7 +76,7 @@ def run_of(s, name, flags):
 def measured(out, name, k):
     """{"alpha", "ndcg" (E,), ..} of recipe report on the validation part, with these embeddings."""
     task, (U, V) = fuse.ranking_task(out.data, validation=True), out.factors("pmf-fit")
-    embeddings = out.embeddings(name, fuse.REPORT.documents)  # (I, D)
+    embeddings = out.embeddings(name, fuse.REPORT.suffix)  # (I, D)
     alpha, _ = fuse.validation_search(fuse.REPORT, out.data, U, V, embeddings, k)
     content = fuse.report_content(task, embeddings)
     bound = {"content": content, "seen": task.seen, "fusion": fuse.eq1, "alpha": alpha}
