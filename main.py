@@ -521,14 +521,6 @@ class Artefacts:
         bound = {"content": content, "seen": self.task.seen, "fusion": recipe.fusion}
         return partial(fuse.hybrid_scores, U=U, V=V, **bound)
 
-    def alpha(self, recipe, name, k=25):
-        """(alpha, curve) of a recipe: its own, or the best on the validation part, by NDCG@k."""
-        if recipe.alpha is not None:
-            return recipe.alpha, []
-        U, V = self.factors("pmf-fit")
-        embeddings = self.embeddings(name, recipe.suffix)
-        return fuse.validation_search(recipe, self.data, U, V, embeddings, k)
-
     def user_index(self, user):
         """(1,) the number of a user id, a whole number or a string."""
         ids = self.ids("user_ids")
@@ -664,7 +656,11 @@ def content_rows(out, recipe):
 def content_entry(out, recipe, row, name, mf, settings):
     """(entry, NDCG (E,)) of a row with text; alpha is the recipe's, or chosen on validation."""
     tuning = check_encoder(out, recipe, CONTENT_ROWS[row], name, settings.quick)
-    alpha, curve = out.alpha(recipe, name, settings.k)
+    alpha, curve = recipe.alpha, None
+    if alpha is None:
+        U, V = out.factors("pmf-fit")
+        embeddings = out.embeddings(name, recipe.suffix)
+        alpha, curve = fuse.validation_search(recipe, out.data, U, V, embeddings, settings.k)
     scores = partial(out.hybrid(recipe, name), alpha=alpha)
     result = evaluate(scores, out.task.seen, out.task.relevant, settings.k)
     seed = provenance(out.path(recipe.factors))["settings"]["seed"]
@@ -966,6 +962,20 @@ class Ranker(NamedTuple):
     reasons: Callable | None = None  # items (S,) -> (S, n), see fuse.reasons
 
 
+def chosen_alpha(out, recipe, encoder):
+    """The recipe's alpha, or the one that evaluate chose on the validation part and wrote down."""
+    if recipe.alpha is not None:
+        return recipe.alpha
+    path = out.folder / "results.json"
+    if not path.is_file():
+        raise BadInput(f"{path} is missing; `make all` builds it")
+    for row in metrics.read_json(path, "rows")["rows"]:
+        mine = row["recipe"] == recipe.name and CONTENT_ROWS.get(row["row"]) == encoder
+        if mine and row["alpha"] is not None:
+            return row["alpha"]
+    raise BadInput(f"{path} has no alpha of {encoder} in recipe {recipe.name}; `make all` finds it")
+
+
 def recommend(argv):
     """Titles for a user or somebody new, with their scores.
 
@@ -1015,7 +1025,7 @@ def split_ranker(s):
         scores, alpha, parts = partial(fuse.mf_scores, U=U, V=V), None, ()
     else:
         hybrid = partial(out.hybrid(recipe, encoder + recipe.suffix), seen=seen)
-        alpha, _ = out.alpha(recipe, encoder + recipe.suffix)
+        alpha = chosen_alpha(out, recipe, encoder)
         scores = partial(hybrid, alpha=alpha)
         parts = partial(hybrid, alpha=1.0), partial(hybrid, alpha=0.0)
     movies = out.ids("movie_ids"), out.titles()

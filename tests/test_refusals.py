@@ -205,13 +205,16 @@ def test_cut_or_odd_json_is_one_line(artefacts, capsys, text):
     (artefacts / "minilm-tuned/training.json").write_text(text)
     error = refused("evaluate", "--out", artefacts, "--k", 2, capsys=capsys)
     assert "training.json" in error
-
-
-def test_without_factors_of_the_fit_part_the_report_has_no_alpha(artefacts, capsys):
-    (artefacts / "pmf-fit.safetensors").unlink()
+    (artefacts / "results.json").write_text(text)
     arguments = ["--user", 5, "--recipe", "report", "--encoder", "minilm", "--out", artefacts]
-    error = refused("recommend", *arguments, capsys=capsys)
-    assert "pmf-fit.safetensors is missing; `make all` builds it" in error
+    assert "results.json" in refused("recommend", *arguments, capsys=capsys)
+
+
+def test_a_row_whose_embeddings_came_later_has_no_alpha_yet(artefacts, capsys):
+    rows = [{"recipe": "report", "row": "MF + MiniLM (base)", "alpha": None}]
+    (artefacts / "results.json").write_text(json.dumps({"rows": rows}))
+    arguments = ["--user", 5, "--recipe", "report", "--encoder", "minilm", "--out", artefacts]
+    assert "no alpha of minilm" in refused("recommend", *arguments, capsys=capsys)
 
 
 def test_another_file_under_the_name_of_factors_is_one_line(artefacts, capsys):
