@@ -64,6 +64,7 @@ class Settings:
     out: Path = Path("out")  # folder to write to
     sizes: tuple[int, ...] = (1, 10, 100, 320)  # in 100,000 ratings
     parts: tuple[str, ...] = PARTS  # what is measured now
+    last: str = ""  # measure no stage after this one; what is not measured now stays
     fit_size: int = 10  # of the whole fits, in 100,000 ratings
     epochs: int = 200  # of the whole fits
     k: int = 100  # K, factors
@@ -309,6 +310,8 @@ def measure_stages(settings, size):
             taken = timed(*arguments, folder=folder, env=os.environ | ONE_THREAD)
             taken["seconds"] = taken.pop("cpu_seconds")
             found["stages"][name] = taken
+            if name == settings.last:
+                break
             if name == "prepare":
                 child(here, "vectors")
     return found
@@ -474,7 +477,10 @@ def earlier(path, parts):
 
 
 def add(rows, row):
-    """Put a measured size in the place of an earlier one, or in its order."""
+    """Put a measured size in the place of an earlier one, or in its order; its stages each."""
+    for other in rows:
+        if other["ratings"] == row["ratings"] and "stages" in row:
+            row["stages"] = other["stages"] | row["stages"]
     rows[:] = [other for other in rows if other["ratings"] != row["ratings"]] + [row]
     rows.sort(key=lambda each: each["ratings"])
 
