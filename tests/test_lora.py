@@ -30,7 +30,7 @@ def test_a_run_tunes_and_encodes_with_the_settings_that_its_name_says(name, monk
         if field.name in ("lr", "rank", "targets", "epochs")
         and getattr(s, field.name) != getattr(usual, field.name)
     }
-    words = {"rate": "lr", "rank": "rank", "layers": "targets", "passes": "epochs"}
+    words = {"rate": "lr", "layers": "targets", "embeddings": "targets"}
     assert changed == {setting for word, setting in words.items() if word in what}
 
 
