@@ -1,10 +1,10 @@
 """Why LoRA on NF4 stops short of tuning all weights in recipe `report`, on the validation part.
 
-LoRA on 4-bit weights could lose for three reasons: the weights are rounded, the learning rate is low,
-or the additions are in too few places. More than half of MiniLM's parameters are word embeddings,
-which LoRA leaves as they are unless told. Each run tunes MiniLM on the triplets without rounding, and
-all but the first with one thing more changed. Like the alpha of Eq. (1), the figure is
-NDCG@25 on the validation part, from which no triplet comes; the test part is not looked at.
+LoRA on 4-bit weights could lose for three reasons: the weights are rounded, the learning rate is
+low, or the additions are in too few places. More than half of MiniLM's parameters are word
+embeddings, which LoRA leaves as they are unless told. Each run tunes MiniLM on the triplets without
+rounding, and all but the first with one thing more changed. Like the alpha of Eq. (1), the figure
+is NDCG@25 on the validation part, from which no triplet comes; the test part is not looked at.
 
 Gives:    out/lora.json and out/lora.md: four rows of `make all`, then a row for each of RUNS.
 Command:  python tests/studies/lora.py --out out                                (or: make lora)
