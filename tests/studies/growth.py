@@ -388,8 +388,9 @@ def stage_section(rows):
 
 
 LARGE_DATA = """
-**32 million ratings of your own, and GPUs.** Unpack GroupLens' ml-32m, or put files like those
-in a folder:
+**32 million ratings, and GPUs.** Unpack GroupLens' ml-32m, or put files like its into a folder. We
+had neither it nor a GPU: the stages above ran on synthetic ratings of that size, and `GPUS=2` on
+processors.
 
     make all DATA=ml-32m OUT=out-32m                   # the stages above, MiniLM, the tables
     make all DATA=ml-32m OUT=out-32m GPUS=4            # the same where there are four GPUs
@@ -397,7 +398,7 @@ in a folder:
 
 PMF runs on the processor in any case. With GPUS=4, torchrun starts four processes for each encoding
 and each tuning; a process takes the GPU of its number and its share of the texts. A single GPU is
-used without asking; GPUS=1 gives it larger batches.
+used by default; GPUS=1 gives it larger batches.
 """
 
 

@@ -122,13 +122,13 @@ def page(record, results):
         [row["question"], row["recipe"], row["row"], row["other"], interval(row["difference"])]
         for row in record["differences"]
     ]
-    head = ["what is added", "recipe", "row", "less", f"NDCG@{results['k']}"]
+    head = ["what is added", "recipe", "row", "minus", f"NDCG@{results['k']}"]
     return (
-        "Rows of Table I that have an encoder; hits are means where there are several seeds, "
-        "minutes are of the first seed, beside whatever else ran.\n\n"
+        "Rows of Table I that have an encoder. Hits are means over the seeds; minutes are of the "
+        "first seed, while other jobs ran too.\n\n"
         f"{row_table(results)}\n"
         "Differences, with 95 % paired bootstrap intervals, drawn from the users and, where a row "
-        f"has several seeds, from them.\n\n{markdown(head, lines)}"
+        f"has several, from its seeds.\n\n{markdown(head, lines)}"
     )
 
 
