@@ -134,7 +134,7 @@ def test_table_of_stages_by_hand():
     assert "| evaluation | 2.00, 3.00, 2.00e+03 | 2.00, 3.00, 1.00e+03 | 1.00 |" in section
     slow = four | {"stages": stages | {"prepare": {"seconds": 12.0, "peak_bytes": 3e9}}}
     small = one | {"ratings": 10**5}  # start-up: no part of the ratio
-    assert "| 12.0, 3.00, 3.00e+03 | 1.50 |" in growth.stage_section([small, one, slow])
+    assert "| 12.0, 3.00, 3,000 | 1.50 |" in growth.stage_section([small, one, slow])
     assert growth.stage_section([]) == ""
 
 

@@ -378,7 +378,8 @@ def stage_section(rows):
         cells, costs = [name], [unit_cost(row, name) for row in large]
         for row in rows:
             found, cost = row["stages"][name], unit_cost(row, name)
-            cells.append(f"{found['seconds']:#.3g}, {found['peak_bytes'] / 1e9:.2f}, {cost:#.3g}")
+            shown = f"{cost:,.0f}" if cost >= 100 else f"{cost:.1f}"
+            cells.append(f"{found['seconds']:.1f}, {found['peak_bytes'] / 1e9:.2f}, {shown}")
         lines.append([*cells, f"{max(costs) / costs[0]:.2f}"])
     return (
         "\n**Stages**, each with its own default settings: CPU time of one thread, peak memory, "
