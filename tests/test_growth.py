@@ -130,8 +130,8 @@ def test_table_of_stages_by_hand():
     one = {"ratings": 10**6, "evaluated": 2000, "items": 500, "stages": stages}
     four = one | {"ratings": 4 * 10**6, "evaluated": 4000}
     section = growth.stage_section([one, four])
-    assert "| prepare | 2.00, 3.00, 2.00e+03 | 2.00, 3.00, 500. | 1.00 |" in section
-    assert "| evaluation | 2.00, 3.00, 2.00e+03 | 2.00, 3.00, 1.00e+03 | 1.00 |" in section
+    assert "| prepare | 2.0, 3.00, 2,000 | 2.0, 3.00, 500 | 1.00 |" in section
+    assert "| evaluation | 2.0, 3.00, 2,000 | 2.0, 3.00, 1,000 | 1.00 |" in section
     slow = four | {"stages": stages | {"prepare": {"seconds": 12.0, "peak_bytes": 3e9}}}
     small = one | {"ratings": 10**5}  # start-up: no part of the ratio
     assert "| 12.0, 3.00, 3,000 | 1.50 |" in growth.stage_section([small, one, slow])
