@@ -495,9 +495,13 @@ def test_parts_are_whole_batches_of_all_texts():
 
 
 def test_a_run_after_a_break_encodes_the_rest_and_gives_the_same_file(
-    run_in_parts, tmp_path, capsys
+    tiny, run_in_parts, tmp_path, capsys
 ):
     assert run_in_parts("whole.safetensors") == 24
+    encoder = load(tiny)
+    expected = enc.embed(encoder, enc.tokenize(encoder, tiny_qwen.TEXTS), 100)
+    found = metrics.load(tmp_path / "whole.safetensors")["embeddings"]
+    np.testing.assert_array_equal(found, expected)  # in parts or not
     first = run_in_parts(until=15)
     assert 0 < first <= 15
     folder = tmp_path / "out.safetensors.parts"
