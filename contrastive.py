@@ -23,7 +23,7 @@ LoRA (Hu et al. 2022) adds (alpha/r) B A to chosen layers and trains A, B alone;
 that is QLoRA (Dettmers et al. 2023).
 
 Gives:    hits of MF + MiniLM, untuned and tuned (seed 42): `published` 712 -> 728, or by LoRA on
-          NF4 720 -> 701; `report` 748 -> 952.
+          NF4 720 -> 701; `report` 748 -> 952, or by LoRA on NF4 756 -> 877.
 Command:  python contrastive.py --encoder minilm --weights data/minilm --texts out/documents.txt \\
               --ratings out/ratings.safetensors --out out/minilm-tuned     (others: the Makefile)
           torchrun --nproc-per-node 2 contrastive.py ...    each process encodes its share of a step
