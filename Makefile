@@ -86,7 +86,7 @@ help:
 	@echo "make peers   compare with Cornac, ir_measures, sentence-transformers, plain peft"
 	@echo "make baselines   tune EASE and weighted MF again (a quarter of an hour)"
 	@echo "make bench   time every stage beside its peers, one after the other; BENCH=--quick to try"
-	@echo "make growth  time and memory from 100,000 to 32 million synthetic ratings (15 minutes)"
+	@echo "make growth  time and memory from 100,000 to 32 million synthetic ratings (an hour)"
 	@echo "make clean   delete $(OUT)/ and $(OUT)-quick/; data/ and .venv/ stay"
 	@echo "variables    SEED=$(SEED)  K=$(K) (factors)  OUT=$(OUT)  MINILM=$(MINILM)  V=1 (show commands)"
 	@echo "             MPNET=$(MPNET)  QWEN=$(QWEN) (a hub name or a folder)"
