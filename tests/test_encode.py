@@ -462,8 +462,8 @@ def run_in_parts(tiny, tmp_path, monkeypatch):
             line += [f"--{option}", value]
         encoded = []
 
-        def stop(encoder, ids, budget, items):
-            if len(items) > 1:  # one is the trial of the longest
+        def stop(encoder, ids, budget, items=None):
+            if items is not None and len(items) > 1:  # one is the trial of the longest
                 if len(encoded) + len(items) > until:
                     raise KeyboardInterrupt
                 encoded.extend(items)

@@ -179,7 +179,7 @@ class Clock:
 def fit(data, k, epochs, options, now=time.perf_counter):
     """(seconds of each epoch, U, V) of pmf.fit on generate()'s data."""
     clock, settings = Clock(now), pmf.Settings(Path(), Path(), k=k, epochs=epochs, **options)
-    with mock.patch.object(pmf, "progress", lambda *_, **__: clock):
+    with mock.patch.object(metrics, "progress", lambda *_, **__: clock):
         U, V, _ = pmf.fit(*data, settings)
     return np.diff(clock.times).tolist(), U, V
 
