@@ -251,6 +251,9 @@ $(OUT)/minilm-nf4-lora.safetensors: $(OUT)/documents.txt encode.py \
   $(OUT)/minilm-nf4-lora/training.json
 	$(Q)$(ENCODE) --nf4 --adapter $(OUT)/minilm-nf4-lora --texts $< --out $@
 
+SEEDROWS := $(addprefix $(OUT)/minilm-,nf4.safetensors nf4-lora.safetensors \
+            $(foreach row,tuned tuned-report nf4-lora-report,$(row)-2.safetensors $(row)-3.safetensors))
+
 # A name that ends in -2 or -3 has SEED + 1 or SEED + 2. % and $* are that 2 or 3.
 NEXT = $$(( $(SEED) + $* - 1 ))
 
@@ -304,9 +307,6 @@ MPROWS    := $(addprefix $(OUT)/,mpnet.safetensors mpnet-nf4.safetensors \
              mpnet-nf4-lora.safetensors mpnet-report.safetensors mpnet-nf4-report.safetensors \
              mpnet-nf4-lora-report.safetensors mpnet-no-leak.safetensors pmf-ours-mpnet.safetensors)
 
-mpnet: $(MPROWS)
-	@$(MAKE) all
-
 $(OUT)/mpnet.safetensors: $(OUT)/documents.txt encode.py $(MPWEIGHTS)
 	$(Q)$(TORCH) encode.py $(BUDGET) $(MP) --texts $< --out $@
 
@@ -356,16 +356,17 @@ OTHER := $(wildcard $(addprefix $(OUT)/,qwen3-*.safetensors mpnet*.safetensors *
          minilm-nf4*.safetensors) results/baselines.json) \
          $(if $(wildcard $(OUT)/mpnet-no-leak.safetensors),$(OUT)/pmf-ours-mpnet.safetensors)
 
-$(OUT)/results.json: $(ROWS) $(OTHER) main.py fuse.py metrics.py
+# `make seeds mpnet` asks for both at once.
+MORE  := $(if $(filter seeds,$(MAKECMDGOALS)),$(SEEDROWS)) \
+         $(if $(filter mpnet,$(MAKECMDGOALS)),$(MPROWS))
+
+$(OUT)/results.json: $(ROWS) $(MORE) $(OTHER) main.py fuse.py metrics.py
 	$(Q)$(PY) main.py evaluate --out $(OUT) --seed $(SEED) $(if $(QUICK),--quick)
 
 quick:
 	@$(MAKE) $(OUT)-quick/results.json $(OUT)-quick/pmf-all.safetensors QUICK=1 OUT=$(OUT)-quick
 
-seeds: $(OUT)/minilm-nf4.safetensors $(OUT)/minilm-nf4-lora.safetensors \
-  $(foreach row,tuned tuned-report nf4-lora-report,$(OUT)/minilm-$(row)-2.safetensors \
-  $(OUT)/minilm-$(row)-3.safetensors)
-	@$(MAKE) all
+seeds mpnet: all
 
 # ---- Qwen3-Embedding: base and LoRA on NF4, both recipes ------------------------------------------
 
@@ -379,7 +380,8 @@ QROWS := $(QNAME) $(QNAME)-report $(if $(CPU),,$(QNAME)-tuned $(QNAME)-tuned-rep
 QCORES := $(if $(CORES),OMP_NUM_THREADS=$(CORES))
 
 # CPU=1 is for a machine without a GPU: the base rows alone, however many hours they take.
-qwen: $(OUT)/documents.txt $(OUT)/documents-report.txt
+# It is last of what is asked for: its own `make all` must be the only one.
+qwen: $(OUT)/documents.txt $(OUT)/documents-report.txt $(filter all seeds mpnet,$(MAKECMDGOALS))
 	$(Q)$(QCORES) $(PY) contrastive.py --check $(if $(CPU),--cpu) --ratings $(RATINGS) --texts $< \
 	  --out $(OUT) $(QTUNE)
 	@$(QCORES) $(MAKE) -j1 $(QROWS:%=$(OUT)/%.safetensors)

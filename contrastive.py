@@ -480,7 +480,8 @@ def check(s):
     need = f"{encode / 1e9:.1f} GB to encode, {tune / 1e9:.1f} GB to tune"
     print(f"needs {need}, of {there / 1e9:.1f} GB", flush=True)
     if (encode if s.cpu else tune) > 0.9 * there:
-        how = "--checkpointing, --nf4 --lora or a smaller --batch; `make qwen CPU=1` only encodes"
+        how = "--nf4 --lora" if s.cpu else "--checkpointing, --nf4 --lora or a smaller --batch"
+        how += "; `make qwen CPU=1` only encodes" * (encode <= 0.9 * there)
         raise BadInput(f"too little memory; try {how}")
     # 2. Time; a GPU has enough of it
     if not cuda:

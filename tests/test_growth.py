@@ -197,9 +197,6 @@ def test_a_study_in_pieces_keeps_what_was_measured_and_asks_for_what_was_not(tmp
     growth.add(kept["epochs"], {"ratings": 7})
     growth.add(kept["epochs"], {"ratings": 5, "a": 2})
     assert kept["epochs"] == [{"ratings": 5, "a": 2}, {"ratings": 7}, {"ratings": 9}]
-    kept = [{"ratings": 5, "stages": {"a": 1, "b": 2}}]
-    growth.add(kept, {"ratings": 5, "stages": {"a": 3}})
-    assert kept == [{"ratings": 5, "stages": {"a": 3, "b": 2}}]
     with pytest.raises(growth.BadInput, match="has no stages yet; name them in --parts too"):
         growth.earlier(path, ("epochs",))
     path.write_text(json.dumps(old | {"machine": "another", "epochs": rows, "stages": rows}))

@@ -162,8 +162,10 @@ def test_make_seeds_tunes_with_the_next_two_seeds_and_make_all_keeps_them_up_to_
         assert words[words.index("--recipe") + 1] == recipe
         assert ("--nf4 --lora --lr 2e-4" in line) == ("nf4" in row)
     assert make(folder, "seeds") == make(folder, "all") == set()
+    make(folder, "seeds", "mpnet")
+    assert (folder / "log").read_text().count("evaluate") == 1  # one make, not one for each
     edit(folder / "contrastive.py")
-    again = {line for line in make(folder, "all") if "contrastive" in line}
+    again = {line for line in make(folder, "all") if "contrastive" in line and "mpnet" not in line}
     assert again == {line for line in made | plain if "contrastive" in line}
 
 

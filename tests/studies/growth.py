@@ -64,7 +64,6 @@ class Settings:
     out: Path = Path("out")  # folder to write to
     sizes: tuple[int, ...] = (1, 10, 100, 320)  # in 100,000 ratings
     parts: tuple[str, ...] = PARTS  # what is measured now
-    last: str = ""  # measure no stage after this one; what is not measured now stays
     fit_size: int = 10  # of the whole fits, in 100,000 ratings
     epochs: int = 200  # of the whole fits
     k: int = 100  # K, factors
@@ -310,8 +309,6 @@ def measure_stages(settings, size):
             taken = timed(*arguments, folder=folder, env=os.environ | ONE_THREAD)
             taken["seconds"] = taken.pop("cpu_seconds")
             found["stages"][name] = taken
-            if name == settings.last:
-                break
             if name == "prepare":
                 child(here, "vectors")
     return found
@@ -479,10 +476,7 @@ def earlier(path, parts):
 
 
 def add(rows, row):
-    """Put a measured size in the place of an earlier one, or in its order; its stages each."""
-    for other in rows:
-        if other["ratings"] == row["ratings"] and "stages" in row:
-            row["stages"] = other["stages"] | row["stages"]
+    """Put a measured size in the place of an earlier one, or in its order."""
     rows[:] = [other for other in rows if other["ratings"] != row["ratings"]] + [row]
     rows.sort(key=lambda each: each["ratings"])
 
