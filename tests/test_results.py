@@ -105,7 +105,7 @@ def test_the_tuning_table_says_what_was_trained_and_what_it_cost():
         {"recipe": "published", "row": "base", "seed": 42, "hits": 712, "tuning": {}},
         {"recipe": "report", "row": "LoRA", "seed": 7, "hits": 7, "tuning": cost | {"seconds": 90}},
     ]
-    lines = record.tuning_table({"rows": rows}).splitlines()[2:]
+    lines = record.tuning_table({"rows": rows}).splitlines()[4:]
     assert lines == [
         "| published | base | 42 | none |  |  | 712 |",
         "| report | LoRA | 7 | 147,456 (0.65%) | 3.00 GB | 1.5 | 7 |",
