@@ -43,7 +43,7 @@ ifneq ($(shell [ "$(SEED)" -ge 0 ] 2>&1 && [ "$(SEED)" -le 4294967293 ] && echo 
 $(error SEED=$(SEED) must be a whole number from 0 to 4294967293: `make seeds` adds 1 and 2 to it)
 endif
 
-ifneq ($(GPUS),$(filter-out 0,$(shell echo "$(GPUS)" | grep -x '[0-9]*')))
+ifneq ($(GPUS),$(shell echo "$(GPUS)" | grep -x '[1-9][0-9]*'))
 $(error GPUS=$(GPUS) must be a whole number, 1 or more)
 endif
 
@@ -255,7 +255,7 @@ SEEDROWS := $(addprefix $(OUT)/minilm-,nf4.safetensors nf4-lora.safetensors \
             $(foreach row,tuned tuned-report nf4-lora-report,$(row)-2.safetensors $(row)-3.safetensors))
 
 # A name that ends in -2 or -3 has SEED + 1 or SEED + 2. % and $* are that 2 or 3.
-NEXT = $$(( $(SEED) + $* - 1 ))
+NEXT = $$(expr $(SEED) + $* - 1)
 
 $(OUT)/minilm-tuned-2/training.json $(OUT)/minilm-tuned-3/training.json: \
   $(OUT)/minilm-tuned-%/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
@@ -363,7 +363,7 @@ MORE  := $(if $(filter seeds,$(MAKECMDGOALS)),$(SEEDROWS)) \
 $(OUT)/results.json: $(ROWS) $(MORE) $(OTHER) main.py fuse.py metrics.py
 	$(Q)$(PY) main.py evaluate --out $(OUT) --seed $(SEED) $(if $(QUICK),--quick)
 
-quick:
+quick: | $(ML)/ratings.csv $(MINILM)/model.safetensors
 	@$(MAKE) $(OUT)-quick/results.json $(OUT)-quick/pmf-all.safetensors QUICK=1 OUT=$(OUT)-quick
 
 seeds mpnet: all
@@ -381,7 +381,7 @@ QCORES := $(if $(CORES),OMP_NUM_THREADS=$(CORES))
 
 # CPU=1 is for a machine without a GPU: the base rows alone, however many hours they take.
 # It is last of what is asked for: its own `make all` must be the only one.
-qwen: $(OUT)/documents.txt $(OUT)/documents-report.txt $(filter all seeds mpnet,$(MAKECMDGOALS))
+qwen: $(OUT)/documents.txt $(OUT)/documents-report.txt $(filter-out qwen,$(MAKECMDGOALS))
 	$(Q)$(QCORES) $(PY) contrastive.py --check $(if $(CPU),--cpu) --ratings $(RATINGS) --texts $< \
 	  --out $(OUT) $(QTUNE)
 	@$(QCORES) $(MAKE) -j1 $(QROWS:%=$(OUT)/%.safetensors)
@@ -439,7 +439,7 @@ SPLITS := 1 2 3 4 5
 splits: .venv-peers/.done $(SPLITS:%=$(OUT)/split-%/minilm-no-leak.safetensors)
 	$(Q)$(PEERS) tests/studies/splits.py --out $(OUT) --splits $(SPLITS)
 
-$(OUT)/split-%/minilm-no-leak.safetensors: FORCE
+$(OUT)/split-%/minilm-no-leak.safetensors: FORCE | $(ML)/ratings.csv $(MINILM)/model.safetensors
 	@$(MAKE) SEED=$* OUT=$(OUT)/split-$* $@
 
 bench: .venv-peers/.done $(OUT)/pmf.safetensors $(OUT)/minilm.safetensors
@@ -466,6 +466,6 @@ clean:
 	  qwen3-*.safetensors qwen3-*/ results.json results-ours.json table[123].md figure[1234].svg \
 	  bench.json bench.md growth.json growth.md choices.json choices.md splits.json splits.md \
 	  tuned.json tuned.md tuned-*/ tuned-*.safetensors \
-	  lora.json lora.md lora-*/ lora-*.safetensors size.json size.md \
+	  lora.json lora.md lora-*/ lora-*.safetensors size.json size.md growth-*/ \
 	  && if [ -d runs ]; then rmdir runs; fi; \
 	  cd - >/dev/null; rmdir $$out 2>/dev/null || true; fi; done

@@ -9,7 +9,7 @@ two poolings makes of them the embedding e of the text, and whether e has length
 NF4 is the 4-bit format of QLoRA (Dettmers et al. 2023), its scales quantised as well.
 
 Gives:    (9742, 384) of ml-latest-small by MiniLM: with it MF + MiniLM (base) has 712 hits in the
-          recipe `published` and 748 in `report`; in NF4, 720 in `published`. By MPNet, 789 there.
+          recipe `published` and 748 in `report`; in NF4, 720 in `published`; by MPNet, 789.
 Command:  python encode.py --encoder minilm --weights data/minilm --texts out/documents.txt \\
               --out out/minilm.safetensors [--nf4] [--adapter DIR]
           torchrun --nproc-per-node 2 encode.py ...     each process encodes its share

@@ -199,6 +199,8 @@ def test_a_study_in_pieces_keeps_what_was_measured_and_asks_for_what_was_not(tmp
     assert kept["epochs"] == [{"ratings": 5, "a": 2}, {"ratings": 7}, {"ratings": 9}]
     with pytest.raises(growth.BadInput, match="has no stages yet; name them in --parts too"):
         growth.earlier(path, ("epochs",))
+    with pytest.raises(growth.BadInput, match="--parts stage: choose among epochs, stages, fits"):
+        growth.earlier(path, ("stage",))
     path.write_text(json.dumps(old | {"machine": "another", "epochs": rows, "stages": rows}))
     assert growth.earlier(path, growth.PARTS)["epochs"] == []
 

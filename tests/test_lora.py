@@ -22,7 +22,7 @@ def test_a_run_tunes_and_encodes_with_the_settings_that_its_name_says(name, monk
     )
     s = contrastive.metrics.parse(contrastive.Settings, "", tuning.split()[1:])
     assert (s.recipe, s.seed, s.lora) == ("report", 42, True)
-    assert s.nf4 == ("--nf4" in encoding) == ("NF4" in what)
+    assert not s.nf4 and f"--adapter {tmp_path / name} " in encoding and "float32" in what
     usual = contrastive.Settings("", "", "", "", lora=True, lr=2e-4)
     changed = {
         field.name

@@ -202,6 +202,7 @@ def test_make_qwen_stops_where_the_check_refuses(folder):
         "MPNET=a b",
         "GPUS=x",
         "GPUS=0",
+        "GPUS=00",
         "GPUS=1 2",
         "SEED=x",
         "SEED=-1",

@@ -300,7 +300,7 @@ def measure_evaluation(settings):
 def measure_stages(settings, size):
     """{"ratings", "users", "items", "evaluated", "stages"} of a size; stages in CPU seconds."""
     settings.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=settings.out) as folder:
+    with tempfile.TemporaryDirectory(prefix="growth-", dir=settings.out) as folder:
         here = dataclasses.replace(settings, out=Path(folder), sizes=(size,))
         found = child(here, "files")
         found |= {"evaluated": min(settings.users, found["users"]), "stages": {}}
@@ -469,6 +469,8 @@ def earlier(path, parts):
     results = {"machine": machine(), "epochs": [], "stages": [], "fits": {}}
     if path.is_file() and read_json(path, "machine")["machine"] == results["machine"]:
         results |= read_json(path)
+    if not set(parts) <= set(PARTS):
+        raise BadInput(f"--parts {' '.join(parts)}: choose among {', '.join(PARTS)}")
     missing = [part for part in PARTS if part not in parts and not results[part]]
     if missing:
         raise BadInput(f"{path} has no {' and no '.join(missing)} yet; name them in --parts too")
@@ -490,8 +492,9 @@ def main_growth():
         n = 100_000 * size
         if "epochs" in settings.parts:
             with stage(settings.out / "growth.json", f"{n:,} ratings") as figure:
-                add(results["epochs"], child(settings, size))
-                figure(f"{per_rating(results['epochs'][-1], 'fast'):.0f} ns a rating of --fast")
+                row = child(settings, size)
+                add(results["epochs"], row)
+                figure(f"{per_rating(row, 'fast'):.0f} ns a rating of --fast")
         if "stages" in settings.parts:
             with stage(settings.out / "growth.json", f"the stages on {n:,} ratings"):
                 add(results["stages"], measure_stages(settings, size))

@@ -61,9 +61,9 @@ RUNS = {  # name -> what is changed in that LoRA, and how contrastive.py is aske
 def run_of(s, name, flags):
     """Tune and encode, unless that was done: the folder out/<name>, and its .safetensors."""
     folder, texts = s.out / name, s.out / "documents-report.txt"
-    mini, nf4 = f"--encoder minilm --weights {s.minilm} --texts {texts}", "--nf4" in flags
+    mini = f"--encoder minilm --weights {s.minilm} --texts {texts}"
     tuning = f"--ratings {s.out / 'ratings.safetensors'} --recipe report --seed {s.seed} {flags}"
-    vectors = f"--adapter {folder} --out {folder}.safetensors{' --nf4' * nf4}"
+    vectors = f"--adapter {folder} --out {folder}.safetensors"
     make_missing(
         {
             folder / "training.json": f"contrastive.py {mini} --out {folder} {tuning}",
