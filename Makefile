@@ -53,8 +53,9 @@ export SHARED_SCREEN := 1
 ifndef OMP_NUM_THREADS
 CORES := $(shell getconf _NPROCESSORS_ONLN)
 export OMP_NUM_THREADS := $(shell expr \( $(CORES) + 1 \) / 2)
-test peers bench growth choices lora qwen-size: export OMP_NUM_THREADS := $(CORES)
 endif
+# For what runs alone.
+ALL_CORES := $(if $(CORES),OMP_NUM_THREADS=$(CORES))
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
@@ -376,15 +377,13 @@ QBASE := --encoder $(QNAME) --nf4 --dtype $(if $(SMALL),float32,bfloat16) \
          $(if $(wildcard $(QWEN)/),--weights $(QWEN))
 QTUNE := $(QBASE) --lora --batch 4 --warmup 50 --lr 2e-4
 QROWS := $(QNAME) $(QNAME)-report $(if $(CPU),,$(QNAME)-tuned $(QNAME)-tuned-report)
-# One of these at a time, on all cores.
-QCORES := $(if $(CORES),OMP_NUM_THREADS=$(CORES))
 
 # CPU=1 is for a machine without a GPU: the base rows alone, however many hours they take.
 # It is last of what is asked for: its own `make all` must be the only one.
 qwen: $(OUT)/documents.txt $(OUT)/documents-report.txt $(filter-out qwen,$(MAKECMDGOALS))
-	$(Q)$(QCORES) $(PY) contrastive.py --check $(if $(CPU),--cpu) --ratings $(RATINGS) --texts $< \
+	$(Q)$(ALL_CORES) $(PY) contrastive.py --check $(if $(CPU),--cpu) --ratings $(RATINGS) --texts $< \
 	  --out $(OUT) $(QTUNE)
-	@$(QCORES) $(MAKE) -j1 $(QROWS:%=$(OUT)/%.safetensors)
+	@$(ALL_CORES) $(MAKE) -j1 $(QROWS:%=$(OUT)/%.safetensors)
 	@$(MAKE) all
 
 $(OUT)/$(QNAME).safetensors: $(OUT)/documents.txt encode.py $(OUT)/.set-QWEN
@@ -411,25 +410,25 @@ $(OUT)/$(QNAME)-tuned-report.safetensors: $(OUT)/documents-report.txt encode.py 
 # ---- Tests and studies ----------------------------------------------------------------------------
 
 test: .venv/.tests $(ML)/ratings.csv $(MINILM)/model.safetensors
-	$(Q)MINILM="$(MINILM)" $(PY) -m pytest
+	$(Q)$(ALL_CORES) MINILM="$(MINILM)" $(PY) -m pytest
 
 lint: .venv/.tests
 	$(Q).venv/bin/ruff check .
 	$(Q).venv/bin/ruff format --check .
 
 peers: .venv-peers/.done $(ML)/ratings.csv $(MINILM)/model.safetensors
-	$(Q)MINILM="$(MINILM)" $(PEERS) -m pytest tests/peers
+	$(Q)$(ALL_CORES) MINILM="$(MINILM)" $(PEERS) -m pytest tests/peers
 
 study: .venv-peers/.done $(OUT)/results.json $(OUT)/minilm-no-tags.safetensors \
   $(OUT)/minilm-ours.safetensors
 	$(Q)$(PEERS) tests/studies/table3.py --out $(OUT) --seed $(SEED)
 
 choices: $(OUT)/minilm-no-leak.safetensors $(OUT)/minilm-no-tags.safetensors
-	$(Q)$(PY) tests/studies/choices.py --out $(OUT) --data $(DATA) --minilm $(MINILM)
-	$(Q)$(PY) tests/studies/tuned.py --out $(OUT) --minilm $(MINILM)
+	$(Q)$(ALL_CORES) $(PY) tests/studies/choices.py --out $(OUT) --data $(DATA) --minilm $(MINILM)
+	$(Q)$(ALL_CORES) $(PY) tests/studies/tuned.py --out $(OUT) --minilm $(MINILM)
 
 lora: $(OUT)/results.json
-	$(Q)$(PY) tests/studies/lora.py --out $(OUT) --minilm $(MINILM) --seed $(SEED)
+	$(Q)$(ALL_CORES) $(PY) tests/studies/lora.py --out $(OUT) --minilm $(MINILM) --seed $(SEED)
 
 size: $(OUT)/results.json
 	$(Q)$(PY) tests/studies/size.py --out $(OUT)
@@ -443,13 +442,13 @@ $(OUT)/split-%/minilm-no-leak.safetensors: FORCE | $(ML)/ratings.csv $(MINILM)/m
 	@$(MAKE) SEED=$* OUT=$(OUT)/split-$* $@
 
 bench: .venv-peers/.done $(OUT)/pmf.safetensors $(OUT)/minilm.safetensors
-	$(Q)$(PEERS) tests/studies/bench.py --out $(OUT) --minilm "$(MINILM)" $(BENCH)
+	$(Q)$(ALL_CORES) $(PEERS) tests/studies/bench.py --out $(OUT) --minilm "$(MINILM)" $(BENCH)
 
 growth: .venv-peers/.done
-	$(Q)$(PEERS) tests/studies/growth.py --out $(OUT)
+	$(Q)$(ALL_CORES) $(PEERS) tests/studies/growth.py --out $(OUT)
 
 qwen-size: $(OUT)/documents.txt $(MINILM)/model.safetensors
-	$(Q)$(PY) tests/studies/qwen_size.py --out $(OUT) --tokens $(MINILM)
+	$(Q)$(ALL_CORES) $(PY) tests/studies/qwen_size.py --out $(OUT) --tokens $(MINILM)
 
 baselines: .venv-peers/.done $(RATINGS)
 	$(Q)$(PEERS) tests/peers/baselines.py --out $(OUT)

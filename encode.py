@@ -6,8 +6,6 @@ two poolings makes of them the embedding e of the text, and whether e has length
     p = (h_1 + .. + h_T) / T   (MiniLM, MPNet: mean)    or    p = h_T   (Qwen3-Embedding: lasttoken)
     e = p / |p|   (all three)                           or    e = p
 
-NF4 is the 4-bit format of QLoRA (Dettmers et al. 2023), its scales quantised as well.
-
 Gives:    (9742, 384) of ml-latest-small by MiniLM: with it MF + MiniLM (base) has 712 hits in the
           recipe `published` and 748 in `report`; in NF4, 720 in `published`; by MPNet, 789.
 Command:  python encode.py --encoder minilm --weights data/minilm --texts out/documents.txt \\
@@ -51,7 +49,7 @@ class Settings:
     out: Path  # where the embeddings go, .safetensors
     weights: str = ""  # folder with the named encoder's files; empty: from the hub
     adapter: str = ""  # folder of a peft adapter
-    nf4: bool = False  # load the linear layers in 4 bits
+    nf4: bool = False  # load the linear layers in 4 bits: NF4 of QLoRA (Dettmers et al. 2023)
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights (NF4: of the arithmetic)
     budget: int = 2048  # padded tokens a batch; a GPU wants 16384 or more
 
@@ -390,7 +388,7 @@ def embed(encoder, ids, budget=2048, items=None):
 
 
 def parts_of(lengths, budget):
-    """Arrays of text numbers, each PART or more: whole batches of all texts, so none changes."""
+    """Arrays of text numbers, each PART or more, in batches of all texts: one process has no other."""
     order, parts, start = np.argsort(lengths, kind="stable"), [], 0  # (n,)
     for _, end in batches(lengths[order], budget):
         if end - start >= PART * rank_and_world()[1] or end == len(order):
@@ -408,6 +406,7 @@ def main():
         facts, folder = find(s.encoder, s.weights)
         encoder = load_encoder(facts, folder, s.nf4, s.dtype, s.adapter)
         files = [s.texts, *weight_files(folder), *(weight_files(s.adapter) if s.adapter else [])]
+        inputs = metrics.origin(s, files)["inputs"]  # their sha256, taken once
         # 2. Texts -> token ids
         ids = tokenize(encoder, texts, figure)
         lengths = np.array([len(x) for x in ids])  # (I,)
@@ -417,12 +416,12 @@ def main():
         # 3. -> vectors (I, D), in parts: a run after a break reads those that are finished
         parts, make = parts_of(lengths, s.budget), partial(embed, encoder, ids, s.budget)
         rank, world = rank_and_world()
-        vectors, kept = metrics.in_parts(s.out, parts, make, s, files, write=rank == 0)
+        vectors, kept = metrics.in_parts(s.out, parts, make, s, inputs, write=rank == 0)
         # 4. The file; then its parts may go, as soon as every process has read them
         if world > 1:
             dist.barrier()
         if rank == 0:
-            save(s.out, {"embeddings": vectors}, s, files)
+            save(s.out, {"embeddings": vectors}, s, inputs)
             metrics.remove(kept)
 
 

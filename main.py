@@ -447,7 +447,7 @@ def prepare(argv):
         texts = movie_texts(movies, tags, arrays)
         edition, liked = edition_of(settings.data), float(scale["liked"])
         if liked != scale_of(ratings[2])["liked"]:  # other movies are to be found than the report's
-            edition = f"liked from {liked:g}: not the report's"
+            edition += f"; liked from {liked:g}: not the report's"
         record = {"edition": edition, "seed": settings.seed}
         record |= {"valid_seed": settings.valid_seed, "valid_share": settings.valid_share}
         record |= take_strings(arrays)
@@ -682,7 +682,8 @@ def check_encoder(out, recipe, encoder, name, quick):
     if not tuned:
         return {}
     keys = ("trainable", "trainable_share", "peak_memory_bytes", "seconds")
-    record = metrics.read_json(path, "settings", *keys)
+    record = metrics.read_json(path, "settings", "inputs", *keys)
+    metrics.require(path, record["inputs"], {out.ratings.name: sha256(out.ratings)})
     wanted = {"recipe": recipe.name, "encoder": base} | ({} if quick else {"max_steps": "0"})
     metrics.require(path, record["settings"], wanted)
     weights = {file.name: sha256(file) for file in path.parent.glob("*.safetensors")}

@@ -527,7 +527,6 @@ def in_parts(path, parts, make, settings, inputs, write=True):
     Each part is kept in the folder `path`.parts, where a run after a break reads it, until the
     caller removes it. Returns the values (n, ..) and the files.
     """
-    inputs = origin(settings, inputs)["inputs"]
     found, files, new = [], [], 0
     with progress(sum(map(len, parts)), str(path), unit=" rows") as bar:
         for rows in parts:
@@ -547,11 +546,12 @@ def in_parts(path, parts, make, settings, inputs, write=True):
 
 
 def remove(paths):
-    """Delete these files of one folder; and the folder, unless anything else is in it."""
-    for path in paths:
+    """Delete the parts in these files' folder, older ones too; the folder unless more is in it."""
+    folder = paths[0].parent
+    for path in folder.glob("[0-9][0-9][0-9][0-9].safetensors"):
         path.unlink()
-    if not any(path.parent.iterdir()):
-        path.parent.rmdir()
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def check_texts(path, digests, ratings):

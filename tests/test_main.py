@@ -519,7 +519,10 @@ def test_neither_help_nor_prepare_nor_recommend_imports_torch_or_numba(
 def test_another_liked_rating_is_other_data_than_the_reports(artefacts, tmp_path):
     """Other movies are to be found: nothing of the report and no recorded row stands beside."""
     folder = make_folder(tmp_path / "mine")
-    for options, edition in (([], main.OWN), (["--liked", "3"], "liked from 3: not the report's")):
+    for options, edition in (
+        ([], main.OWN),
+        (["--liked", "3"], f"{main.OWN}; liked from 3: not the report's"),
+    ):
         main.prepare(["--data", str(folder), "--out", str(tmp_path / "o"), *options])
         made = metrics.provenance(tmp_path / "o" / "ratings.safetensors")
         assert made["settings"]["edition"] == edition

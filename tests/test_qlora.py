@@ -239,7 +239,7 @@ def test_gradients_equal_the_dequantised_twins(tiny, data, tmp_path):
 
 
 def test_training_goes_on_after_an_evaluation(tiny, data):
-    """The trap of AVX512-BF16 CPUs: unless load_encoder switches it off, the second backward pass fails there."""
+    """The trap of AVX512-BF16 CPUs: a second backward pass fails unless it is off."""
     s = settings(tiny, data, dropout=0.0)
     encoder = build(s)
     before = gradients(encoder, data, s)

@@ -72,18 +72,20 @@ def run_of(s, name, flags):
     )
 
 
-def measured(out, name, k):
+def measured(out, name, s):
     """{"alpha", "ndcg" (E,), ..} of recipe report on the validation part, with these embeddings."""
     task, (U, V) = fuse.ranking_task(out.data, validation=True), out.factors("pmf-fit")
     embeddings = out.embeddings(name, fuse.REPORT.suffix)  # (I, D)
-    alpha, _ = fuse.validation_search(fuse.REPORT, out.data, U, V, embeddings, k)
+    alpha, _ = fuse.validation_search(fuse.REPORT, out.data, U, V, embeddings, s.k)
     content = fuse.report_content(task, embeddings)
     bound = {"content": content, "seen": task.seen, "fusion": fuse.eq1, "alpha": alpha}
     scores = partial(fuse.hybrid_scores, U=U, V=V, **bound)
-    found = {"alpha": alpha, "ndcg": fuse.evaluate(scores, task.seen, task.relevant, k)["ndcg"]}
+    found = {"alpha": alpha, "ndcg": fuse.evaluate(scores, task.seen, task.relevant, s.k)["ndcg"]}
     record = out.folder / name / "training.json"
     if record.is_file():
-        cost = read_json(record, "trainable_share", "seconds", "losses")
+        cost = read_json(record, "settings", "inputs", "trainable_share", "seconds", "losses")
+        metrics.require(record, cost["inputs"], {out.ratings.name: metrics.sha256(out.ratings)})
+        metrics.require(record, cost["settings"], {"seed": str(s.seed)})
         found |= {key: cost[key] for key in ("trainable_share", "seconds")}
         found["losses"] = [
             float(np.mean(part)) for part in (cost["losses"][:50], cost["losses"][-50:])
@@ -115,12 +117,12 @@ def table(record):
 def main():
     s = metrics.parse(Settings, __doc__, k=1, seed=metrics.SEEDS)
     out, rows = Artefacts(s.out), []
-    reference = measured(out, ALL_WEIGHTS, s.k)["ndcg"]  # (E,)
+    reference = measured(out, ALL_WEIGHTS, s)["ndcg"]  # (E,)
     for name, what in (MADE | {name: what for name, (what, _) in RUNS.items()}).items():
         with stage(s.out / "lora.json", what):
             if name in RUNS:
                 run_of(s, name, RUNS[name][1])
-            found = measured(out, name, s.k)
+            found = measured(out, name, s)
             found["difference"] = metrics.paired_bootstrap(found["ndcg"], reference)
             rows.append({"name": name, "what": what} | found | {"ndcg": found["ndcg"].mean()})
     record = {"k": s.k, "seed": s.seed, "split": provenance(out.ratings)}

@@ -57,6 +57,10 @@ def tuned(s, temperature, batch, epochs):
         f"--texts {texts} --out {folder.with_suffix(f'{folder.suffix}.safetensors')}",
     }
     make_missing(lines)
+    record, ratings = folder / "training.json", s.out / "ratings.safetensors"
+    made = metrics.read_json(record, "settings", "inputs")
+    metrics.require(record, made["inputs"], {ratings.name: metrics.sha256(ratings)})
+    metrics.require(record, made["settings"], {"seed": str(s.seed)})
     return list(lines)[-1]
 
 
