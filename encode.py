@@ -388,7 +388,7 @@ def embed(encoder, ids, budget=2048, items=None):
 
 
 def parts_of(lengths, budget):
-    """Arrays of text numbers, each PART or more, in batches of all texts: one process has no other."""
+    """Arrays of text numbers, each PART or more: whole batches of one process and all texts."""
     order, parts, start = np.argsort(lengths, kind="stable"), [], 0  # (n,)
     for _, end in batches(lengths[order], budget):
         if end - start >= PART * rank_and_world()[1] or end == len(order):
