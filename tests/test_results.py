@@ -11,8 +11,10 @@ from pathlib import Path
 import bench
 import choices
 import growth
+import lora
 import pytest
 import record
+import size
 import splits
 import table3
 import tuned
@@ -32,6 +34,8 @@ TABLES = {  # table -> its record, and the function that makes it
     "choices.md": ("choices.json", choices.report),
     "splits.md": ("splits.json", splits.table),
     "tuned.md": ("tuned.json", tuned.table),
+    "lora.md": ("lora.json", lora.table),
+    "size.md": ("size.json", lambda found: size.page(found, recorded("results.json"))),
 }
 TOP = (
     r"`make [a-z]+[^`]*` on \d{4}-\d\d-\d\d; .+, \d+ cores.*; python [^,]+, torch [^,]+, numpy .+\."
@@ -43,8 +47,9 @@ def recorded(name):
 
 
 def body(path):
-    """A table without the line on top."""
-    top, table = path.read_text(encoding="utf-8").split("\n\n", 1)
+    """A table without the line on top, and without a page's own words around it."""
+    text, (start, end) = path.read_text(encoding="utf-8"), record.MARKS
+    top, table = text.partition(end)[0].split(start)[-1].split("\n\n", 1)
     assert re.fullmatch(TOP, top)
     return table
 

@@ -385,21 +385,6 @@ def stage_section(rows):
     )
 
 
-LARGE_DATA = """
-**32 million ratings, and GPUs.** Unpack GroupLens' ml-32m, or put files like its into a folder. We
-had neither it nor a GPU: the stages above ran on synthetic ratings of that size, and `GPUS=2` on
-processors.
-
-    make all DATA=ml-32m OUT=out-32m                   # the stages above, MiniLM, the tables
-    make all DATA=ml-32m OUT=out-32m GPUS=4            # the same where there are four GPUs
-    make all DATA=ml-32m OUT=out-32m GPUS=4 TUNE=1     # tunes MiniLM as well
-
-PMF runs on the processor in any case. With GPUS=4, torchrun starts four processes for each encoding
-and each tuning; a process takes the GPU of its number and its share of the texts. A single GPU is
-used by default; GPUS=1 gives it larger batches.
-"""
-
-
 def report(results):
     """growth.md: the tables and what they say."""
     rows, fits = results["epochs"], results["fits"]
@@ -417,7 +402,7 @@ memory peaks at {peak:.1f} GB.
 
 **A whole fit**, {epochs} epochs on {fits["ratings"]:,} ratings, the same clocks.
 
-{fit_table(fits)}{stage_section(results["stages"])}{LARGE_DATA}"""
+{fit_table(fits)}{stage_section(results["stages"])}"""
 
 
 def curves(rows):
