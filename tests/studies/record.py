@@ -3,9 +3,9 @@
     `make all` on 2026-11-25; the processor, its cores and memory; python, torch, numpy.
 
 The command decides which files are copied (RUNS below); those of other commands stay as they were.
-A page with words of its own keeps them: the table goes between its marks (README.md, size.md, growth.md).
-The date is that of the record, the file in out/; the machine is this one, so record a run where it
-was made.
+A page with words of its own keeps them: the table goes between its marks (README.md, size.md,
+growth.md). The date is that of the record, the file in out/; the machine is this one, so record a
+run where it was made.
 
 Gives:    results/table1.md and the rest of RUNS; and with `make all` results/tuning.md, what each
           tuning trained and cost, and the README's table.
