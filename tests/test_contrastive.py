@@ -66,42 +66,6 @@ def test_triplet_loss_by_hand():
     assert (positive.item(), negative.item()) == pytest.approx((0.6, 0.8))
 
 
-def test_batch_softmax_by_hand():
-    """One profile (1, 0), t = .5; cosines .6, 0, .8; likes 1, 3, 1; the first and last are liked.
-
-    z = 1.2 + log 2, log 4, 1.6 + log 2; each liked movie competes with the second one alone.
-    """
-    items = torch.tensor([[0.6, 0.8], [0.0, 1.0], [0.8, 0.6]])
-    liked, log_likes = torch.tensor([[True, False, True]]), torch.tensor([1.0, 3.0, 1.0]).log1p()
-    loss, positive, negative = con.batch_softmax(
-        torch.tensor([[1.0, 0.0]]), items, liked, log_likes, temperature=0.5
-    )
-    terms = [math.log(1 + 4 / (2 * math.exp(z))) for z in (1.2, 1.6)]
-    assert loss.item() == pytest.approx(sum(terms) / 2, rel=1e-6)
-    assert positive.tolist() == pytest.approx([0.6, 0.8])
-    assert negative.tolist() == pytest.approx([0.0])
-
-
-def test_batch_softmax_gives_each_row_the_same_say():
-    """The mean of rows, not of pairs: a row with two targets weighs as much as one with one."""
-    profiles = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
-    items, zero = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8]]), torch.zeros(3)
-    liked = torch.tensor([[True, False, True], [False, True, False]])
-    both = con.batch_softmax(profiles, items, liked, zero, 0.2)[0]
-    alone = [con.batch_softmax(profiles[[n]], items, liked[[n]], zero, 0.2)[0] for n in (0, 1)]
-    assert both.item() == pytest.approx(sum(alone).item() / 2)
-
-
-def test_batch_softmax_gradient_against_finite_differences():
-    torch.manual_seed(0)
-    profiles, items = (torch.randn(n, 2, dtype=torch.double) for n in (3, 4))
-    liked = torch.tensor([[True, False, True, False], [False] * 3 + [True], [True] * 3 + [False]])
-    log_likes, items = torch.rand(4).double(), items.requires_grad_()
-    torch.autograd.gradcheck(
-        lambda e: con.batch_softmax(profiles, e, liked, log_likes, 0.2)[0], [items]
-    )
-
-
 @pytest.mark.parametrize("loss", [con.pair_loss, con.triplet_loss])
 def test_gradient_against_finite_differences(loss):
     torch.manual_seed(0)
@@ -127,70 +91,6 @@ def test_the_profile_leaves_the_target_out():
     _, positive, negative = examples.loss(row, e)
     assert positive.item() == pytest.approx(0.0)  # (0, 1) . (1, 0)
     assert negative.item() == pytest.approx(0.8)  # (0, 1) . (.6, .8)
-
-
-def ours_case():
-    """User 0 likes items 0, 1, 2; user 1 likes 0, 1, 3, 5; 2 likes 2, 3; 3 likes 0."""
-    data = {
-        "train_users": np.array([0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 3], dtype=np.int32),
-        "train_items": np.array([0, 1, 2, 0, 1, 3, 5, 2, 3, 4, 0], dtype=np.int32),
-        "train_ratings": np.array([4.0] * 9 + [3.5, 4.0]),  # item 4 is no like
-        "valid": np.zeros(11, dtype=bool),
-        **SCALE,
-    }
-    torch.manual_seed(0)
-    vectors = unit(torch.randn(6, 4))
-    examples = con.Ours(data, con.Settings("", *[Path()] * 3, seed=0))
-    examples.refresh(lambda items: vectors[items])
-    return examples, vectors
-
-
-def unit(x):
-    return torch.nn.functional.normalize(x, dim=-1)
-
-
-def test_ours_takes_movies_with_two_fans_and_rows_with_a_profile_and_a_negative():
-    examples, _ = ours_case()
-    assert examples.items.tolist() == [[0], [1], [2], [3]]
-    users, liked, able = examples.rows_of(np.array([0, 2]))
-    assert users.tolist() == [0, 1, 2, 3]
-    assert liked.tolist() == [[True, True], [True, False], [False, True], [True, False]]
-    assert able.tolist() == [False, True, True, False]  # 0: no negative; 3: nothing else liked
-
-
-def test_ours_profile_leaves_the_batch_out():
-    """Batch (0, 2): user 1's profile is items 1, 3, 5 and user 2's item 3, whatever 0 and 2 are."""
-    examples, vectors = ours_case()
-    mean = vectors[:4].mean(0)  # of the movies that are tuned
-    c, fresh = unit(vectors - mean), unit(torch.randn(2, 4))
-    f, likes = unit(fresh - mean), torch.tensor([3.0, 2.0]).log1p()
-    profiles, liked = unit(torch.stack([c[1] + c[3] + c[5], c[3]])), torch.eye(2).bool()
-    expected = con.batch_softmax(profiles, f, liked, likes, 0.2)[0]
-    loss = examples.loss(np.array([0, 2]), fresh[:, None])[0]
-    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
-
-
-def test_ours_renews_its_cache_with_the_batch():
-    examples, vectors = ours_case()
-    c, fresh = unit(vectors - examples.mean), unit(torch.randn(2, 4))
-    examples.loss(np.array([0, 2]), fresh[:, None])
-    assert torch.equal(examples.cache[[0, 2]], fresh)
-    f = unit(fresh - examples.mean)
-    sums = torch.stack([f[0] + c[1] + f[1], f[0] + c[1] + c[3] + c[5], f[1] + c[3], f[0]])
-    torch.testing.assert_close(examples.sums, sums)
-    examples.refresh(None)  # embeds nothing again, but takes the new centre
-    torch.testing.assert_close(examples.mean, (fresh.sum(0) + vectors[1] + vectors[3]) / 4)
-    assert not torch.allclose(examples.sums, sums)
-
-
-def test_ours_leaves_the_validation_part_out(data, tiny):
-    arrays = metrics.load(data[0])
-    for name, hidden in (("whole", False), ("valid", True)):
-        arrays["valid"][arrays["train_items"] == 3] = hidden
-        path = data[0].with_name(f"{name}.safetensors")
-        metrics.save(path, arrays, {})
-        examples = con.read_examples(settings(tiny, (path, data[1]), recipe="ours"))
-        assert (examples.items == 3).any() != hidden
 
 
 # Examples
@@ -252,49 +152,6 @@ def test_report_recipe_learns(tiny, data):
     s = settings(tiny, data, recipe="report", epochs=4)
     losses = tuned(s)[1]
     assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
-
-
-def test_ours_learns_and_repeats(tiny, data):
-    """Likes that the texts do not show at first: items shuffled."""
-    arrays = metrics.load(data[0])
-    arrays["train_items"] = np.random.default_rng(0).permutation(24)[arrays["train_items"]]
-    path = data[0].with_name("shuffled.safetensors")
-    metrics.save(path, arrays, {})
-    s = settings(tiny, (path, data[1]), recipe="ours", epochs=30, batch=8)
-    runs = [tuned(s) for _ in range(2)]
-    losses = runs[0][1]
-    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:10])
-    assert losses == runs[1][1]
-    states = [encoder.model.state_dict() for encoder, _ in runs]
-    assert all(torch.equal(a, b) for a, b in zip(*(x.values() for x in states), strict=True))
-
-
-def test_ours_survives_a_last_batch_of_one(tiny, data):
-    """24 movies in batches of 23: a single movie teaches nothing, and breaks nothing."""
-    encoder, losses = tuned(settings(tiny, data, recipe="ours", epochs=3, batch=23, warmup=1))
-    assert losses[1::2] == [0.0] * 3
-    assert all(p.isfinite().all() for p in encoder.model.parameters())
-
-
-def test_average_is_the_mean_of_the_weights_after_the_last_epochs(tiny, data):
-    """Epochs of two steps; max_steps stops the same schedule after the second and the third."""
-    case = {"recipe": "ours", "epochs": 3, "batch": 12, "warmup": 1}
-    ends = []
-    for steps in (4, 6):
-        encoder, _ = tuned(settings(tiny, data, max_steps=steps, **case))
-        ends.append(torch.cat([p.flatten() for p in encoder.model.parameters()]))
-    encoder, _ = tuned(settings(tiny, data, average=2, **case))
-    mean = torch.cat([p.flatten() for p in encoder.model.parameters()])
-    torch.testing.assert_close(mean, (ends[0] + ends[1]) / 2)
-    assert (ends[0] - ends[1]).abs().max() > 1e-4
-
-
-@pytest.mark.parametrize(("recipe", "expected"), [("ours", 0.0), ("published", 0.1)])
-def test_ours_trains_without_the_encoders_dropout(tmp_path, data, recipe, expected):
-    tiny_qwen.save_bert(tmp_path)
-    encoder = con.build(settings(tmp_path, data, recipe=recipe), *enc.find(str(tmp_path)))
-    found = {m.p for m in encoder.model.modules() if isinstance(m, torch.nn.Dropout)}
-    assert found == {expected}
 
 
 def tuned(s):
@@ -375,11 +232,11 @@ def test_a_warm_up_longer_than_the_run_is_cut(command, data, tmp_path, monkeypat
     monkeypatch.setattr(transformers, "get_linear_schedule_with_warmup", schedule)
     assert command(tmp_path / "a", "--lr", "0.001", "--warmup", "20")[0] == 0
     record = json.loads((tmp_path / "a" / "training.json").read_text())
-    assert record["settings"]["warmup"] == "2"
+    assert record["settings"]["warmup"] == 2
     assert (max(rates), rates[2], rates[-1]) == pytest.approx((1e-3, 1e-3, 1e-3 / 18))
     assert command(tmp_path / "b", "--warmup", "19", "--max-steps", "1")[0] == 0
     record = json.loads((tmp_path / "b" / "training.json").read_text())
-    assert record["settings"]["warmup"] == "19"
+    assert record["settings"]["warmup"] == 19
 
 
 def test_another_file_as_ratings(command, tmp_path):

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import re
 import shutil
@@ -16,6 +17,7 @@ import safetensors.torch
 import tiny_qwen
 import torch
 
+import contrastive
 import encode as enc
 import metrics
 from metrics import BadInput
@@ -140,7 +142,7 @@ def test_hub_out_of_reach(monkeypatch):
 
     monkeypatch.setattr(enc, "snapshot_download", offline)
     with pytest.raises(BadInput, match=r"pass a folder .* --weights \(FileNotFoundError: no net"):
-        enc.find("Qwen/Qwen3-Embedding-0.6B")
+        enc.find("qwen3-0.6b")
 
 
 def test_tokenizer_without_an_end_token(tmp_path, monkeypatch):
@@ -238,8 +240,8 @@ def test_a_folder_says_how_it_is_read(bert, tmp_path, files, found):
         ),
         ({"MODULES": modules("custom.Transformer", TYPES[1])}, r"names custom\.Transformer"),
         ({"MODULES": [{"type": TYPES[0], "path": "0_T"}, *modules(*TYPES)[1:]]}, "in no subfolder"),
-        ({"MODULES": {}}, "no whole folder of sentence-transformers|names ;"),
-        ({"MODULES": [3]}, "no whole folder of sentence-transformers"),
+        ({"MODULES": {}}, "not a complete folder of sentence-transformers|names ;"),
+        ({"MODULES": [3]}, "not a complete folder of sentence-transformers"),
         ({"POOLING": {"pooling_mode_cls_token": True}}, "asks for pooling 'cls_token'"),
         ({"POOLING": {"pooling_mode": ["mean", "max"]}}, r"asks for pooling \['mean', 'max'\]"),
         (
@@ -247,7 +249,7 @@ def test_a_folder_says_how_it_is_read(bert, tmp_path, files, found):
             r"asks for pooling 'mean \+ max'",
         ),
         ({"POOLING": {}}, "asks for pooling ''"),
-        ({"POOLING": []}, "no whole folder of sentence-transformers"),
+        ({"POOLING": []}, "not a complete folder of sentence-transformers"),
         ({"SIZES": {"max_seq_length": "many"}}, "asks for texts of 'many' tokens"),
         ({"SIZES": {"max_seq_length": -1}}, "asks for texts of -1 tokens"),
         ({"SIZES": {"do_lower_case": True}}, "asks for do_lower_case"),
@@ -272,7 +274,7 @@ def test_what_is_not_built_in_is_refused(bert, tmp_path, files, message):
 def test_a_folder_without_its_modules_or_its_pooling_is_refused(bert, tmp_path, name):
     folder = said(bert, tmp_path / "new")
     (folder / name).unlink()
-    with pytest.raises(BadInput, match=rf"no whole folder .*FileNotFoundError: .*{name}"):
+    with pytest.raises(BadInput, match=rf"not a complete folder .*FileNotFoundError: .*{name}"):
         enc.find(str(folder))
 
 
@@ -603,3 +605,36 @@ def test_minilm_is_cut_at_256_and_written_the_same_twice(tmp_path):
     assert digests[0] == digests[1]
     assert metrics.load(out, inputs=[texts])["embeddings"].dtype == np.float32
     assert metrics.provenance(out)["inputs"]["model.safetensors"] == enc.MINILM.sha256
+
+
+def test_one_line_leaves_logging_as_it_was():
+    """A caller's own messages go on, after a success and after a failure."""
+    for before in (logging.NOTSET, logging.ERROR):
+        logging.disable(before)
+        with enc.one_line("fine"):
+            assert not logging.getLogger("peft").isEnabledFor(logging.WARNING)
+        with pytest.raises(BadInput, match="broken"), enc.one_line("broken"):
+            raise KeyError("x")
+        assert logging.root.manager.disable == before
+    logging.disable(logging.NOTSET)
+
+
+def test_a_gpu_that_is_too_small_is_one_line(tiny, data, tmp_path, monkeypatch, capsys):
+    """Of both scripts; each says what needs less."""
+
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB")
+
+    monkeypatch.setattr(metrics, "in_parts", full)
+    monkeypatch.setattr(contrastive, "tune", full)
+    line = ["--encoder", str(tiny), "--texts", str(data[1]), "--out", str(tmp_path / "out")]
+    for script, more, how in (
+        (enc, [], "take a smaller --budget"),
+        (contrastive, ["--ratings", str(data[0])], "--nf4 --lora or a smaller --batch"),
+    ):
+        monkeypatch.setattr(sys, "argv", ["x.py", *line, *more])
+        with pytest.raises(SystemExit):
+            metrics.run(script.main)
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1 and how in error
+        assert "the GPU's memory is too small" in error

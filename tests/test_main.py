@@ -1,11 +1,14 @@
 """main.py: reading MovieLens, the errors a user can meet, the tables and the figure."""
 
+import contextlib
+import http.client
 import json
 import re
 import subprocess
 import sys
 import traceback
 import zipfile
+import zlib
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -68,18 +71,18 @@ def test_a_file_that_is_not_utf8_is_one_line_that_names_it(folder, capsys):
     [
         ("ratings.csv", "userId,", "user,", "ratings.csv:1: header is user,movieId"),
         ("ratings.csv", ",", ";", "ratings.csv:1: header is userId;movieId,rating"),
-        ("ratings.csv", "1,2,1.0,", "1,2,good,", "ratings.csv:3: 'good' is no number"),
-        ("ratings.csv", "1,2,1.0,", "1,2,,", "ratings.csv:3: '' is no number"),
-        ("ratings.csv", "1,2,1.0,", "1,2,1.0.0,", "ratings.csv:3: '1.0.0' is no number"),
+        ("ratings.csv", "1,2,1.0,", "1,2,good,", "ratings.csv:3: 'good' is not a number"),
+        ("ratings.csv", "1,2,1.0,", "1,2,,", "ratings.csv:3: '' is not a number"),
+        ("ratings.csv", "1,2,1.0,", "1,2,1.0.0,", "ratings.csv:3: '1.0.0' is not a number"),
         ("ratings.csv", "1,2,1.0,", f"1,2,{2**63},", f"ratings.csv:3: {2**63} is beyond 64 bits"),
         ("ratings.csv", "1,2,1.0,", f"1,2,{'9' * 400},", "9999 is beyond 64 bits"),
-        ("ratings.csv", "1,2,1.0,", "1,2,-1,", "ratings.csv:3: '-1' is no number"),
-        ("ratings.csv", "\n1,2,1.0,", "\n\n\r\n1,1,2,", "ratings.csv:5: the rating in 1,1,2,1012"),
-        ("ratings.csv", "1,2,1.0,", "1,2,nan,", "ratings.csv:3: 'nan' is no number"),
-        ("ratings.csv", "1,2,1.0,", "1,2,1e0,", "ratings.csv:3: '1e0' is no number"),
-        ("ratings.csv", "1,2,1.0,", "1.5,2,1.0,", "ratings.csv:3: '1.5' is no whole number"),
-        ("ratings.csv", "1,2,1.0,", "1_0,2,1.0,", "ratings.csv:3: '1_0' is no whole number"),
-        ("ratings.csv", "1,2,1.0,", "1, 2,1.0,", "ratings.csv:3: ' 2' is no whole number"),
+        ("ratings.csv", "1,2,1.0,", "1,2,-1,", "ratings.csv:3: '-1' is not a number of 0 or more"),
+        ("ratings.csv", "\n1,2,1.0,", "\n\n\r\n1,1,2,", "ratings.csv:5: the user of 1,1,2,1012"),
+        ("ratings.csv", "1,2,1.0,", "1,2,nan,", "ratings.csv:3: 'nan' is not a number"),
+        ("ratings.csv", "1,2,1.0,", "1,2,1e0,", "ratings.csv:3: '1e0' is not a number"),
+        ("ratings.csv", "1,2,1.0,", "1.5,2,1.0,", "ratings.csv:3: '1.5' is not a whole number"),
+        ("ratings.csv", "1,2,1.0,", "1_0,2,1.0,", "ratings.csv:3: '1_0' is not a whole number"),
+        ("ratings.csv", "1,2,1.0,", "1, 2,1.0,", "ratings.csv:3: ' 2' is not a whole number"),
         (
             "ratings.csv",
             "1,2,1.0,",
@@ -90,7 +93,7 @@ def test_a_file_that_is_not_utf8_is_one_line_that_names_it(folder, capsys):
         ("ratings.csv", "1,2,1.0,", f"1,{'7' * 5000},1.0,", "is beyond 64 bits"),
         ("ratings.csv", "1,2,1.0,", '"1"2,2,1.0,', "ratings.csv:3: ',' expected after"),
         ("ratings.csv", RATINGS[-5:], '"10', "unexpected end of data; is a quote missing"),
-        ("ratings.csv", "1,2,1.0,", "1,1,1.0,", "ratings.csv:3: the rating in 1,1,1.0,1012 is the"),
+        ("ratings.csv", "1,2,1.0,", "1,1,1.0,", "ratings.csv:3: the user of 1,1,1.0,1012 has"),
         ("ratings.csv", "1,2,1.0,1012", "1,2,1.0", "ratings.csv:3: 3 cells, not 4"),
         ("ratings.csv", "1,2,1.0,1012", "1,2,1.0,1012,", "ratings.csv:3: 5 cells, not 4"),
         ("ratings.csv", "1,2,1.0,", "1,88,1.0,", "movies.csv: movie 88 is rated but has no title"),
@@ -100,7 +103,7 @@ def test_a_file_that_is_not_utf8_is_one_line_that_names_it(folder, capsys):
         ("movies.csv", '"Film, The 2 (1982)"', "", "movies.csv:3: movie 2 has no title"),
         ("movies.csv", MOVIES, "", "movies.csv is empty"),
         ("movies.csv", "\n3,", "\n2,", "movies.csv:4: movieId 2 is there twice"),
-        ("movies.csv", "\n3,", "\nx,", "movies.csv:4: 'x' is no whole number"),
+        ("movies.csv", "\n3,", "\nx,", "movies.csv:4: 'x' is not a whole number"),
         ("movies.csv", '1982)"', "1982)", "movies.csv:3: ',' expected after '\"'"),
         ("tags.csv", "1,2,Slow", '1,2,"Slow\nor not', "tags.csv:2: unexpected end of data; is a q"),
         (
@@ -210,26 +213,55 @@ def test_a_zip_of_other_data_or_cut_or_missing_is_refused(folder, capsys):
     archive = zipped(folder.parent / "a.zip", texts | {"README.txt": ""})
     assert "sha256" in refused("fetch", "--to", to, "--zip", archive, capsys=capsys)
     archive.write_bytes(archive.read_bytes()[:-40])
-    assert "no whole" in refused("fetch", "--to", to, "--zip", archive, capsys=capsys)
+    assert "not a complete" in refused("fetch", "--to", to, "--zip", archive, capsys=capsys)
     archive = zipped(archive, {"ratings.csv": RATINGS})
-    assert "no whole" in refused("fetch", "--to", to, "--zip", archive, capsys=capsys)
+    assert "not a complete" in refused("fetch", "--to", to, "--zip", archive, capsys=capsys)
     archive.unlink()
     assert "a.zip" in refused("fetch", "--to", to, "--zip", archive, capsys=capsys)
     assert sorted(p.name for p in folder.parent.iterdir()) == ["data"]
+
+
+def test_a_zip_with_a_flipped_bit_is_one_line(folder, capsys, monkeypatch):
+    """zlib finds some of them before the checksum does."""
+    archive = zipped(folder.parent / "a.zip", dict.fromkeys((*main.FILES, "README.txt"), ""))
+
+    def read(*_):
+        raise zlib.error("invalid stored block lengths")
+
+    monkeypatch.setattr(zipfile.ZipFile, "read", read)
+    error = refused("fetch", "--to", folder.parent / "new", "--zip", archive, capsys=capsys)
+    assert "is not a complete ml-latest-small.zip (invalid stored block lengths)" in error
+
+
+def test_a_download_that_breaks_off_falls_back(tmp_path, monkeypatch, capsys):
+    class Reply(contextlib.nullcontext):
+        def read(self):
+            raise http.client.IncompleteRead(b"PK")
+
+    reply = Reply()
+    reply.enter_result = reply
+    taken = []
+    monkeypatch.setattr("urllib.request.urlopen", lambda *_, **__: reply)
+    monkeypatch.setattr(main, "fetch_2016", taken.append)
+    main.fetch(["--to", str(tmp_path / "ml")])
+    assert taken == [tmp_path / "ml"]
+    assert "is out of reach (IncompleteRead(2 bytes read))" in capsys.readouterr().err
 
 
 def test_the_command_line_ends_without_a_traceback(tmp_path):
     run = [sys.executable, ROOT / "main.py"]
     bad = subprocess.run([*run, "prepare", "--data", tmp_path], capture_output=True, text=True)
     assert bad.returncode == 2 and bad.stderr.count("\n") == 1
-    assert subprocess.run([*run, "nonsense"], capture_output=True).returncode == 2
+    bad = subprocess.run([*run, "recomend"], capture_output=True, text=True)
+    assert bad.returncode == 2 and bad.stderr.count("\n") == 1
+    assert "'recomend' is not a command; there are fetch, prepare, evaluate, recom" in bad.stderr
 
 
 def test_titles_are_shown_as_one_says_them():
-    assert main.display_title("Godfather: Part II, The (1974)") == "The Godfather: Part II"
-    assert main.display_title("Heat (1995) ") == "Heat"
+    assert main.display_title("Godfather: Part II, The (1974)") == "The Godfather: Part II (1974)"
+    assert main.display_title("Heat (1995) ") == "Heat (1995)"
     assert main.display_title("2001") == "2001"
-    assert main.display_title("Godfather, The (1972)", year=True) == "The Godfather (1972)"
+    assert main.display_title("(1965)") == "(1965)"
 
 
 def results(**changes):
@@ -240,9 +272,10 @@ def results(**changes):
     base = {"recipe": "published", "alpha": None, "seed": 42, "status": "ok"} | numbers
     tuned = base | {"row": "MF + MiniLM (tuned)", "alpha": 0.85}
     tuned |= {"difference_to_mf": {"ndcg": [0.01, -0.01, 0.03]}}
-    missing = {"recipe": "published", "row": "MF + Qwen3-4B (base)", "hits": None}
+    missing = {"recipe": "published", "row": "MF + Qwen3-4B (base)", "hits": None, "alpha": None}
     missing["status"] = "not run: <why>"
-    rows = [base | {"row": "MF only"}, tuned, tuned | {"hits": 741, "seed": 43}, missing]
+    other = tuned | {"hits": 741, "seed": 43, "alpha": 0.7}
+    rows = [base | {"row": "MF only"}, tuned, other, missing]
     rows += [row | {"recipe": "report"} for row in rows]
     return {"edition": "2018-09", "k": 25, "quick": False, "rows": rows} | changes
 
@@ -250,7 +283,7 @@ def results(**changes):
 def test_table1_has_means_ranges_reasons_and_marks():
     table = main.table1(results())
     assert "| published | MF only | 600 | 739 | 0.0493 ± 0.0010 |" in table
-    assert "| 740 (739..741, 2 seeds) |" in table
+    assert "| 740 (739..741, 2 seeds) |" in table and "| 0.70..0.85 |" in table
     assert "| not run: <why> |" in table and "762, 0.051, 0.096, 0.286" in table
     assert "edition" not in table and "Quick run" not in table
     widths = {line.count("|") for line in table.splitlines() if line.startswith("|")}
@@ -300,6 +333,15 @@ def test_figure1_names_the_size_of_each_encoder():
         assert encode.ENCODERS[name.lower()].parameters / 1e6 == pytest.approx(millions, rel=5e-3)
 
 
+def test_figure1_is_as_wide_as_its_longest_bar_and_its_number():
+    found = results()
+    for recall in (0.2, 0.95):
+        found["rows"][0]["recall"] = recall
+        tree = ElementTree.fromstring(main.figure1(found))
+        ends = [float(text.get("x")) for text in tree.iter("{http://www.w3.org/2000/svg}text")]
+        assert max(ends) + 40 < float(tree.get("width"))  # a number is some 30 wide
+
+
 def test_figure1_of_rows_without_a_hit_has_bars_of_no_length():
     found = results()
     for row in found["rows"]:
@@ -344,7 +386,7 @@ def test_evaluate_and_recommend_end_to_end_on_a_small_folder(artefacts, capsys):
 
 def test_a_tuned_row_takes_its_seed_and_cost_from_its_training(artefacts):
     rng = np.random.default_rng(4)
-    for name, seed in (("minilm-tuned", "43"), ("minilm-tuned-2", "44")):
+    for name, seed in (("minilm-tuned", 43), ("minilm-tuned-2", 44)):
         save_tuning(artefacts, name, rng, seed=seed)
     main.run_evaluate(["--out", str(artefacts), "--k", "2"])
     rows = json.loads((artefacts / "results.json").read_text())["rows"]

@@ -174,13 +174,14 @@ def test_make_qwen_asks_first_and_makes_the_base_rows_alone_where_no_gpu_is(fold
     base = {f"encode.py out/qwen3-4b{kind}.safetensors" for kind in ("", "-report")}
     tuned = {f"encode.py out/qwen3-4b-tuned{kind}.safetensors" for kind in ("", "-report")}
     tuned |= {f"contrastive.py out/qwen3-4b-tuned{kind}" for kind in ("", "-report")}
-    asked = {"contrastive.py out"}
+    asked = {"tests/studies/need.py out"}
     assert make(folder, "qwen", "CPU=1") == asked | base | {"evaluate out"}
     first = (folder / "log").read_text().splitlines()[0]
-    assert first.startswith("contrastive.py --check --cpu --ratings out/ratings.safetensors")
+    assert first.startswith("tests/studies/need.py --encode-only --ratings out/")
     assert make(folder, "qwen") == asked | tuned | {"evaluate out"}
     first = (folder / "log").read_text().splitlines()[0]
-    assert "--check --ratings" in first and "--nf4 --dtype bfloat16 --lora --batch 4" in first
+    assert first.startswith("tests/studies/need.py --ratings")
+    assert "--nf4 --dtype bfloat16 --lora --batch 4" in first
     small = make(folder, "qwen", "CPU=1", "QWEN=Qwen/Qwen3-Embedding-0.6B")
     assert "encode.py out/qwen3-0.6b-report.safetensors" in small
     assert not any("tuned" in line for line in small)
@@ -189,7 +190,7 @@ def test_make_qwen_asks_first_and_makes_the_base_rows_alone_where_no_gpu_is(fold
 def test_make_qwen_stops_where_the_check_refuses(folder):
     python = folder / ".venv/bin/python"
     make(folder, "all")
-    python.write_text(STUB.replace('echo "$*" >> log', 'case "$*" in *--check*) exit 2;; esac', 1))
+    python.write_text(STUB.replace('echo "$*" >> log', 'case "$*" in *need.py*) exit 2;; esac', 1))
     assert "Error 2" in make(folder, "qwen")
     assert not list((folder / "out").glob("qwen3-*"))
 
@@ -266,11 +267,15 @@ def test_own_data_beyond_a_million_ratings_take_the_fast_pmf(mine):
 
 def test_own_data_stay_where_they_are(mine):
     for target in ("all", "clean"):
-        assert "OUT=./mine is the folder of the data" in make(
-            mine, target, "DATA=mine", "OUT=./mine"
-        )
-    make(mine, "clean", "OUT=mine")
-    assert sorted(p.name for p in (mine / "mine").iterdir()) == ["movies.csv", "ratings.csv"]
+        for out in ("./mine", "large"):  # the same data, and other data
+            error = make(mine, target, "DATA=mine", f"OUT={out}")
+            assert f"OUT={out} holds a ratings.csv: it is a folder of data" in error
+    (mine / "theirs-quick").mkdir()
+    (mine / "theirs-quick" / "ratings.csv").touch()
+    (mine / "theirs-quick" / "movies.csv").touch()
+    make(mine, "clean", "OUT=theirs")
+    for name in ("mine", "large", "theirs-quick"):
+        assert sorted(p.name for p in (mine / name).iterdir()) == ["movies.csv", "ratings.csv"]
 
 
 def test_clean_deletes_what_make_made_and_nothing_else(folder):
@@ -282,8 +287,10 @@ def test_clean_deletes_what_make_made_and_nothing_else(folder):
         (folder / f"out/{name}.safetensors.parts/0000.safetensors").touch()
     (folder / "out/qwen_size-x").mkdir()
     (folder / "out/thesis.parts").mkdir()
+    (folder / "out/qwen3-4b").mkdir()
+    (folder / "out/qwen3-4b/config.json").touch()  # somebody's weights
     assert make(folder, "clean") == set()
-    left = ["mine", "thesis.parts", "thesis.txt"]
+    left = ["mine", "qwen3-4b", "thesis.parts", "thesis.txt"]
     assert sorted(p.name for p in (folder / "out").iterdir()) == left
     assert (folder / "data/minilm/model.safetensors").exists()
     make(folder, "all", "OUT=other")

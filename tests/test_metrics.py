@@ -386,9 +386,13 @@ def test_where_stages_share_the_screen_progress_is_a_line_every_tenth(monkeypatc
             bar.set_postfix_str(f"loss {step}", refresh=False)
             bar.update()
     lines = capsys.readouterr().out.replace("\r", "").splitlines()
-    assert [line for line in lines if line] == [
-        f"out/x: {10 * tenth} %  loss {4 * tenth - 1}" for tenth in range(1, 11)
-    ]
+    tenths = [f"out/x: {10 * tenth} %  loss {4 * tenth - 1}" for tenth in range(1, 11)]
+    assert [line for line in lines if line] == tenths
+    monkeypatch.setattr("sys.stdout.isatty", lambda: False, raising=False)  # as in make | tee log
+    with metrics.progress(10, "out/x", mininterval=0) as bar:
+        bar.update(10)
+    assert "out/x: 100 %" in capsys.readouterr().out
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.delenv("SHARED_SCREEN")
     with metrics.progress(2, "encoding", mininterval=0, miniters=1) as bar:
         bar.update(2)
@@ -414,7 +418,7 @@ def test_json_is_read_whole_and_with_its_keys(tmp_path):
     with pytest.raises(metrics.BadInput, match="has no 'a'"):
         metrics.read_json(path, "a")
     path.write_text('{"a": 1')
-    with pytest.raises(metrics.BadInput, match=r"a\.json is no whole JSON"):
+    with pytest.raises(metrics.BadInput, match=r"a\.json is not complete JSON"):
         metrics.read_json(path, "a")
 
 

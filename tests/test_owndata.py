@@ -5,6 +5,7 @@ Six readers of each of two kinds rate forty books, high in their own kind.
 
 import csv
 import dataclasses
+import shutil
 import sys
 from pathlib import Path
 
@@ -223,8 +224,8 @@ def test_a_rating_at_the_limit_is_liked_however_it_is_rounded(tmp_path, wide):
             ",6,",
             ": id 6 is a whole number, the first rating's is a string",
         ),
-        ("ratings.csv", "reader11,", ",", "ratings.csv:29: '' is no id"),
-        ("ratings.csv", "reader11,", "\0,", "ratings.csv:29: '\\x00' is no id"),
+        ("ratings.csv", "reader11,", ",", "ratings.csv:29: '' is not an id"),
+        ("ratings.csv", "reader11,", "\0,", "ratings.csv:29: '\\x00' is not an id"),
         ("ratings.csv", "reader11,", f"{'r' * 201},", "1 to 200 characters"),
         (
             "ratings.csv",
@@ -258,7 +259,7 @@ def test_whole_numbers_first_and_then_a_string_are_one_line(folder, capsys):
     ):
         (folder / name).write_text(kept[name].replace(old, new))
         error = refused("prepare", "--data", folder, "--out", folder / "out", capsys=capsys)
-        assert f"{folder / name}:" in error and "is no whole number" in error
+        assert f"{folder / name}:" in error and "is not a whole number" in error
         (folder / name).write_text(kept[name])
 
 
@@ -285,13 +286,14 @@ def test_ratings_of_nothing_but_zeros_are_refused(folder, capsys):
     assert "ratings go from 0 to 0" in error
 
 
-def test_the_folder_of_the_data_is_never_the_one_to_write_to(folder, capsys):
+def test_a_folder_of_data_is_never_the_one_to_write_to(folder, capsys):
+    """Its own data, under another name, or somebody's other data."""
+    other = shutil.copytree(folder, folder.parent / "other")
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    same = folder.parent / "data" / ".." / "data"
-    assert "folder of the data" in refused(
-        "prepare", "--data", folder, "--out", same, capsys=capsys
-    )
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    for out in (folder.parent / "data" / ".." / "data", other):
+        error = refused("prepare", "--data", folder, "--out", out, capsys=capsys)
+        assert "holds a ratings.csv: it is a folder of data" in error
+        assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
 def test_factors_are_of_ratings_that_say_their_scale(out, tmp_path, monkeypatch, capsys):

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -22,16 +21,6 @@ import main
 import metrics
 import pmf
 from metrics import BadInput
-
-QWEN_4B = {  # from its config.json
-    "vocab_size": 151_665,
-    "hidden_size": 2560,
-    "intermediate_size": 9728,
-    "num_hidden_layers": 36,
-    "num_attention_heads": 32,
-    "num_key_value_heads": 8,
-    "head_dim": 128,
-}
 
 
 @pytest.fixture(scope="module")
@@ -299,7 +288,7 @@ def test_an_adapter_on_another_kind_of_base(tiny, data, adapter, tmp_path):
         ("adapter_config.json", b'{"peft_type": "LORA", "r', "odd does not fit .*JSONDecodeError"),
         ("adapter_config.json", b"[]", "odd does not fit "),
         ("adapter_config.json", b'{"peft_type": "NONE"}', "odd does not fit .*NONE"),
-        ("training.json", b'{"weights": {', "training.json is no whole JSON"),
+        ("training.json", b'{"weights": {', "training.json is not complete JSON"),
         ("training.json", b'{"weights": {}}', "training.json has no 'settings'"),
         ("training.json", b"3", "training.json has no 'weights'"),
         ("adapter_model.safetensors", b"cut", "odd does not fit .*SafetensorError"),
@@ -390,7 +379,7 @@ def test_an_untrained_adapter(tiny, data, tmp_path):
 def test_trainable_parameters_of_the_published_run():
     """5,898,240 of 4,027,672,576 (.146 %): r (in + out) over q and v of 36 layers."""
     with torch.device("meta"):
-        model = transformers.AutoModel.from_config(transformers.Qwen3Config(**QWEN_4B))
+        model = transformers.AutoModel.from_config(transformers.Qwen3Config(**tiny_qwen.QWEN_4B))
     assert sum(p.numel() for p in model.parameters()) == enc.QWEN_4B.parameters
     s = settings("qwen3-4b", ("", ""))
     model = con.with_lora(model, s, enc.QWEN_4B)
@@ -398,118 +387,3 @@ def test_trainable_parameters_of_the_published_run():
     assert trained == 36 * 16 * ((2560 + 32 * 128) + (2560 + 8 * 128)) == 5_898_240
     assert total == 4_027_672_576
     assert round(100 * trained / total, 3) == 0.146
-
-
-def test_memory_need():
-    """2.65 GB of weights (NF4 linears, bf16 embedding); activations by hand on the tiny model."""
-    config = transformers.Qwen3Config(**QWEN_4B)
-    s = settings("qwen3-4b", ("", ""), dtype="bfloat16")
-    need = con.memory_need(config, enc.QWEN_4B, s, tokens=128)
-    assert need["weights"] == pytest.approx(2.65e9, rel=0.01)
-    assert need["training"] == 16 * 5_898_240
-    assert 4e6 < need["activations"] / 128 < 8e6
-    twice = con.memory_need(config, enc.QWEN_4B, s, tokens=256)
-    assert twice["activations"] == pytest.approx(2 * need["activations"], rel=0.01)
-    less = settings("qwen3-4b", ("", ""), dtype="bfloat16", checkpointing=True)
-    recomputed = con.memory_need(config, enc.QWEN_4B, less, tokens=128)["activations"]
-    assert recomputed < 0.1 * need["activations"]
-
-
-def test_memory_need_of_an_encoding():
-    """The embedding of 151,665 x 2,560 in bf16, twice while it is loaded; or many tokens' work."""
-    config = transformers.Qwen3Config(**QWEN_4B, dtype="bfloat16", use_cache=False)
-    s = settings("qwen3-4b", ("", ""), dtype="bfloat16")
-    need = con.memory_need(config, enc.QWEN_4B, s, tokens=256)
-    assert need["encoding"] == 2 * 2 * 151_665 * 2560
-    many = dataclasses.replace(s, budget=64 * 256)
-    found = con.memory_need(config, enc.QWEN_4B, many, tokens=256)
-    assert found["encoding"] == pytest.approx(64 * need["activations"] / 36)
-
-
-def test_the_worst_step_has_the_longest_texts_each_once(tiny, data, monkeypatch):
-    """Pairs in batches of 8: 16 texts, all of 3 tokens but one; in one batch of 16 x 7 tokens."""
-    asked = []
-    need = dict.fromkeys(("weights", "training", "activations", "encoding"), 1e9)
-    monkeypatch.setattr(con, "memory_need", lambda *a: asked.append(a[-1]) or need)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    s = settings(tiny, data)
-    ids = [[1] * 2] * 9 + [[1] * 7] + [[1] * 3] * 15
-    found = con.bytes_needed(s, None, None, ids, con.read_examples(s))
-    assert asked == [16 * 7]
-    assert found == (con.SLACK * 2e9 + con.PROCESS, con.SLACK * 3e9 + con.PROCESS)
-
-
-@pytest.fixture
-def hub(data, tmp_path, monkeypatch):
-    """The small files of Qwen3-Embedding-4B, no CUDA GPU, and all that was asked of the hub."""
-    config = transformers.Qwen3Config(**QWEN_4B, dtype="bfloat16")
-    config.save_pretrained(tmp_path)
-    tiny_qwen.save_tokenizer(tmp_path)
-    tiny_qwen.save_pooling(tmp_path, 2560)
-    asked = []
-
-    def download(name, revision, allow_patterns):
-        asked.extend(allow_patterns)
-        return tmp_path
-
-    monkeypatch.setattr(enc, "snapshot_download", download)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    return asked
-
-
-def memory(monkeypatch, gigabytes):
-    pages = {"SC_PAGE_SIZE": 1, "SC_PHYS_PAGES": gigabytes * 1e9}
-    monkeypatch.setattr(con.os, "sysconf", pages.get)
-
-
-def test_check_refuses_by_memory_before_anything_large_is_fetched(hub, data, monkeypatch):
-    """8 GB, of which 0.9: enough to encode (6.0), not to tune; 6 GB are too little for either."""
-    s = settings("qwen3-4b", data, dtype="bfloat16", batch=4)
-    for gigabytes, cpu in ((8, False), (6, False), (6, True)):
-        memory(monkeypatch, gigabytes)
-        with pytest.raises(BadInput, match="too little memory; try ") as refusal:
-            con.check(dataclasses.replace(s, cpu=cpu))
-        assert ("`make qwen CPU=1` only encodes" in str(refusal.value)) == (gigabytes == 8)
-    assert hub and not any("safetensors" in pattern for pattern in hub)
-    memory(monkeypatch, 8)
-    with pytest.raises(BadInput, match="holds no safetensors file"):
-        con.check(dataclasses.replace(s, cpu=True))
-    assert "*.safetensors" in hub
-
-
-def test_check_refuses_by_time_and_names_both_times(tiny, data, monkeypatch, capsys):
-    monkeypatch.setattr(con, "probe", lambda *_: (6000, 100 * 3600))
-    with pytest.raises(
-        BadInput,
-        match=r"^on this CPU: about 100 minutes to encode the texts once, 100 hours to tune; "
-        r"a CUDA GPU takes minutes; `make qwen CPU=1` .*, without --check this tunes$",
-    ):
-        con.check(settings(tiny, data))
-    con.check(settings(tiny, data, cpu=True))
-    told = capsys.readouterr().out.splitlines()[-1]
-    assert told == "on this CPU: about 100 minutes to encode the texts once"
-
-
-def test_check_tells_memory_and_time_on_a_cpu(tiny, data, capsys):
-    con.check(settings(tiny, data))
-    lines = capsys.readouterr().out.splitlines()
-    number = r"\d+\.\d GB"
-    assert re.fullmatch(f"needs {number} to encode, {number} to tune, of {number}", lines[0])
-    told = r"on this CPU: about \d+ minutes to encode the texts once, \d+ minutes to tune"
-    assert re.fullmatch(told, lines[1])
-
-
-def test_probe_tells_the_time_of_all_texts_and_of_all_steps(tiny, data, monkeypatch):
-    """80 pairs in batches of 8, 2 passes: 20 steps; a clock that ticks once a step or text."""
-    clock = iter(range(1000))
-    monkeypatch.setattr(con.time, "perf_counter", lambda: next(clock))
-    monkeypatch.setattr(con, "backward", lambda *_: next(clock))
-    monkeypatch.setattr(enc, "embed", lambda e, ids, budget, items: [next(clock) for _ in items])
-    s, ids = settings(tiny, data), [[0] * 5] * 24
-    encoder, examples = build(s), con.read_examples(s)
-    found = con.probe(encoder, ids, examples, s, texts=6, steps=3)
-    assert found == ((6 + 1) * 24 / 6, (3 + 1) / 3 * 20)
-    few = dataclasses.replace(s, max_steps=6)
-    assert con.probe(encoder, ids, examples, few, steps=1)[1] == (1 + 1) * 6
-    encode_only = dataclasses.replace(s, cpu=True)
-    assert con.probe(encoder, ids, None, encode_only, texts=24) == (24 + 1, 0)

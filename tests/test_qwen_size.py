@@ -3,6 +3,7 @@
 import contextlib
 import json
 
+import need
 import numpy as np
 import pytest
 import qwen_size
@@ -34,11 +35,13 @@ def study(tmp_path, monkeypatch):
 def test_the_study_on_a_tiny_model(study, monkeypatch):
     """Each command as a call, which takes no time to start."""
 
+    scripts = {"encode.py": enc, "contrastive.py": contrastive, "tests/studies/need.py": need}
+
     def timed(script, *arguments, folder, stdout):
         monkeypatch.chdir(folder)
         with monkeypatch.context() as patch, contextlib.redirect_stdout(stdout):
             patch.setattr(qwen_size.sys, "argv", [script, *arguments])
-            {"encode.py": enc, "contrastive.py": contrastive}[script].main()
+            scripts[script].main()
         return {"seconds": 1.0, "peak_bytes": metrics.peak_memory()}
 
     monkeypatch.setattr(qwen_size, "timed", timed)

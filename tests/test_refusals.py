@@ -155,7 +155,7 @@ def test_factors_of_the_whole_train_part_do_not_choose_alpha(artefacts, monkeypa
     ("settings", "message"),
     [
         ({"recipe": "ours"}, "recipe = ours, not published"),
-        ({"max_steps": "20"}, "max_steps = 20"),
+        ({"max_steps": 20}, "max_steps = 20"),
         ({"encoder": "mpnet"}, "encoder = mpnet, not minilm"),
     ],
 )
@@ -167,7 +167,7 @@ def test_an_encoder_that_was_tuned_for_something_else_is_refused(
 
 
 def test_a_shortened_tuning_is_shown_in_a_quick_table_alone(artefacts):
-    save_tuning(artefacts, "minilm-tuned", np.random.default_rng(4), max_steps="20")
+    save_tuning(artefacts, "minilm-tuned", np.random.default_rng(4), max_steps=20)
     evaluated(artefacts, "--quick")
     assert "Quick run" in (artefacts / "table1.md").read_text()
 
@@ -212,9 +212,13 @@ def test_cut_or_odd_json_is_one_line(artefacts, capsys, text):
 
 def test_a_row_whose_embeddings_came_later_has_no_alpha_yet(artefacts, capsys):
     rows = [{"recipe": "report", "row": "MF + MiniLM (base)", "alpha": None}]
-    (artefacts / "results.json").write_text(json.dumps({"rows": rows}))
+    ratings = metrics.sha256(artefacts / "ratings.safetensors")
+    (artefacts / "results.json").write_text(json.dumps({"rows": rows, "ratings": ratings}))
     arguments = ["--user", 5, "--recipe", "report", "--encoder", "minilm", "--out", artefacts]
     assert "no alpha of minilm" in refused("recommend", *arguments, capsys=capsys)
+    rows[0]["alpha"] = 0.5
+    (artefacts / "results.json").write_text(json.dumps({"rows": rows, "ratings": "other"}))
+    assert "was made with ratings = other" in refused("recommend", *arguments, capsys=capsys)
 
 
 def test_another_file_under_the_name_of_factors_is_one_line(artefacts, capsys):
@@ -313,7 +317,7 @@ def test_titles_that_two_movies_share_show_what_tells_them_apart(folder):
         "Emma (1996) [2]",
         "Heat (1995)",
         "Heat (1986)",
-        "The Ghost",
+        "The Ghost (1990)",
     ]
 
 

@@ -9,6 +9,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
 
 import metrics
 
+QWEN_4B = {  # from its config.json
+    "vocab_size": 151_665,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+}
 END = "<|endoftext|>"
 TEXTS = [
     f"{kind} {word}"

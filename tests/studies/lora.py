@@ -85,7 +85,7 @@ def measured(out, name, s):
     if record.is_file():
         cost = read_json(record, "settings", "inputs", "trainable_share", "seconds", "losses")
         metrics.require(record, cost["inputs"], {out.ratings.name: metrics.sha256(out.ratings)})
-        metrics.require(record, cost["settings"], {"seed": str(s.seed)})
+        metrics.require(record, cost["settings"], {"seed": s.seed})
         found |= {key: cost[key] for key in ("trainable_share", "seconds")}
         found["losses"] = [
             float(np.mean(part)) for part in (cost["losses"][:50], cost["losses"][-50:])

@@ -2,9 +2,9 @@
 
 Memory and time do not depend on the values of the weights, so nothing is fetched: a folder is
 written with the configuration of the 4B model and random numbers in sharded bf16 files. On it run
-the commands of `make qwen`, each in a process of its own: --check, the encoding of the longest
+the commands of `make qwen`, each in a process of its own: need.py, the encoding of the longest
 texts, two steps of LoRA on NF4, and the encoding with the adapter. Measured: seconds and peak
-memory, beside what --check estimates before it loads anything.
+memory, beside what need.py estimates before it loads anything.
 
 On a CUDA GPU also, on all texts: tokens a second and peak memory of the obvious way (transformers
 and peft, two padded batches of 4 a step, texts in file order) and of ours, with and without
@@ -29,10 +29,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import need  # beside this script
 import numpy as np
 import torch
 import transformers
-from common import machine, timed  # beside this script
+from common import machine, timed
 from safetensors.torch import load_file, save_file
 from tiny_qwen import save_pooling  # in tests/
 
@@ -122,12 +123,12 @@ def write_data(folder, s):
 # ------------------------------------------------------------------------------------------------
 
 ENCODE = "encode.py --encoder model --texts texts.txt --nf4 --dtype bfloat16"
-TUNE = "contrastive.py --encoder model --texts texts.txt --nf4 --dtype bfloat16 --lora --lr 2e-4"
+TUNE = "--encoder model --texts texts.txt --nf4 --dtype bfloat16 --lora --lr 2e-4"
 TUNE += " --ratings ratings.safetensors --batch 4 --max-steps 2 --warmup 0 --out adapter"
 COMMANDS = {
-    "check": f"{TUNE} --check",
+    "check": f"tests/studies/need.py {TUNE}",
     "encode": f"{ENCODE} --out base.safetensors",
-    "two steps": TUNE,
+    "two steps": f"contrastive.py {TUNE}",
     "encode again": f"{ENCODE} --out tuned.safetensors --adapter adapter",
 }
 
@@ -210,16 +211,16 @@ def measure(name, encoder, ids, examples, s, step, encoding):
 
 
 def cards(examples, ids, base, s):
-    """Rows: the largest batch whose worst step fits 90 % of a card, by contrastive.memory_need."""
+    """Rows: the largest batch whose worst step fits 90 % of a card, by need.memory_need."""
     lengths = np.sort([sum(len(ids[i]) for i in row) for row in examples.items])[::-1]
     rows = []
     for size in (8, 12, 16, 24):
         fits = []
         for checkpointing in (False, True):
             tuning = replace(base, checkpointing=checkpointing)
-            need = con.memory_need(config_of(s), enc.QWEN_4B, tuning, 1024)
-            room = 0.9e9 * size - need["weights"] - need["training"]
-            tokens = room / (need["activations"] / 1024)
+            found = need.memory_need(config_of(s), enc.QWEN_4B, tuning, 1024)
+            room = 0.9e9 * size - found["weights"] - found["training"]
+            tokens = room / (found["activations"] / 1024)
             fits.append(str(np.searchsorted(np.cumsum(lengths), tokens)))
         rows.append([str(size), *fits])
     return rows
@@ -261,7 +262,7 @@ def report(results):
         cells = [f"{found['seconds']:.0f}", f"{found['peak_bytes'] / 1e9:.1f}"]
         most = results["estimate"]["encode" if "encode" in name else "tune"] / 1e9
         rows.append([name, *cells, "" if "gpu" in results else f"{most:.1f}"])  # a GPU's memory
-    head = ["command", "seconds, loading included", "peak memory, GB", "estimate of --check, GB"]
+    head = ["command", "seconds, loading included", "peak memory, GB", "estimate, GB"]
     losses = " -> ".join(f"{loss:.2f}" for loss in results["losses"])
     share, grown = results["trainable"] / results["parameters"], results["lora_B"]
     text = f"""Qwen3-Embedding-4B with random weights, {results["layers"]} of its 36 layers, \

@@ -1,6 +1,6 @@
 """Temperature, batch and epochs of the tuned encoder of Table III, on one draw of validation.
 
-Each run tunes MiniLM with the loss (T) of contrastive.py without the validation part of
+Each run tunes MiniLM with the loss (T) of batch_softmax.py without the validation part of
 ratings.safetensors, encodes the movies, and is measured on that part in two ways: the text alone,
 and the ranking PMF with this text as its prior.
 
@@ -48,11 +48,11 @@ def tuned(s, temperature, batch, epochs):
     """The embeddings' path of a run; a run that is there already is not made again."""
     folder = s.out / f"tuned-{temperature}-{batch}-{epochs}"
     texts = s.out / "documents-no-leak.txt"
-    steps = f"--lr 1e-4 --warmup 42 --average 3 --temperature {temperature} --batch {batch}"
     lines = {
-        folder / "training.json": f"contrastive.py --encoder minilm --weights {s.minilm} "
-        f"--ratings {s.out / 'ratings.safetensors'} --texts {texts} --out {folder} "
-        f"--recipe ours --seed {s.seed} --epochs {epochs} {steps}",
+        folder / "training.json": "tests/studies/batch_softmax.py --encoder minilm "
+        f"--weights {s.minilm} --ratings {s.out / 'ratings.safetensors'} --texts {texts} "
+        f"--out {folder} --seed {s.seed} --temperature {temperature} --batch {batch} "
+        f"--epochs {epochs}",
         folder.with_suffix(f"{folder.suffix}.safetensors"): f"encode.py --encoder {folder} "
         f"--texts {texts} --out {folder.with_suffix(f'{folder.suffix}.safetensors')}",
     }
@@ -60,7 +60,7 @@ def tuned(s, temperature, batch, epochs):
     record, ratings = folder / "training.json", s.out / "ratings.safetensors"
     made = metrics.read_json(record, "settings", "inputs")
     metrics.require(record, made["inputs"], {ratings.name: metrics.sha256(ratings)})
-    metrics.require(record, made["settings"], {"seed": str(s.seed)})
+    metrics.require(record, made["settings"], {"seed": s.seed})
     return list(lines)[-1]
 
 
