@@ -377,8 +377,7 @@ def main():
         if s.warmup >= steps_of(s, examples):  # the rate would never reach --lr
             s = replace(s, warmup=steps_of(s, examples) // 10)  # the field's habit
             figure(f"warm-up cut to {s.warmup} steps")
-        with enc.gpu_memory("take --checkpointing, --nf4 --lora or a smaller --batch"):
-            losses = tune(encoder, ids, examples, s)
+        losses = tune(encoder, ids, examples, s)
         n = min(50, -(-len(losses) // 2))
         figure(f"loss {np.mean(losses[:n]):.3f} -> {np.mean(losses[-n:]):.3f}")
         # 4. The folder

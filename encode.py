@@ -41,7 +41,8 @@ from transformers.utils.hub import snapshot_download
 import metrics
 from metrics import BadInput, parse, read_json, read_texts, run, save, sha256, stage
 
-logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it asks for a package it can do without
+for library in ("accelerate", "bitsandbytes", "huggingface_hub", "peft", "transformers"):
+    logging.getLogger(library).setLevel(logging.ERROR)  # no hints between stages and bars
 
 
 @dataclass(frozen=True)
@@ -175,9 +176,7 @@ def weight_files(folder):
 
 @contextlib.contextmanager
 def one_line(what):
-    """Without the libraries' reports, bars and hints; an error of theirs becomes one line."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+    """Without the libraries' bars and warnings; an error of theirs becomes one line."""
     transformers.utils.logging.disable_progress_bar()
     with warnings.catch_warnings(action="ignore"):
         try:
@@ -186,17 +185,6 @@ def one_line(what):
             raise
         except Exception as error:  # a cut or odd file can raise nearly everything
             raise BadInput(f"{what} ({type(error).__name__}: {str(error)[:300]})") from error
-        finally:
-            logging.disable(before)
-
-
-@contextlib.contextmanager
-def gpu_memory(how):
-    """Say in one line that the GPU's memory is too small, and how to need less."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        raise BadInput(f"the GPU's memory is too small; {how}") from error
 
 
 def load_encoder(facts, folder, nf4=False, dtype="float32", adapter=""):
@@ -269,8 +257,7 @@ def with_adapter(model, adapter, base_files, nf4):
         if made["weights"] != {file.name: sha256(file) for file in base_files}:
             raise BadInput(f"{adapter} was tuned on other weights than {base}")
         if made["settings"]["nf4"] != nf4:
-            flag = "--no-nf4" if nf4 else "--nf4"
-            raise BadInput(f"{adapter} was tuned with {flag}: give it too")
+            raise BadInput(f"{adapter} was tuned with nf4 = {not nf4}, not {nf4}: see --nf4")
     stored = load_file(path)
     model = peft.PeftModel.from_pretrained(model, adapter)
     if set(peft.get_peft_model_state_dict(model)) != set(stored):
@@ -365,9 +352,8 @@ def forward(encoder, ids):
     where = next(encoder.model.parameters()).device
     lengths = torch.tensor([len(x) for x in ids])  # (B,)
     tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(x) for x in ids], batch_first=True)
-    mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long()  # (B, T)
-    tokens, mask = tokens.to(where), mask.to(where)  # (B, T)
-    hidden = encoder.model(input_ids=tokens, attention_mask=mask).last_hidden_state  # (B, T, D)
+    mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long().to(where)  # (B, T)
+    hidden = encoder.model(input_ids=tokens.to(where), attention_mask=mask).last_hidden_state
     p = pool(hidden.float(), mask, encoder.facts.pooling)  # (B, D)
     return F.normalize(p, dim=1) if encoder.facts.unit else p  # e = p / |p|, or e = p
 
@@ -431,8 +417,7 @@ def main():
         # 3. -> vectors (I, D), in parts: a run after a break reads those that are finished
         parts, make = parts_of(lengths, s.budget), partial(embed, encoder, ids, s.budget)
         rank, world = rank_and_world()
-        with gpu_memory("take a smaller --budget"):
-            vectors, kept = metrics.in_parts(s.out, parts, make, s, inputs, write=rank == 0)
+        vectors, kept = metrics.in_parts(s.out, parts, make, s, inputs, write=rank == 0)
         # 4. The file; then its parts may go, as soon as every process has read them
         if world > 1:
             dist.barrier()

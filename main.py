@@ -1180,7 +1180,8 @@ def print_list(ranker, top):
     print(f"rank  {columns}  title{' <- because of' if ranker.reasons else ''}")
     for (_, rank, item, score), added in zip(rows, why, strict=True):
         most = [j for j in np.argsort(added)[:-4:-1] if added[j] > 0]
-        because = "; ".join(ranker.titles[ranker.rated[j]] for j in most)
+        rated = (ranker.titles[ranker.rated[j]] for j in most)
+        because = "; ".join(without_year(title) or title for title in rated)
         because = f" <- {because}" if because else ""
         numbers = " ".join(f"{x:7.4f}" for x in (score, *(part[item] for part in parts)))
         print(f"{rank:4d} {numbers}   {ranker.titles[item]}{because}")

@@ -289,16 +289,23 @@ def _options_of(kind):
 
 
 def run(main):
-    """Call main(); bad input ends in one clear line and status 2, Ctrl-C in status 130."""
+    """Call main(); bad input ends in one clear line and status 2, Ctrl-C in status 130.
+
+    So does memory that runs out, NumPy's or a GPU's: torch's error is known by its name here.
+    """
     sys.stdout.reconfigure(errors="replace")  # a terminal may lack a title's letters
     try:
         main()
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, `head` say, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (BadInput, OSError) as error:
-        script, message = Path(sys.argv[0]).name, " ".join(str(error).split())
-        print(f"{script}: error: {message}", file=sys.stderr)
+    except (BadInput, OSError, MemoryError, RuntimeError) as error:
+        message = " ".join(str(error).split())
+        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+            message = f"too little memory ({message[:200]}); smaller are --batch, --budget or --k"
+        elif isinstance(error, RuntimeError):
+            raise
+        print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted; finished files are kept, run again to go on", file=sys.stderr)

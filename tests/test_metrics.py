@@ -344,8 +344,21 @@ def test_bad_input_is_one_line_and_status_2(monkeypatch, capsys):
     assert left(raising(OSError("no disk")), capsys) == (2, ["script.py: error: no disk"])
     status, lines = left(raising(KeyboardInterrupt), capsys)
     assert status == 130 and "interrupted" in lines[-1]
-    with pytest.raises(ZeroDivisionError):  # a fault of ours is no bad input
-        metrics.run(raising(ZeroDivisionError))
+    for fault in (ZeroDivisionError, RuntimeError):  # a fault of ours is no bad input
+        with pytest.raises(fault):
+            metrics.run(raising(fault))
+
+
+def test_memory_that_runs_out_is_one_line(monkeypatch, capsys):
+    class OutOfMemoryError(RuntimeError):
+        """As torch has it."""
+
+    monkeypatch.setattr("sys.argv", ["some/script.py"])
+    how = "; smaller are --batch, --budget or --k"
+    for error in (OutOfMemoryError("CUDA out of\n memory"), MemoryError("CUDA out of memory")):
+        status, lines = left(raising(error), capsys)
+        expected = f"script.py: error: too little memory (CUDA out of memory){how}"
+        assert (status, lines) == (2, [expected])
 
 
 def test_a_reader_that_has_enough_is_no_error():

@@ -272,13 +272,13 @@ def test_an_adapter_of_another_base(adapter, tmp_path):
 
 def test_an_adapter_on_another_kind_of_base(tiny, data, adapter, tmp_path):
     """Tuned on NF4 it belongs to NF4, and one that was tuned without to the plain weights."""
-    with pytest.raises(BadInput, match="was tuned with --nf4: give it too"):
+    with pytest.raises(BadInput, match="was tuned with nf4 = True, not False: see --nf4"):
         enc.load_encoder(*enc.find(str(tiny)), adapter=str(adapter))
     line = ["contrastive.py", "--encoder", str(tiny), "--ratings", str(data[0]), "--lora"]
     line += ["--texts", str(data[1]), "--out", str(tmp_path / "plain"), "--max-steps", "2"]
     call(con, [*line, "--lr", "0.01", "--warmup", "0"])
     assert enc.load_encoder(*enc.find(str(tiny)), adapter=str(tmp_path / "plain"))
-    with pytest.raises(BadInput, match="was tuned with --no-nf4: give it too"):
+    with pytest.raises(BadInput, match="was tuned with nf4 = False, not True: see --nf4"):
         load(tiny, tmp_path / "plain")
 
 
