@@ -944,10 +944,10 @@ def _text(x, y, text):
 @dataclass(frozen=True)
 class Recommend:
     user: str = ""  # a user id of the data
-    ratings: Path = Path()  # CSV of title,rating or movieId,rating: somebody new, or more of --user
+    ratings: Path | None = None  # CSV of title,rating or movieId,rating: of somebody, or of --user
     all: bool = False  # lists for every user of the data, into --to
-    to: Path = Path()  # CSV to write, not print: userId,rank,movieId,title,score
-    new: Path = Path()  # CSV of title,genres,tags (both parted by |): movies that join the others
+    to: Path | None = None  # CSV to write, not print: userId,rank,movieId,title,score
+    new: Path | None = None  # CSV of title,genres,tags (parted by |): movies to join the others
     top: int = 5  # how many titles
     recipe: Literal["published", "report", "ours"] = "ours"  # see fuse.py
     split: bool = False  # the evaluation's lists: movies of the test part are unseen
@@ -1006,24 +1006,25 @@ def recommend(argv):
     they are added: min-max per user (published), sigmoid and cosine (report).
     """
     s = parse(Recommend, recommend.__doc__, argv, top=1)
-    own, split = s.ratings != Path(), s.split or s.recipe != "ours"
-    if s.all == bool(s.user or own) or (s.all and s.to == Path()):
+    split = s.split or s.recipe != "ours"
+    if s.all == bool(s.user or s.ratings) or (s.all and not s.to):
         raise BadInput("say for whom: --user, --ratings or both; or --all, with --to")
-    if split and (own or s.new != Path()):
+    if split and (s.ratings or s.new):
         raise BadInput("--ratings and --new need recipe ours without --split")
     if s.encoder not in ("", "minilm") and s.recipe == "ours":
         raise BadInput(f"--encoder {s.encoder}: recipe ours takes minilm")
-    if s.to.is_file() and not s.to.read_bytes().startswith(LISTS.encode()):
+    if s.to and s.to.is_file() and not s.to.read_bytes().startswith(LISTS.encode()):
         raise BadInput(f"{s.to} holds no lists of this command and stays; name another path")
     ranker = split_ranker if split else whole_ranker
-    if s.to != Path():
+    if s.to:
         with stage(s.to, f"the {s.top} best movies"):
             return write_lists(s.to, ranker(s), s.top)
     ranker = ranker(s)
-    who = " and ".join(filter(None, [s.user and f"user {s.user}", own and str(s.ratings)]))
+    who = [f"user {s.user}"] if s.user else []
+    who += [str(s.ratings)] if s.ratings else []
     encoder = s.encoder or fuse.RECIPES[s.recipe].encoder
     alpha = "" if ranker.alpha is None else f", alpha {ranker.alpha:.2f}"
-    print(f"{who}, recipe {s.recipe}, {encoder}{alpha}")
+    print(f"{' and '.join(who)}, recipe {s.recipe}, {encoder}{alpha}")
     print_list(ranker, s.top)
 
 
@@ -1061,7 +1062,7 @@ def whole_ranker(s):
         items, ratings = person(s, out)  # (n,), (n,)
         ids, seen = [s.user], (np.array([0, len(items)]), items)
         known = np.concatenate([known, items])  # (N,)
-    if s.new != Path():
+    if s.new:
         new, texts = read_new(s.new, out.names())
     # 2. Factors
     P, Q, W, e = whole_arrays(out, texts, s.weights)
@@ -1097,7 +1098,7 @@ def person(s, out):
     if s.user:
         own = out.task.users == out.user_index(s.user)  # (N,)
         rated = dict(zip(out.task.items[own].tolist(), out.task.ratings[own].tolist(), strict=True))
-    if s.ratings != Path():
+    if s.ratings:
         rated |= read_person(s.ratings, out)
     return np.array(list(rated)), np.array(list(rated.values()))
 

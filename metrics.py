@@ -34,6 +34,7 @@ import re
 import sys
 import tempfile
 import time
+import types
 import typing
 from pathlib import Path
 
@@ -257,13 +258,16 @@ def parse(settings, doc, argv=None, **bounds):
     become --flag/--no-flag, tuples take any number of values, a Literal one of its own.
     bounds: by field the least value, or (least, most). Raises BadInput on any other command line.
     """
-    parser = _Parser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    name = " ".join([Path(sys.argv[0]).name, *(sys.argv[1:2] if argv is not None else [])])
+    plain = argparse.RawDescriptionHelpFormatter  # as it stands
+    parser = _Parser(prog=name, description=inspect.cleandoc(doc), formatter_class=plain)
     source, kinds = inspect.getsource(settings), typing.get_type_hints(settings)
     comments = dict(re.findall(r"^    (\w+):.*?  # (.+)$", source, re.MULTILINE))
     for field in dataclasses.fields(settings):
         required = field.default is dataclasses.MISSING
         note = comments.get(field.name, "").replace("%", "%%")
-        note += "" if required else f" (default: {field.default})".replace("%", "%%")
+        if field.default not in (dataclasses.MISSING, None, ""):
+            note += f" (default: {field.default})".replace("%", "%%")
         options = {"help": note, "default": field.default, "required": required}
         options |= _options_of(kinds[field.name])
         parser.add_argument("--" + field.name.replace("_", "-"), **options)
@@ -278,7 +282,9 @@ def parse(settings, doc, argv=None, **bounds):
 
 
 def _options_of(kind):
-    """What argparse needs for values of a type."""
+    """What argparse needs for values of a type, or of a type that may be None."""
+    if isinstance(kind, types.UnionType):
+        kind = typing.get_args(kind)[0]
     if kind is bool:
         return {"action": argparse.BooleanOptionalAction}
     if typing.get_origin(kind) is tuple:
@@ -459,14 +465,14 @@ def whole(path, wrote=None):
 def origin(settings, inputs=()):
     """{"settings", "inputs", "versions"} of a file that is to be saved.
 
-    settings: a dict or a dataclass, of which fields of type Path are left out. inputs: files, of
-    which the sha256 is taken, or a dict of such digests by name.
+    settings: a dict or a dataclass, of which paths (and None) are left out. inputs: files, of which
+    the sha256 is taken, or a dict of such digests by name.
     """
     if dataclasses.is_dataclass(settings):
         settings = dataclasses.asdict(settings)
     if not isinstance(inputs, dict):
         inputs = {Path(p).name: sha256(p) for p in inputs}
-    settings = {k: v for k, v in settings.items() if not isinstance(v, Path)}
+    settings = {k: v for k, v in settings.items() if v is not None and not isinstance(v, Path)}
     return {"settings": settings, "inputs": inputs, "versions": versions()}
 
 

@@ -224,7 +224,7 @@ def fit(users, items, ratings, n_users, n_items, settings):
 class Ranking:
     ratings: Path = Path("out/ratings.safetensors")  # of `main.py prepare`
     out: Path = Path("out/pmf-ours.safetensors")  # the factors to write
-    embeddings: Path = Path()  # of encode.py, for the prior; none: no prior, cold items get zeros
+    embeddings: Path | None = None  # of encode.py, the prior; none: no prior, cold items get zeros
     k: int = 128  # K; from here to ridge chosen on validation, see results/choices.md
     missing: float = 0.1  # m, weight of a missing entry against 1 of a rating
     reg: float = 0.014  # of a_u and b_i; with 0, (R) may have no finite minimum
@@ -395,7 +395,7 @@ def main_ranking(argv):
         read = read_train(s.ratings, s.fit_part, s.all)  # 2. ratings
         users, items, ratings, n_users, _, n_items, highest = read
         features, inputs, weights = None, [s.ratings], np.ones(len(ratings))  # .., (N,)
-        if s.embeddings != Path():  # 3. text
+        if s.embeddings:  # 3. text
             embeddings = load_embeddings(s.embeddings, s.ratings)  # (I, D)
             features, inputs = text_features(embeddings), [*inputs, s.embeddings]
         case = users, items, ratings / highest, weights, n_users, n_items
