@@ -36,7 +36,8 @@ endif
 ifneq ($(wildcard $(OUT)/ratings.csv),)
 $(error OUT=$(OUT) holds a ratings.csv: it is a folder of data; name a folder that is to be made)
 endif
-ifneq ($(filter . .. / data data/% tests tests/% results results/% .venv%,$(patsubst %/,%,$(OUT)) $(OUT)),)
+PLACE := $(patsubst $(CURDIR)/%,%,$(abspath $(OUT)))
+ifneq ($(filter / data data/% tests tests/% results results/% .venv%,$(PLACE))$(filter $(PLACE) $(PLACE)/%,$(CURDIR)),)
 $(error OUT=$(OUT) is in use for something else; name a folder that is to be made)
 endif
 ifneq ($(shell [ "$(SEED)" -ge 0 ] 2>&1 && [ "$(SEED)" -le 4294967293 ] && echo fits),fits)
@@ -453,7 +454,7 @@ baselines: .venv-peers/.done $(RATINGS)
 	$(Q)$(PEERS) tests/peers/baselines.py --out $(OUT)
 
 # What the targets above make in a folder; what else is there, stays, and so does the folder then.
-# A folder with a ratings.csv is somebody's data, movies.csv too. A tuned encoder has a training.json.
+# A folder with a ratings.csv is somebody's data, movies.csv too; a tuned encoder has a training.json.
 clean:
 	for out in $(OUT)/split-* $(OUT) $(OUT)-quick; do \
 	  if [ -d $$out ] && [ ! -e $$out/ratings.csv ]; then \
@@ -465,6 +466,7 @@ clean:
 	  bench.json bench.md growth.json growth.md choices.json choices.md splits.json splits.md \
 	  tuned.json tuned.md tuned-*.safetensors lora.json lora.md lora-*.safetensors \
 	  size.json size.md growth-*/ \
-	  && for tuned in */training.json; do if [ -e $$tuned ]; then rm -r $${tuned%/*}; fi; done \
+	  && for tuned in minilm-*/ mpnet-*/ qwen3-*/ tuned-*/ lora-*/; do \
+	  if [ -e "$$tuned/training.json" ]; then rm -r "$$tuned"; fi; done \
 	  && if [ -d runs ]; then rmdir runs; fi; \
 	  cd - >/dev/null; rmdir $$out 2>/dev/null || true; fi; done

@@ -342,29 +342,36 @@ def save(s, encoder, base, losses, seconds):
         (new / "training.json").write_text(json.dumps(record, indent=1))
 
 
-def read_examples(s):
-    """The recipe's examples of a ratings file."""
-    names = ["train_users", "train_items", "train_ratings", "valid", "liked", "highest"]
-    examples = RECIPES[s.recipe](metrics.load(s.ratings, names=names), s)
-    if len(examples.items) == 0:
-        raise BadInput(f"{s.ratings}: no user has liked enough for recipe {s.recipe!r}")
-    return examples
-
-
-def main():
-    # 1. Settings, examples, texts
-    counts = dict.fromkeys(("epochs", "batch", "rank", "alpha", "budget"), 1)
-    counts |= dict.fromkeys(("lr", "warmup", "max_steps"), 0)
-    s = metrics.parse(Settings, __doc__, dropout=(0, 1), seed=metrics.SEEDS, **counts)
+def read_settings(kind, doc, **bounds):
+    """Settings, or a dataclass of their kind, from the command line; refuses what cannot go on."""
+    bounds |= dict.fromkeys(("epochs", "batch", "rank", "alpha", "budget"), 1)
+    bounds |= dict.fromkeys(("lr", "warmup", "max_steps"), 0)
+    s = metrics.parse(kind, doc, dropout=(0, 1), seed=metrics.SEEDS, **bounds)
     if s.nf4 and not s.lora:
         raise BadInput("--nf4 freezes the encoder: give --lora too")
     if not s.lora and s.dtype != "float32":
         raise BadInput(f"--dtype {s.dtype} rounds small updates away: whole tuning needs float32")
-    enc.start_processes()
-    examples, texts = read_examples(s), enc.read_texts(s.texts)
+    return s
+
+
+def read_inputs(s, recipes=RECIPES):
+    """(examples, texts): those of the recipe, and a text for each item."""
+    names = ["train_users", "train_items", "train_ratings", "valid", "liked", "highest"]
+    examples = recipes[s.recipe](metrics.load(s.ratings, names=names), s)
+    texts = enc.read_texts(s.texts)
     metrics.check_texts(s.texts, [sha256(s.texts)], s.ratings)
+    if len(examples.items) == 0:
+        raise BadInput(f"{s.ratings}: no user has liked enough for recipe {s.recipe!r}")
     if examples.items.max() >= len(texts):
         raise BadInput(f"{s.texts} has {len(texts)} lines, {s.ratings} has more items")
+    return examples, texts
+
+
+def main():
+    # 1. Settings, examples, texts
+    s = read_settings(Settings, __doc__)
+    enc.start_processes()
+    examples, texts = read_inputs(s)
     with metrics.stage(s.out, f"tuning of {s.encoder}, recipe {s.recipe}", written) as figure:
         # 2. The encoder
         facts, folder = enc.find(s.encoder, s.weights)

@@ -256,8 +256,7 @@ def with_adapter(model, adapter, base_files, nf4):
         made = read_json(record, "weights", "settings")
         if made["weights"] != {file.name: sha256(file) for file in base_files}:
             raise BadInput(f"{adapter} was tuned on other weights than {base}")
-        if made["settings"]["nf4"] != nf4:
-            raise BadInput(f"{adapter} was tuned with nf4 = {not nf4}, not {nf4}: see --nf4")
+        metrics.require(record, made["settings"], {"nf4": nf4})
     stored = load_file(path)
     model = peft.PeftModel.from_pretrained(model, adapter)
     if set(peft.get_peft_model_state_dict(model)) != set(stored):

@@ -133,10 +133,10 @@ def fetch(argv):
             try:
                 with urllib.request.urlopen(GROUPLENS, timeout=30) as reply:
                     archive.write_bytes(reply.read())
-            except (OSError, http.client.HTTPException) as error:
-                print(f"{GROUPLENS} is out of reach ({error})", file=sys.stderr)
-                return fetch_2016(settings.to)
-            unpack(archive, settings.to)
+                unpack(archive, settings.to)
+            except (OSError, http.client.HTTPException, BadInput) as error:
+                print(f"{GROUPLENS} gives no data ({error})", file=sys.stderr)
+                fetch_2016(settings.to)
 
 
 def fetched(folder):
@@ -153,7 +153,9 @@ def unpack(archive, folder):
             if edition_of(temporary) != REPORTED:
                 found = "by their sha256 its files are not those of the 2018-09 edition"
                 raise BadInput(f"{archive}: {found}; unpack it to {folder} to use it all the same")
-    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError) as error:
+    except BadInput:
+        raise
+    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError, ValueError) as error:
         found = f"is not a complete ml-latest-small.zip ({error})"
         raise BadInput(f"{archive} {found}; download it again") from None
 
@@ -563,6 +565,14 @@ class Artefacts:
             for title, movie in zip(titles, ids, strict=True)
         ]
 
+    def short_titles(self):
+        """The same without its year, (I,), unless two would be alike."""
+        titles = self.titles()
+        short = [without_year(title) or title for title in titles]
+        counts = Counter(map(str.casefold, short))
+        pairs = zip(short, titles, strict=True)
+        return [name if counts[name.casefold()] == 1 else title for name, title in pairs]
+
     def names(self):
         """{folded name: {item: what it is called}}; a name may lack the year, or "(a.k.a. ..)"."""
         names, short = defaultdict(dict), defaultdict(dict)
@@ -863,8 +873,7 @@ def screen_table(results):
 
 def table2(out, index, results):
     """Table II in Markdown: the last five favourites of user `index` (1,), and each row's best."""
-    titles, task = [without_year(title) or title for title in out.titles()], out.task
-    user = out.ids("user_ids")[index[0]]
+    titles, task, user = out.short_titles(), out.task, out.ids("user_ids")[index[0]]
     loved = 0.9 * task.highest
     rows = np.flatnonzero((task.users == index[0]) & (task.ratings >= loved))
     last = rows[np.argsort(task.times[rows], kind="stable")][:-6:-1]
@@ -885,7 +894,8 @@ def table2(out, index, results):
     shown = 3 if results["edition"] == REPORTED and str(user) == CASE_USER else 2
     head = ["row", "recommended", "the report's list"]
     return (
-        f"{marks(results)}Table II. The five best for user {user}, recipe `published`. Last five "
+        f"{marks(results)}Table II. The five best for user {user}, recipe `published`; of a row "
+        "with several seeds, those of the first. Last five "
         f"rated {loved:g} or more in train, newest first: {profile}.\n\n"
         f"{markdown(head[:shown], [line[:shown] for line in lines])}"
     )
@@ -977,7 +987,7 @@ class Ranker(NamedTuple):
     seen: tuple  # group_by_user pair
     movies: list  # (I,) movie ids
     titles: list  # (I,)
-    rated: np.ndarray | None = None  # (n,) items that the person rated
+    rated: list | None = None  # (n,) short titles of what the person rated
     reasons: Callable | None = None  # items (S,) -> (S, n), see fuse.reasons
 
 
@@ -1073,7 +1083,8 @@ def whole_ranker(s):
         p, inverse = fuse.new_user(items, targets, Q, rated, *fit)
         P = p[None]  # (1, K)
         why = partial(fuse.reasons, items=items, targets=targets, inverse=inverse, Q=Q)
-        more = {"rated": items, "reasons": why}
+        short = out.short_titles()
+        more = {"rated": [short[item] for item in items], "reasons": why}
     # 3. Scores
     scores = partial(fuse.ours_scores, U=P, V=Q, known=known)
     movies = out.ids("movie_ids") + [""] * len(new), out.titles() + new
@@ -1181,8 +1192,7 @@ def print_list(ranker, top):
     print(f"rank  {columns}  title{' <- because of' if ranker.reasons else ''}")
     for (_, rank, item, score), added in zip(rows, why, strict=True):
         most = [j for j in np.argsort(added)[:-4:-1] if added[j] > 0]
-        rated = (ranker.titles[ranker.rated[j]] for j in most)
-        because = "; ".join(without_year(title) or title for title in rated)
+        because = "; ".join(ranker.rated[j] for j in most)
         because = f" <- {because}" if because else ""
         numbers = " ".join(f"{x:7.4f}" for x in (score, *(part[item] for part in parts)))
         print(f"{rank:4d} {numbers}   {ranker.titles[item]}{because}")

@@ -261,7 +261,8 @@ def parse(settings, doc, argv=None, **bounds):
     name = " ".join([Path(sys.argv[0]).name, *(sys.argv[1:2] if argv is not None else [])])
     plain = argparse.RawDescriptionHelpFormatter  # as it stands
     parser = _Parser(prog=name, description=inspect.cleandoc(doc), formatter_class=plain)
-    source, kinds = inspect.getsource(settings), typing.get_type_hints(settings)
+    classes = filter(dataclasses.is_dataclass, reversed(settings.__mro__))  # its own go last
+    source, kinds = "".join(map(inspect.getsource, classes)), typing.get_type_hints(settings)
     comments = dict(re.findall(r"^    (\w+):.*?  # (.+)$", source, re.MULTILINE))
     for field in dataclasses.fields(settings):
         required = field.default is dataclasses.MISSING
@@ -297,7 +298,8 @@ def _options_of(kind):
 def run(main):
     """Call main(); bad input ends in one clear line and status 2, Ctrl-C in status 130.
 
-    So does memory that runs out, NumPy's or a GPU's: torch's error is known by its name here.
+    Memory that runs out is such a line too: NumPy's error is a MemoryError, torch's has its name on
+    a GPU and its words on a CPU.
     """
     sys.stdout.reconfigure(errors="replace")  # a terminal may lack a title's letters
     try:
@@ -307,8 +309,9 @@ def run(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except (BadInput, OSError, MemoryError, RuntimeError) as error:
         message = " ".join(str(error).split())
-        if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-            message = f"too little memory ({message[:200]}); smaller are --batch, --budget or --k"
+        torchs = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in message
+        if isinstance(error, MemoryError) or torchs:
+            message = f"too little memory ({message[:200]}); a smaller batch or budget needs less"
         elif isinstance(error, RuntimeError):
             raise
         print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
@@ -435,7 +438,7 @@ def check_target(path, wrote=None):
             raise BadInput(f"{other} was not written by this command; name another folder")
     parent = next(folder for folder in path.parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
-        raise BadInput(f"{path}: {parent} is no folder that can be written to")
+        raise BadInput(f"{path}: {parent} is not a folder that can be written to")
 
 
 @contextlib.contextmanager
@@ -504,7 +507,7 @@ def require(path, found, wanted):
     """Refuse a file that was made with other settings, or inputs, than wanted: both are dicts."""
     for name, value in wanted.items():
         if found.get(name) != value:
-            made = f"{name} = {found.get(name)}, not {value}"
+            made = f"{name} = {found.get(name)!r}, not {value!r}"
             raise BadInput(f"{path} was made with {made}; delete it and run make again")
 
 

@@ -25,8 +25,8 @@ def settings(tiny, data, **changes):
 def tuned(s):
     facts, folder = enc.find(s.encoder)
     encoder = con.build(s, facts, folder)
-    ids = enc.tokenize(encoder, enc.read_texts(s.texts))
-    return encoder, bs.tune(encoder, ids, metrics.load(s.ratings), s)
+    examples, texts = con.read_inputs(s, bs.RECIPES)
+    return encoder, bs.tune(encoder, enc.tokenize(encoder, texts), examples, s)
 
 
 def test_batch_softmax_by_hand():
@@ -180,6 +180,19 @@ def test_the_command_writes_a_folder_that_encodes(tiny, data, tmp_path, monkeypa
     record = metrics.read_json(tmp_path / "tuned" / "training.json")
     assert record["settings"]["temperature"] == 0.2 and len(record["losses"]) == 3
     enc.load_encoder(*enc.find(str(tmp_path / "tuned")))
-    monkeypatch.setattr(bs.sys, "argv", [*line[:-1], "2"])
-    with pytest.raises(metrics.BadInput, match="--average is at most --epochs"):
-        bs.main()
+    for more, message in (
+        (["--epochs", "2"], "--average 3 is more than --epochs 2"),
+        (["--lora"], "leave --lora out"),
+        (["--nf4"], "--nf4 freezes the encoder"),
+        (["--max-steps", "-1"], "--max-steps -1: it must be at least 0"),
+    ):
+        monkeypatch.setattr(bs.sys, "argv", [*line, *more])
+        with pytest.raises(metrics.BadInput, match=message):
+            bs.main()
+
+
+def test_the_mean_holds_no_weights_from_before_the_first_pass(tiny, data):
+    """A pass has three steps of 8 movies; a run that stops in the first has one end alone."""
+    alone, mean = (tuned(settings(tiny, data, max_steps=2, average=n))[0] for n in (1, 2))
+    for a, b in zip(alone.model.parameters(), mean.model.parameters(), strict=True):
+        assert torch.equal(a, b)

@@ -158,7 +158,7 @@ def tuned(s):
     facts, folder = enc.find(s.encoder)
     encoder = con.build(s, facts, folder)
     ids = enc.tokenize(encoder, enc.read_texts(s.texts))
-    return encoder, con.tune(encoder, ids, con.read_examples(s), s)
+    return encoder, con.tune(encoder, ids, con.read_inputs(s)[0], s)
 
 
 def test_micro_batches_do_not_change_the_gradient(tiny, data):
@@ -167,7 +167,7 @@ def test_micro_batches_do_not_change_the_gradient(tiny, data):
         s = settings(tiny, data)
         encoder = con.build(s, *enc.find(s.encoder))
         ids = enc.tokenize(encoder, enc.read_texts(s.texts))
-        con.backward(encoder, ids, con.read_examples(s), np.arange(8), budget)
+        con.backward(encoder, ids, con.read_inputs(s)[0], np.arange(8), budget)
         gradients.append(torch.cat([p.grad.flatten() for p in encoder.model.parameters()]))
     torch.testing.assert_close(gradients[0], gradients[1], atol=1e-5, rtol=1e-4)
 

@@ -608,7 +608,8 @@ def test_minilm_is_cut_at_256_and_written_the_same_twice(tmp_path):
 
 def test_a_callers_own_messages_are_still_shown(caplog):
     with pytest.raises(BadInput, match="broken"), enc.one_line("broken"):
-        logging.getLogger("transformers.somewhere").warning("a hint")
         raise KeyError("x")
     logging.getLogger("caller").warning("mine")
     assert caplog.messages == ["mine"]
+    for library in ("transformers", "peft", "bitsandbytes", "huggingface_hub", "accelerate"):
+        assert not logging.getLogger(f"{library}.part").isEnabledFor(logging.WARNING)

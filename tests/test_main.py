@@ -221,12 +221,13 @@ def test_a_zip_of_other_data_or_cut_or_missing_is_refused(folder, capsys):
     assert sorted(p.name for p in folder.parent.iterdir()) == ["data"]
 
 
-def test_a_zip_with_a_flipped_bit_is_one_line(folder, capsys, monkeypatch):
-    """zlib finds some of them before the checksum does."""
+@pytest.mark.parametrize("fault", [zlib.error, NotImplementedError, RuntimeError, ValueError])
+def test_a_zip_with_a_flipped_bit_is_one_line(folder, capsys, monkeypatch, fault):
+    """Some of them are met before the checksum is."""
     archive = zipped(folder.parent / "a.zip", dict.fromkeys((*main.FILES, "README.txt"), ""))
 
     def read(*_):
-        raise zlib.error("invalid stored block lengths")
+        raise fault("invalid stored block lengths")
 
     monkeypatch.setattr(zipfile.ZipFile, "read", read)
     error = refused("fetch", "--to", folder.parent / "new", "--zip", archive, capsys=capsys)
@@ -245,7 +246,10 @@ def test_a_download_that_breaks_off_falls_back(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(main, "fetch_2016", taken.append)
     main.fetch(["--to", str(tmp_path / "ml")])
     assert taken == [tmp_path / "ml"]
-    assert "is out of reach (IncompleteRead(2 bytes read))" in capsys.readouterr().err
+    assert "gives no data (IncompleteRead(2 bytes read))" in capsys.readouterr().err
+    monkeypatch.setattr(Reply, "read", lambda self: b"<html>Please log in</html>")
+    main.fetch(["--to", str(tmp_path / "ml")])
+    assert len(taken) == 2 and "not a complete ml-latest-small.zip" in capsys.readouterr().err
 
 
 def test_the_command_line_ends_without_a_traceback(tmp_path):

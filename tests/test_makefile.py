@@ -20,7 +20,7 @@ out=$(echo "$*" | sed -n 's/.*--out \\([^ ]*\\).*/\\1/p')
 case "$*" in
 *prepare*) cd "$out"; for f in ratings.safetensors movies.csv {" ".join(TEXTS)}
   do test -e $f || echo "$f" > $f; done ;;
-*contrastive*) mkdir -p "$out"; touch "$out/training.json" ;;
+*contrastive*|*batch_softmax*) mkdir -p "$out"; touch "$out/training.json" ;;
 *evaluate*) touch "$out/results.json" ;;
 *) touch "$out" ;;
 esac
@@ -169,6 +169,17 @@ def test_make_seeds_tunes_with_the_next_two_seeds_and_make_all_keeps_them_up_to_
     assert again == {line for line in made | plain if "contrastive" in line}
 
 
+def test_the_encoder_of_make_study_is_tuned_by_its_own_script(folder):
+    script = folder / "tests/studies/batch_softmax.py"
+    script.parent.mkdir(parents=True)
+    script.touch()
+    encoder, made = "out/minilm-ours.safetensors", "tests/studies/batch_softmax.py out/minilm-ours"
+    assert {made, f"encode.py {encoder}"} <= make(folder, encoder)
+    assert make(folder, encoder) == set()
+    edit(script)
+    assert make(folder, encoder) == {made, f"encode.py {encoder}"}
+
+
 def test_make_qwen_asks_first_and_makes_the_base_rows_alone_where_no_gpu_is(folder):
     make(folder, "all")
     base = {f"encode.py out/qwen3-4b{kind}.safetensors" for kind in ("", "-report")}
@@ -210,7 +221,15 @@ def test_make_qwen_stops_where_the_check_refuses(folder):
         "SEED=4294967295",
         "SEED=",
     ]
-    + ["DATA=", "DATA=my data", "DATA=nowhere", "OUT=data/ml-latest-small"],
+    + [
+        "DATA=",
+        "DATA=my data",
+        "DATA=nowhere",
+        "OUT=data/ml-latest-small",
+        "OUT=/",
+        "OUT=./results",
+    ]
+    + [f"OUT={place}" for place in ("tests/../data", "$(CURDIR)", "$(CURDIR)/tests", "/tmp/../")],
 )
 def test_a_variable_that_would_harm_is_one_line_and_nothing_is_done(folder, bad):
     before = sorted(folder.rglob("*"))
@@ -282,6 +301,7 @@ def test_clean_deletes_what_make_made_and_nothing_else(folder):
     make(folder, "all")
     (folder / "out/thesis.txt").write_text("mine")
     (folder / "out/mine").mkdir()
+    (folder / "out/mine/training.json").touch()
     for name in ("minilm", "minilm-report", "mpnet", "mpnet-nf4", "qwen3-4b"):  # interrupted
         (folder / f"out/{name}.safetensors.parts").mkdir()
         (folder / f"out/{name}.safetensors.parts/0000.safetensors").touch()

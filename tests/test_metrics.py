@@ -354,11 +354,11 @@ def test_memory_that_runs_out_is_one_line(monkeypatch, capsys):
         """As torch has it."""
 
     monkeypatch.setattr("sys.argv", ["some/script.py"])
-    how = "; smaller are --batch, --budget or --k"
-    for error in (OutOfMemoryError("CUDA out of\n memory"), MemoryError("CUDA out of memory")):
+    told = "can't allocate memory: you tried"  # torch's words on a CPU
+    for error in (OutOfMemoryError("CUDA out of\n memory"), MemoryError("x"), RuntimeError(told)):
         status, lines = left(raising(error), capsys)
-        expected = f"script.py: error: too little memory (CUDA out of memory){how}"
-        assert (status, lines) == (2, [expected])
+        assert status == 2 and len(lines) == 1
+        assert lines[0].startswith(f"script.py: error: too little memory ({str(error)[:8]}")
 
 
 def test_a_reader_that_has_enough_is_no_error():
@@ -449,7 +449,7 @@ def test_a_target_never_replaces_what_is_not_ours(tmp_path, monkeypatch):
         with pytest.raises(metrics.BadInput, match="not written by this command"):
             metrics.check_target(path, nothing)
     for path in ("mine/thesis/x", "mine/thesis/x/y"):
-        with pytest.raises(metrics.BadInput, match="thesis is no folder that can be written to"):
+        with pytest.raises(metrics.BadInput, match="thesis is not a folder that can be written to"):
             metrics.check_target(path)
     metrics.check_target("mine/thesis")  # a file may replace a file
     metrics.check_target("mine", lambda folder: ["thesis"])

@@ -1,4 +1,4 @@
-"""need.py: the memory by hand, the time by a clock of its own, and what is refused."""
+"""need.py: memory of the 4B shape, time by a clock of its own, and what is refused."""
 
 import dataclasses
 import re
@@ -25,7 +25,7 @@ def build(s):
 
 
 def test_memory_need():
-    """2.65 GB of weights (NF4 linears, bf16 embedding); activations by hand on the tiny model."""
+    """2.65 GB of weights (NF4 linears, bf16 embedding); activations in proportion to the tokens."""
     config = transformers.Qwen3Config(**tiny_qwen.QWEN_4B)
     s = settings("qwen3-4b", ("", ""), dtype="bfloat16")
     found = need.memory_need(config, enc.QWEN_4B, s, tokens=128)
@@ -58,7 +58,7 @@ def test_the_worst_step_has_the_longest_texts_each_once(tiny, data, monkeypatch)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     s = settings(tiny, data)
     ids = [[1] * 2] * 9 + [[1] * 7] + [[1] * 3] * 15
-    found = need.bytes_needed(s, None, None, ids, con.read_examples(s))
+    found = need.bytes_needed(s, None, None, ids, con.read_inputs(s)[0])
     assert asked == [16 * 7]
     assert found == (need.SLACK * 2e9 + need.PROCESS, need.SLACK * 3e9 + need.PROCESS)
 
@@ -91,9 +91,9 @@ def test_check_refuses_by_memory_before_anything_large_is_fetched(hub, data, mon
     s = settings("qwen3-4b", data, dtype="bfloat16", batch=4)
     for gigabytes, only in ((8, False), (6, False), (6, True)):
         memory(monkeypatch, gigabytes)
-        with pytest.raises(BadInput, match="too little memory; try ") as refusal:
+        with pytest.raises(BadInput, match="too little memory; try a smaller model") as refusal:
             need.check(dataclasses.replace(s, encode_only=only))
-        assert ("`make qwen CPU=1` only encodes" in str(refusal.value)) == (gigabytes == 8)
+        assert ("or `make qwen CPU=1`" in str(refusal.value)) == (gigabytes == 8)
     assert hub and not any("safetensors" in pattern for pattern in hub)
     memory(monkeypatch, 8)
     with pytest.raises(BadInput, match="holds no safetensors file"):
@@ -106,7 +106,8 @@ def test_check_refuses_by_time_and_names_both_times(tiny, data, monkeypatch, cap
     with pytest.raises(
         BadInput,
         match=r"^on this CPU: about 100 minutes to encode the texts once, 100 hours to tune; "
-        r"a CUDA GPU takes minutes; `make qwen CPU=1` makes the base rows all the same$",
+        r"a CUDA GPU takes minutes; `make qwen CPU=1` makes the base rows all the same, "
+        r"contrastive.py does not ask$",
     ):
         need.check(settings(tiny, data))
     need.check(settings(tiny, data, encode_only=True))
@@ -130,7 +131,7 @@ def test_probe_tells_the_time_of_all_texts_and_of_all_steps(tiny, data, monkeypa
     monkeypatch.setattr(con, "backward", lambda *_: next(clock))
     monkeypatch.setattr(enc, "embed", lambda e, ids, budget, items: [next(clock) for _ in items])
     s, ids = settings(tiny, data), [[0] * 5] * 24
-    encoder, examples = build(s), con.read_examples(s)
+    encoder, examples = build(s), con.read_inputs(s)[0]
     found = need.probe(encoder, ids, examples, s, texts=6, steps=3)
     assert found == ((6 + 1) * 24 / 6, (3 + 1) / 3 * 20)
     few = dataclasses.replace(s, max_steps=6)

@@ -162,7 +162,8 @@ def test_recommend_ours_by_all_ratings_by_hand(out, capsys):
     main.recommend(["--user", "5", "--top", "40", "--out", str(out)])
     rows, titles = shown(capsys), main.Artefacts(out, whole=True).titles()
     assert len(rows) == np.sum(free) < 30  # nothing rated in train or test
-    own = {main.without_year(titles[item]) or titles[item] for item in items[mine]}
+    short = main.Artefacts(out, whole=True).short_titles()
+    own = {short[item] for item in items[mine]}
     for row, item in zip(rows, best, strict=True):
         assert row[1] == pytest.approx(scores[item], abs=6e-5)
         assert row[2] == titles[item] and set(filter(None, row[3].split("; "))) <= own
@@ -185,8 +186,17 @@ def test_published_with_split_is_table_2(out, capsys):
     files, line = main.Artefacts(out), ["--recipe", "published", "--split", "--encoder", "minilm"]
     table = main.table2(files, files.user_index(5), {"edition": "mine", "quick": False})
     main.recommend(["--user", "5", *line, "--out", str(out)])
-    titles = "; ".join(main.without_year(row[4]) for row in shown(capsys, numbers=3))
+    short = dict(zip(files.titles(), files.short_titles(), strict=True))
+    titles = "; ".join(short[row[4]] for row in shown(capsys, numbers=3))
     assert f"| MF + MiniLM (base) | {titles} |" in table
+
+
+def test_a_short_title_keeps_its_year_where_two_would_be_alike(out):
+    files = main.Artefacts(out)
+    short = dict(zip(files.titles(), files.short_titles(), strict=True))
+    assert short["Alien (1979)"] == "Alien"
+    assert [short[f"Heat ({year})"] for year in (1986, 1995)] == ["Heat (1986)", "Heat (1995)"]
+    assert len(set(short.values())) == len(short)
 
 
 def write(path, *lines):
@@ -323,7 +333,7 @@ def test_three_reasons_are_shown_at_most_and_none_that_speaks_against(capsys):
     parts = np.array([[0.1, 3, 2, 1], [-1, 0.5, 0, 0], [-1, -2, -3, -4]])
     seen, titles = group_by_user(np.zeros(4, int), np.array([3, 4, 5, 6]), 1), list("abcdefg")
     who = [""], np.zeros(1, int), scores, None, (), seen, range(7), titles
-    main.print_list(main.Ranker(*who, np.array([3, 4, 5, 6]), lambda shown: parts), 5)
+    main.print_list(main.Ranker(*who, titles[3:], lambda shown: parts), 5)
     assert [row[2:] for row in shown(capsys)] == [("a", "e; f; g"), ("b", "e"), ("c", "")]
 
 

@@ -163,7 +163,7 @@ def test_a_reloaded_adapter_gives_the_same_vectors(tiny, data, tmp_path):
     s = settings(tiny, data, lr=1e-2, warmup=2, max_steps=8)
     encoder = build(s)
     ids = enc.tokenize(encoder, tiny_qwen.TEXTS)
-    con.tune(encoder, ids, con.read_examples(s), s)
+    con.tune(encoder, ids, con.read_inputs(s)[0], s)
     before = enc.embed(encoder, ids)
     con.write_model(tmp_path, encoder, tiny)
     again = enc.load_encoder(*enc.find(str(tiny)), nf4=True, adapter=str(tmp_path))
@@ -181,7 +181,7 @@ def test_tuning_leaves_the_base_byte_identical(tiny, data):
     before = base()
     assert any(t.dtype == torch.uint8 for t in before.values())  # packed 4-bit weights among them
     ids = enc.tokenize(encoder, tiny_qwen.TEXTS)
-    con.tune(encoder, ids, con.read_examples(s), s)
+    con.tune(encoder, ids, con.read_inputs(s)[0], s)
     after = base()
     assert before.keys() == after.keys()
     assert all(torch.equal(before[n], after[n]) for n in before)
@@ -193,7 +193,7 @@ def test_tuning_leaves_the_base_byte_identical(tiny, data):
 def gradients(encoder, data, s):
     ids = enc.tokenize(encoder, tiny_qwen.TEXTS)
     encoder.model.train()
-    con.backward(encoder, ids, con.read_examples(s), np.arange(8), 4096)
+    con.backward(encoder, ids, con.read_inputs(s)[0], np.arange(8), 4096)
     return {n: p.grad for n, p in encoder.model.named_parameters() if p.requires_grad}
 
 
@@ -272,13 +272,13 @@ def test_an_adapter_of_another_base(adapter, tmp_path):
 
 def test_an_adapter_on_another_kind_of_base(tiny, data, adapter, tmp_path):
     """Tuned on NF4 it belongs to NF4, and one that was tuned without to the plain weights."""
-    with pytest.raises(BadInput, match="was tuned with nf4 = True, not False: see --nf4"):
+    with pytest.raises(BadInput, match="was made with nf4 = True, not False"):
         enc.load_encoder(*enc.find(str(tiny)), adapter=str(adapter))
     line = ["contrastive.py", "--encoder", str(tiny), "--ratings", str(data[0]), "--lora"]
     line += ["--texts", str(data[1]), "--out", str(tmp_path / "plain"), "--max-steps", "2"]
     call(con, [*line, "--lr", "0.01", "--warmup", "0"])
     assert enc.load_encoder(*enc.find(str(tiny)), adapter=str(tmp_path / "plain"))
-    with pytest.raises(BadInput, match="was tuned with nf4 = False, not True: see --nf4"):
+    with pytest.raises(BadInput, match="was made with nf4 = False, not True"):
         load(tiny, tmp_path / "plain")
 
 
@@ -336,7 +336,7 @@ def test_an_encoder_without_unit_vectors_is_tuned_by_cosines(tiny, data, tmp_pat
         s = settings(base, data, max_steps=3)
         encoder = build(s)
         ids = enc.tokenize(encoder, tiny_qwen.TEXTS)
-        losses.append(con.tune(encoder, ids, con.read_examples(s), s))
+        losses.append(con.tune(encoder, ids, con.read_inputs(s)[0], s))
     assert losses[0] == losses[1]
 
 

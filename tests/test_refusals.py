@@ -60,7 +60,7 @@ def test_a_path_below_a_file_is_refused_before_any_work(artefacts, tmp_path, mon
     arguments = ["--ratings", artefacts / "ratings.safetensors", "--out", tmp_path / "file/x/y"]
     monkeypatch.setattr(pmf, "fit", None)
     error = ended(pmf, *arguments, monkeypatch=monkeypatch, capsys=capsys)
-    assert "file is no folder that can be written to" in error
+    assert "file is not a folder that can be written to" in error
 
 
 # B. An artefact is used only for what it was made for
@@ -113,11 +113,11 @@ def resave(path, **settings):
     [
         ("pmf", {"fit_part": True}, "fit_part = True, not False"),
         ("pmf-fit", {"fit_part": False}, "fit_part = False, not True"),
-        ("pmf", {"variant": "linear"}, "variant = linear, not sigmoid"),
+        ("pmf", {"variant": "linear"}, "variant = 'linear', not 'sigmoid'"),
         ("pmf-ours", {"fit_part": True}, "fit_part = True, not False"),
         ("minilm", {"nf4": True}, "nf4 = True, not False"),
-        ("minilm", {"encoder": "out/minilm-tuned"}, "encoder = out/minilm-tuned, not minilm"),
-        ("minilm-report", {"adapter": "out/x"}, "adapter = out/x, not"),
+        ("minilm", {"encoder": "out/minilm-tuned"}, "encoder = 'out/minilm-tuned', not 'minilm'"),
+        ("minilm-report", {"adapter": "out/x"}, "adapter = 'out/x', not ''"),
     ],
 )
 def test_what_was_made_with_other_settings_is_refused(artefacts, capsys, name, settings, message):
@@ -134,7 +134,7 @@ def test_recommend_refuses_what_evaluate_refuses(artefacts, capsys):
         assert "nf4 = True, not False" in refused("recommend", *arguments, capsys=capsys)
     save_tuning(artefacts, "minilm-tuned", np.random.default_rng(4), recipe="ours")
     arguments[3] = "minilm-tuned"
-    assert "recipe = ours, not published" in refused("recommend", *arguments, capsys=capsys)
+    assert "recipe = 'ours', not 'published'" in refused("recommend", *arguments, capsys=capsys)
 
 
 def test_factors_with_a_text_prior_are_not_those_without(artefacts, capsys):
@@ -154,9 +154,9 @@ def test_factors_of_the_whole_train_part_do_not_choose_alpha(artefacts, monkeypa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"recipe": "ours"}, "recipe = ours, not published"),
+        ({"recipe": "ours"}, "recipe = 'ours', not 'published'"),
         ({"max_steps": 20}, "max_steps = 20"),
-        ({"encoder": "mpnet"}, "encoder = mpnet, not minilm"),
+        ({"encoder": "mpnet"}, "encoder = 'mpnet', not 'minilm'"),
     ],
 )
 def test_an_encoder_that_was_tuned_for_something_else_is_refused(
@@ -218,7 +218,7 @@ def test_a_row_whose_embeddings_came_later_has_no_alpha_yet(artefacts, capsys):
     assert "no alpha of minilm" in refused("recommend", *arguments, capsys=capsys)
     rows[0]["alpha"] = 0.5
     (artefacts / "results.json").write_text(json.dumps({"rows": rows, "ratings": "other"}))
-    assert "was made with ratings = other" in refused("recommend", *arguments, capsys=capsys)
+    assert "was made with ratings = 'other'" in refused("recommend", *arguments, capsys=capsys)
 
 
 def test_another_file_under_the_name_of_factors_is_one_line(artefacts, capsys):

@@ -123,7 +123,8 @@ def test_table2_has_the_reports_profile_and_mf_column(out):
     results = {"edition": main.REPORTED, "quick": False}
     table = main.table2(files, files.user_index(400), results)
     profile = "Donnie Darko; The Godfather: Part II; Forrest Gump; Heat; Requiem for a Dream"
-    assert "user 400, recipe `published`. Last five rated 4.5 or more in train" in table
+    assert "user 400, recipe `published`; of a row" in table
+    assert "Last five rated 4.5 or more in train" in table
     assert f"newest first: {profile}." in table
     ours = re.search(r"\| MF only \| (.*?) \|", table)[1]
     assert ours == main.REPORT_TABLE2["MF only"]

@@ -13,6 +13,7 @@ import choices
 import growth
 import lora
 import pytest
+import qwen_size
 import record
 import size
 import splits
@@ -35,6 +36,7 @@ TABLES = {  # table -> its record, and the function that makes it
     "splits.md": ("splits.json", splits.table),
     "tuned.md": ("tuned.json", tuned.table),
     "lora.md": ("lora.json", lora.table),
+    "qwen_size.md": ("qwen_size.json", qwen_size.report),
     "size.md": ("size.json", lambda found: size.page(found, recorded("results.json"))),
 }
 TOP = (

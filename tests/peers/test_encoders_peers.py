@@ -129,7 +129,7 @@ def test_the_pair_loss_and_its_gradient_equal_sentence_transformers(data):
     """MultipleNegativesRankingLoss on the same pairs, dropout off: what the published run used."""
     settings = con.Settings(str(MINILM), data[0], data[1], Path("out"))
     encoder = con.build(settings, *enc.find(str(MINILM)))
-    examples = con.read_examples(settings)
+    examples = con.read_inputs(settings)[0]
     rows = np.arange(16)
     ids = enc.tokenize(encoder, tiny_qwen.TEXTS)
     loss = con.backward(encoder, ids, examples, rows, budget=2048)[0]

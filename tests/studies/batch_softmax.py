@@ -14,7 +14,8 @@ The recipe itself takes MiniLM untuned: as the prior of the ranking PMF, this on
 
 Gives:    a folder that encode.py reads, in --out.
 Command:  python tests/studies/batch_softmax.py --encoder minilm --weights data/minilm \\
-              --ratings out/ratings.safetensors --texts out/documents-no-leak.txt --out ..
+              --texts out/documents-no-leak.txt --ratings out/ratings.safetensors \\
+              --out out/minilm-ours
 Legend:   U users, I items, N ratings, P examples, B batch, R rows, D dimensions.
 """
 
@@ -68,7 +69,7 @@ class Ours:
     batch as it is encoded. So every movie is encoded once a pass, and no profile is far behind.
     """
 
-    def __init__(self, data, s, params=()):
+    def __init__(self, data, s):
         liked = ~data["valid"] & (data["train_ratings"] >= float(data["liked"]))  # (N,)
         self.liked = users, items = data["train_users"][liked], data["train_items"][liked]
         self.totals, self.likes = np.bincount(users), np.bincount(items)  # (U,), (I,)
@@ -76,12 +77,13 @@ class Ours:
         self.fans = group_by_user(items, users, len(self.likes))  # by item: who liked it
         self.temperature = s.temperature
         self.cache = None  # (I, D) as encoded last
-        self.params = params  # of the encoder
+        self.params = []  # of the encoder, which tune() hands in
         self.ends = deque(maxlen=s.average - 1)  # weights after each of the last passes but one
 
     def refresh(self, embed):
         """The centre, and for each user the sum of the liked items; keeps the weights so far."""
-        self.ends.append([p.detach().clone() for p in self.params])
+        if self.cache is not None:  # a pass has ended
+            self.ends.append([p.detach().clone() for p in self.params])
         users, items = self.liked
         self.cache = con.cache_of(embed, items) if self.cache is None else self.cache  # (I, D)
         self.mean = self.cache[self.items[:, 0]].mean(dim=0)  # (D,)
@@ -120,27 +122,32 @@ class Ours:
                 p.copy_(torch.stack([*ends, p]).mean(dim=0))
 
 
-def tune(encoder, ids, data, s):
+RECIPES = {"ours": Ours}
+
+
+def tune(encoder, ids, examples, s):
     """Train an encoder of contrastive.build in place; returns the loss of every step."""
     for module in encoder.model.modules():
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
-    examples = Ours(data, s, list(encoder.model.parameters()))
+    examples.params = list(encoder.model.parameters())
     losses = con.tune(encoder, ids, examples, s)
     examples.average()
     return losses
 
 
 def main():
-    bounds = dict.fromkeys(("epochs", "batch", "average", "budget"), 1)
-    s = metrics.parse(Settings, __doc__, temperature=1e-3, seed=metrics.SEEDS, **bounds)
-    if s.average > s.epochs or s.lora:
-        raise BadInput("--average is at most --epochs, and all weights are tuned: no --lora")
+    s = con.read_settings(Settings, __doc__, temperature=1e-3, average=1)
+    if s.average > s.epochs:
+        raise BadInput(f"--average {s.average} is more than --epochs {s.epochs}")
+    if s.lora:
+        raise BadInput("all weights are tuned here: leave --lora out")
+    examples, texts = con.read_inputs(s, RECIPES)
     with metrics.stage(s.out, f"tuning of {s.encoder}, recipe ours", con.written) as figure:
         facts, folder = enc.find(s.encoder, s.weights)
         encoder = con.build(s, facts, folder)
-        ids, start = enc.tokenize(encoder, enc.read_texts(s.texts), figure), time.perf_counter()
-        losses = tune(encoder, ids, metrics.load(s.ratings), s)
+        ids, start = enc.tokenize(encoder, texts, figure), time.perf_counter()
+        losses = tune(encoder, ids, examples, s)
         figure(f"loss {np.mean(losses[:50]):.3f} -> {np.mean(losses[-50:]):.3f}")
         con.save(s, encoder, folder, losses, time.perf_counter() - start)
 

@@ -292,7 +292,7 @@ def tuning_task(s):
     paths = {"ratings": s.out / "ratings.safetensors", "texts": s.out / "documents.txt"}
     options = {"weights": str(s.minilm), "epochs": 1, "max_steps": s.steps}
     settings = contrastive.Settings(encoder="minilm", out=Path(), **paths, **options)
-    return settings, contrastive.read_examples(settings)
+    return settings, contrastive.read_inputs(settings)[0]
 
 
 def without_dropout(model):

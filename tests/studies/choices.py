@@ -19,8 +19,6 @@ Needs:    the ratings and base embeddings of `make study` in --out, the CSV file
 Legend: U users, I items, N ratings, K factors, D dimensions.
 """
 
-import contextlib
-import io
 import itertools
 import json
 import sys
@@ -34,7 +32,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import table3  # beside this script
-from common import centred, z_fusion
+from common import centred, quiet, z_fusion
 from table3 import choose, counts_of
 
 import encode as enc
@@ -118,11 +116,6 @@ def embeddings_without(lab, held, movies, tags, encoder):
 # ------------------------------------------------------------------------------------------------
 # A point, its fit and its measure
 # ------------------------------------------------------------------------------------------------
-
-
-def quiet():
-    """fit_ranking shows a bar for each fit; here are hundreds."""
-    return contextlib.redirect_stdout(io.StringIO())
 
 
 def features_of(draw, text):

@@ -7,6 +7,8 @@ fusion that `ours` lacks.
 Gives:    a Gini coefficient of 0 for equal counts, of 3/4 for counts of 0, 0, 0 and 8.
 """
 
+import contextlib
+import io
 import os
 import platform
 import subprocess
@@ -64,6 +66,11 @@ def timed(script, *arguments, folder, stdout=subprocess.DEVNULL, env=None):
     unit = 1 if sys.platform == "darwin" else 1024  # elsewhere it counts KiB
     found = {"seconds": time.perf_counter() - start, "peak_bytes": usage.ru_maxrss * unit}
     return found | {"cpu_seconds": usage.ru_utime + usage.ru_stime}
+
+
+def quiet():
+    """Without the bar that each fit shows: here are many."""
+    return contextlib.redirect_stdout(io.StringIO())
 
 
 def gini(counts):

@@ -1,8 +1,8 @@
 """Would a tuning or an encoding run on this machine? Memory is estimated, time is tried.
 
 Memory comes from the configuration and the texts, before any weights are fetched. On a CPU a few
-batches and steps are then timed with the weights. What does not fit, or would tune for more than
-three hours on a CPU, is refused with status 2. `make qwen` asks this first.
+batches and steps are then timed with the weights. What does not fit, or would take a CPU more than
+three hours, is refused with status 2. `make qwen` asks this first.
 
 Gives:    a line with the memory needed, and on a CPU one with the time.
 Command:  python tests/studies/need.py [--encode-only] --nf4 --lora ..     (options: contrastive.py)
@@ -109,19 +109,17 @@ def check(s):
     with enc.one_line(f"{folder} cannot be loaded"):
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    ids = enc.tokenize(enc.Encoder(None, tokenizer, facts), enc.read_texts(s.texts))
-    examples, cuda = con.read_examples(s), torch.cuda.is_available()
+    examples, texts = con.read_inputs(s)
+    ids, cuda = enc.tokenize(enc.Encoder(None, tokenizer, facts), texts), torch.cuda.is_available()
     encode, tune = bytes_needed(s, config, facts, ids, examples)
     ram = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     there = torch.cuda.mem_get_info()[0] if cuda else ram
     need = f"{encode / 1e9:.1f} GB to encode, {tune / 1e9:.1f} GB to tune"
     print(f"needs {need}, of {there / 1e9:.1f} GB", flush=True)
     if (encode if s.encode_only else tune) > 0.9 * there:
-        how = "--nf4 --lora"
-        if not s.encode_only:
-            how = f"--checkpointing, {how} or a smaller --batch"
-            if encode <= 0.9 * there:
-                how += "; `make qwen CPU=1` only encodes"
+        how = "a smaller model: QWEN=Qwen/Qwen3-Embedding-0.6B"
+        if not s.encode_only and encode <= 0.9 * there:
+            how += ", or `make qwen CPU=1`, which only encodes"
         raise BadInput(f"too little memory; try {how}")
     # 2. Time; a GPU has enough of it
     if not cuda:
@@ -131,13 +129,13 @@ def check(s):
         if not s.encode_only:
             told += f", {long[1]} to tune"
         if sum(times) > PATIENCE and not s.encode_only:
-            how = "`make qwen CPU=1` makes the base rows all the same"
+            how = "`make qwen CPU=1` makes the base rows all the same, contrastive.py does not ask"
             raise BadInput(f"{told}; a CUDA GPU takes minutes; {how}")
         print(told)
 
 
 def main():
-    check(metrics.parse(Settings, __doc__, epochs=1, batch=1, rank=1, budget=1, max_steps=0))
+    check(con.read_settings(Settings, __doc__))
 
 
 if __name__ == "__main__":
