@@ -34,12 +34,12 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from common import machine  # beside this script
+from common import machine, ranking_objective  # beside this script
 
 import metrics
 from fuse import mf_scores, ranking_task
-from main import markdown, number_by_appearance
-from metrics import BadInput, load, parse, run, stage, versions, whole
+from main import markdown, number_by_appearance, write_texts
+from metrics import BadInput, load, parse, run, stage, versions
 
 LIST = 25  # length of the recommended list
 METRICS = ("precision", "recall", "ndcg")
@@ -382,15 +382,15 @@ def als_implicit(s, use_cg=True):
 
 
 def same_objective(ours, peer, s):
-    """Whether ours is no higher: sum_rated (1 - x)^2 + m sum_missing x^2 + reg (|P|^2 + |Q|^2)."""
+    """Whether the objective (R) is no higher with our factors than with the peer's."""
+    import pmf
+
     users, items, _ = train_columns(s)
-    values = []
+    ones, W, values = np.ones(len(users)), np.zeros((0, RANKING["k"])), []  # (N,), (0, K)
     for factors in (ours, peer):
         P, Q = (x.astype(np.float64) for x in factors)
-        x = np.einsum("nk,nk->n", P[users], Q[items])  # (N,) scores of the rated
-        missing = np.sum((P.T @ P) * (Q.T @ Q)) - np.sum(x**2)  # all of x^2 but the rated
-        value = np.sum((1 - x) ** 2) + RANKING["missing"] * missing
-        values.append(value + RANKING["reg"] * (np.sum(P**2) + np.sum(Q**2)))
+        case = users, items, ones, ones, pmf.Ranking(**RANKING)
+        values.append(ranking_objective(P, Q, W, *case))
     return values[0] <= values[1], f"objective {values[0]:.0f}, the peer's {values[1]:.0f}"
 
 
@@ -536,13 +536,6 @@ def table(record):
     return text + PLAIN_KERNEL
 
 
-def write(record, out):
-    texts = {"bench.json": json.dumps(record, indent=1), "bench.md": table(record)}
-    for name, text in texts.items():
-        with whole(out / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-
-
 def main():
     s = parse(Settings, __doc__, rounds=1)
     if s.quick:
@@ -559,8 +552,9 @@ def main():
                 record["start"] = start_up(s)
             else:
                 record["rows"].append(run_job(name, s))
-        write(record, s.out)
-    print(table(record))
+        texts = {"bench.json": json.dumps(record, indent=1), "bench.md": table(record)}
+        write_texts(s.out, texts)
+    print(texts["bench.md"])
     if not all(row["same"] for row in record["rows"]):
         sys.exit(1)
 
