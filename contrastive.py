@@ -342,6 +342,11 @@ def save(s, encoder, base, losses, seconds):
         (new / "training.json").write_text(json.dumps(record, indent=1))
 
 
+# ------------------------------------------------------------------------------------------------
+# The command
+# ------------------------------------------------------------------------------------------------
+
+
 def read_settings(kind, doc, **bounds):
     """Settings, or a dataclass of their kind, from the command line; refuses what cannot go on."""
     bounds |= dict.fromkeys(("epochs", "batch", "rank", "alpha", "budget"), 1)

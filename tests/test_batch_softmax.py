@@ -174,7 +174,16 @@ def test_trains_without_the_encoders_dropout(tmp_path, data):
 
 def test_the_command_writes_a_folder_that_encodes(tiny, data, tmp_path, monkeypatch):
     line = ["batch_softmax.py", "--encoder", str(tiny), "--ratings", str(data[0])]
-    line += ["--texts", str(data[1]), "--out", str(tmp_path / "tuned"), "--epochs", "3"]
+    line += [
+        "--texts",
+        str(data[1]),
+        "--out",
+        str(tmp_path / "tuned"),
+        "--epochs",
+        "3",
+        "--warmup",
+        "1",
+    ]
     monkeypatch.setattr(bs.sys, "argv", line)
     bs.main()
     record = metrics.read_json(tmp_path / "tuned" / "training.json")
@@ -183,6 +192,7 @@ def test_the_command_writes_a_folder_that_encodes(tiny, data, tmp_path, monkeypa
     for more, message in (
         (["--epochs", "2"], "--average 3 is more than --epochs 2"),
         (["--lora"], "leave --lora out"),
+        (["--warmup", "3"], "--warmup 3: a run of so few steps"),
         (["--nf4"], "--nf4 freezes the encoder"),
         (["--max-steps", "-1"], "--max-steps -1: it must be at least 0"),
     ):

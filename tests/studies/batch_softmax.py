@@ -143,6 +143,8 @@ def main():
     if s.lora:
         raise BadInput("all weights are tuned here: leave --lora out")
     examples, texts = con.read_inputs(s, RECIPES)
+    if s.warmup >= con.steps_of(s, examples):
+        raise BadInput(f"--warmup {s.warmup}: a run of so few steps would never reach --lr")
     with metrics.stage(s.out, f"tuning of {s.encoder}, recipe ours", con.written) as figure:
         facts, folder = enc.find(s.encoder, s.weights)
         encoder = con.build(s, facts, folder)
