@@ -37,7 +37,7 @@ ifneq ($(wildcard $(OUT)/ratings.csv),)
 $(error OUT=$(OUT) holds a ratings.csv: it is a folder of data; name a folder that is to be made)
 endif
 PLACE := $(patsubst $(CURDIR)/%,%,$(abspath $(OUT)))
-ifneq ($(filter / data data/% tests tests/% results results/% .venv%,$(PLACE))$(filter $(PLACE) $(PLACE)/%,$(CURDIR)),)
+ifneq ($(filter / .git% data data/% tests tests/% results results/% .venv%,$(PLACE))$(filter $(PLACE) $(PLACE)/%,$(CURDIR)),)
 $(error OUT=$(OUT) is in use for something else; name a folder that is to be made)
 endif
 ifneq ($(shell [ "$(SEED)" -ge 0 ] 2>&1 && [ "$(SEED)" -le 4294967293 ] && echo fits),fits)
@@ -454,10 +454,11 @@ baselines: .venv-peers/.done $(RATINGS)
 	$(Q)$(PEERS) tests/peers/baselines.py --out $(OUT)
 
 # What the targets above make in a folder; what else is there, stays, and so does the folder then.
-# A folder with a ratings.csv is somebody's data, movies.csv too; a tuned encoder has a training.json.
+# A folder that make has filled has a .set-SEED, one with a ratings.csv is somebody's data, and a
+# tuned encoder has a training.json.
 clean:
-	for out in $(OUT)/split-* $(OUT) $(OUT)-quick; do \
-	  if [ -d $$out ] && [ ! -e $$out/ratings.csv ]; then \
+	$(Q)for out in $(OUT)/split-* $(OUT) $(OUT)-quick; do \
+	  if [ -e $$out/.set-SEED ] && [ ! -e $$out/ratings.csv ]; then \
 	  cd $$out && rm -rf .prepared .set-* ratings.safetensors movies.csv documents*.txt \
 	  runs/*.run runs/qrels \
 	  pmf*.safetensors minilm*.safetensors mpnet*.safetensors qwen3-*.safetensors \

@@ -121,8 +121,9 @@ def find(encoder, weights="", files=("*.json", "*.txt", "*.safetensors")):
         with one_line(f"no {facts.hub} from the hub; pass a folder with its files as --weights"):
             pinned = {"revision": facts.revision, "allow_patterns": list(files)}
             folder = Path(snapshot_download(facts.hub, **pinned))
-    if not (folder / "config.json").is_file():
-        raise BadInput(f"{folder} holds no config.json; pass a folder or {', '.join(ENCODERS)}")
+    if not (folder / "config.json").is_file() or (weights and not facts):
+        known = f"a folder with a config.json, or one of {', '.join(ENCODERS)}"
+        raise BadInput(f"{encoder}, with files in {folder}: an encoder is {known}")
     if facts and folder.parent.name == "snapshots" and folder.name != facts.revision:
         raise BadInput(f"{folder} is another revision of {facts.hub}; pinned is {facts.revision}")
     return replace(facts or Facts(hub=str(folder)), **read_folder(folder)), folder

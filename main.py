@@ -17,6 +17,7 @@ Legend: U users, I items, N ratings, K factors (of a list: its length), D dimens
 import contextlib
 import csv
 import difflib
+import hashlib
 import io
 import itertools
 import json
@@ -26,6 +27,7 @@ import re
 import subprocess
 import sys
 import tempfile
+import unicodedata
 import zipfile
 import zlib
 from array import array
@@ -223,12 +225,14 @@ def read_rows(path, *headers):
             for cells in reader:
                 place, line = f"{path}:{line}", reader.line_num + 1
                 if cells and columns is None:
-                    columns = ["movieId" if cell == "itemId" else cell for cell in cells]
+                    names = [cell.strip() for cell in cells]
+                    columns = ["movieId" if name == "itemId" else name for name in names]
                     if ",".join(columns) not in headers:
                         found = f"header is {','.join(cells)[:200]}, expected {expected}"
-                        raise BadInput(f"{place}: {found}; separate the cells by commas")
+                        raise BadInput(f"{place}: {found}; name the columns so, between commas")
                 elif cells and len(cells) != len(columns):
-                    raise BadInput(f"{place}: {len(cells)} cells, not {len(columns)}")
+                    found = f"{len(cells)} cells, not {len(columns)}"
+                    raise BadInput(f"{place}: {found}; one with a comma needs double quotes")
                 elif cells:
                     yield place, dict(zip(columns, cells, strict=True))
     except UnicodeDecodeError:
@@ -241,6 +245,7 @@ def read_rows(path, *headers):
 
 def number(cell, place, whole=True):
     """The number in a cell: a whole one exactly as it stands (1.0 is 1), or a decimal one."""
+    cell = cell.strip()
     if not (WHOLE if whole else DECIMAL).fullmatch(cell):
         kind = "a whole number" if whole else "a number of 0 or more"
         raise BadInput(f"{place}: {cell[:50]!r} is not {kind}")
@@ -250,12 +255,21 @@ def number(cell, place, whole=True):
     return value
 
 
+def whole_id(cell, place):
+    """The id in a cell where ids are whole numbers."""
+    if not WHOLE.fullmatch(cell.strip()):
+        found = f"id {cell[:50]!r} is not a whole number, as the first rating's is"
+        raise BadInput(f"{place}: {found}; give every id a letter, or none")
+    return number(cell, place)
+
+
 def string_id(cell, place):
     """The id in a cell, as it stands, where ids are strings."""
+    cell = cell.strip()
     if WHOLE.fullmatch(cell):
         found = f"id {cell[:50]} is a whole number, the first rating's is a string"
         raise BadInput(f"{place}: {found}; give every id a letter")
-    if not cell.strip() or len(cell) > 200 or "\0" in cell:  # NumPy drops a NUL at the end
+    if not cell or len(cell) > 200 or "\0" in cell:  # NumPy drops a NUL at the end
         raise BadInput(f"{place}: {cell[:50]!r} is not an id; it needs 1 to 200 characters")
     return sys.intern(cell)  # one string for all of its rows
 
@@ -264,7 +278,7 @@ def id_readers(path):
     """How to read the ids of users, and of movies: as those of the first rating."""
     _, first = next(read_rows(path), ("", {"userId": "0", "movieId": "0"}))
     cells = first["userId"], first["movieId"]
-    return [number if WHOLE.fullmatch(cell) else string_id for cell in cells]
+    return [whole_id if WHOLE.fullmatch(cell.strip()) else string_id for cell in cells]
 
 
 def read_ratings(path):
@@ -295,7 +309,7 @@ def read_ratings(path):
     return users, movies, np.array(ratings, dtype=np.float32), times
 
 
-def read_movies(path, movie_id=number):
+def read_movies(path, movie_id=whole_id):
     """{movie id: (title, genres)} in file order; every movie has a title."""
     movies = {}
     for place, row in read_rows(path):
@@ -308,7 +322,7 @@ def read_movies(path, movie_id=number):
     return movies
 
 
-def read_tags(path, movies, user_id=number, movie_id=number):
+def read_tags(path, movies, user_id=whole_id, movie_id=whole_id):
     """[(user id, movie id, tag)] in file order."""
     tags = []
     for place, row in read_rows(path):
@@ -448,8 +462,10 @@ def prepare(argv):
     bounds = {"seed": metrics.SEEDS, "valid_seed": metrics.SEEDS, "valid_share": (0.01, 0.5)}
     settings = parse(Prepare, prepare.__doc__, argv, liked=0, **bounds)
     sources, out = [settings.data / name for name in FILES], settings.out
-    if (out / "ratings.csv").exists():
-        raise BadInput(f"--out {out} holds a ratings.csv: it is a folder of data; name another one")
+    ours = (out / "ratings.safetensors").exists()  # written before the texts
+    for name in FILES[: 1 if ours else 2]:
+        if (out / name).exists():
+            raise BadInput(f"--out {out} holds a {name}: it is a folder of data; name another one")
     with stage(out / "ratings.safetensors", f"split of {sources[0]}") as figure:
         user_id, movie_id = id_readers(sources[0])
         movies = read_movies(sources[1], movie_id)
@@ -467,11 +483,12 @@ def prepare(argv):
         record = {"edition": edition, "seed": settings.seed}
         record |= {"valid_seed": settings.valid_seed, "valid_share": settings.valid_share}
         record |= take_strings(arrays)
+        digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+        record["texts"] = digests
         with equal_files_keep_their_time(out, ["ratings.safetensors", *texts]):
-            write_texts(out, texts)
-            record["texts"] = {name: sha256(out / name) for name in texts}
             inputs = [path for path in sources if path.exists()]
             save(out / "ratings.safetensors", arrays, record, inputs)
+            write_texts(out, texts)
         train, test = len(arrays["train_users"]), len(arrays["test_users"])
         figure(f"{train:,} train and {test:,} test ratings of {len(arrays['user_ids']):,} users")
         figure("liked from {liked:g} of {highest:g}".format(**scale))
@@ -998,8 +1015,10 @@ def chosen_alpha(out, recipe, encoder):
     path = out.folder / "results.json"
     if not path.is_file():
         raise BadInput(f"{path} is missing; `make all` builds it")
-    results = metrics.read_json(path, "ratings", "rows")
+    results = metrics.read_json(path, "ratings", "k", "rows")
     metrics.require(path, results, {"ratings": sha256(out.ratings)})
+    if results["k"] != Evaluate.k:
+        print(f"{path} is of lists of {results['k']}, and so is its alpha", file=sys.stderr)
     for row in results["rows"]:
         mine = row["recipe"] == recipe.name and CONTENT_ROWS.get(row["row"]) == encoder
         if mine and row["alpha"] is not None:
@@ -1021,9 +1040,11 @@ def recommend(argv):
         raise BadInput("say for whom: --user, --ratings or both; or --all, with --to")
     if split and (s.ratings or s.new):
         raise BadInput("--ratings and --new need recipe ours without --split")
+    if s.encoder not in ("", *CONTENT_ROWS.values()):
+        raise BadInput(f"--encoder {s.encoder}: there are {', '.join(CONTENT_ROWS.values())}")
     if s.encoder not in ("", "minilm") and s.recipe == "ours":
         raise BadInput(f"--encoder {s.encoder}: recipe ours takes minilm")
-    if s.to and s.to.is_file() and not s.to.read_bytes().startswith(LISTS.encode()):
+    if s.to and s.to.is_file() and s.to.read_bytes().partition(b"\n")[0] != LISTS.encode():
         raise BadInput(f"{s.to} holds no lists of this command and stays; name another path")
     ranker = split_ranker if split else whole_ranker
     if s.to:
@@ -1034,7 +1055,8 @@ def recommend(argv):
     who += [str(s.ratings)] if s.ratings else []
     encoder = s.encoder or fuse.RECIPES[s.recipe].encoder
     alpha = "" if ranker.alpha is None else f", alpha {ranker.alpha:.2f}"
-    print(f"{' and '.join(who)}, recipe {s.recipe}, {encoder}{alpha}")
+    new = f", {ranker.movies.count('')} new movies" if s.new else ""
+    print(f"{' and '.join(who)}, recipe {s.recipe}, {encoder}{alpha}{new}")
     print_list(ranker, s.top)
 
 
@@ -1045,7 +1067,7 @@ def split_ranker(s):
     users = np.arange(len(ids)) if s.all else out.user_index(s.user)  # (B,)
     path = out.path(encoder + recipe.suffix)
     if recipe.content and not path.exists():
-        raise BadInput(f"{path} is missing; `make all` (own data: TUNE=1) or another --encoder")
+        raise BadInput(f"{path} is missing; `make help` names what makes it, or take another one")
     check_encoder(out, recipe, encoder, encoder + recipe.suffix, quick=True)  # so may a quick run
     seen = out.task.seen
     if not s.split:
@@ -1116,6 +1138,7 @@ def person(s, out):
 
 def plain_id(cell):
     """An id as the data keep it: whole numbers lose what 007 and 7.0 have too much."""
+    cell = cell.strip()
     return str(int(cell.split(".")[0])) if WHOLE.fullmatch(cell) else cell
 
 
@@ -1154,8 +1177,9 @@ def read_new(path, names):
 
 
 def folded(title):
-    """A title as it is looked up: in small letters, The in front, single blanks."""
-    return " ".join(display_title(title).casefold().split())
+    """A title as it is looked up: small letters without accents, The in front, single blanks."""
+    letters = unicodedata.normalize("NFKD", display_title(title).casefold())
+    return " ".join("".join(x for x in letters if not unicodedata.combining(x)).split())
 
 
 def find_movie(title, names, place):
@@ -1166,9 +1190,12 @@ def find_movie(title, names, place):
     if found:
         which = " or ".join(sorted(found.values()))
         raise BadInput(f"{place}: {title!r} may be {which}; write it so")
-    near = difflib.get_close_matches(folded(title), names, 5)
-    near = dict.fromkeys(name for key in near for name in sorted(names[key].values()))
-    raise BadInput(f"{place}: no movie is called {title!r}; near are {'; '.join(near) or 'none'}")
+    words = set(folded(title).split())
+    keys = [key for key in names if words and words <= set(re.findall(r"\w+", key))]
+    keys += difflib.get_close_matches(folded(title), names, 5)
+    near = list(dict.fromkeys(name for key in keys for name in sorted(names[key].values())))
+    near = "; ".join(near[:5]) or "none"
+    raise BadInput(f"{place}: no movie is called {title!r}; near are {near}")
 
 
 def ranked(ranker, top, block=128):

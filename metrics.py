@@ -71,8 +71,13 @@ def split_per_user(users, share=0.2, seed=42):
 def group_by_user(users, items, n_users):
     """(indptr, items): the items of user u are items[indptr[u]:indptr[u + 1]], in the order given.
 
-    users, items: (N,). Returns indptr (U + 1,) int64 and items (N,).
+    users, items: (N,) whole numbers from 0. Returns indptr (U + 1,) int64 and items (N,). Raises
+    ValueError on others, or on a user of n_users or more.
     """
+    users, items = np.asarray(users), np.asarray(items)
+    for name, ids, most in (("users", users, n_users - 1), ("items", items, np.inf)):
+        if len(ids) and (ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() > most):
+            raise ValueError(f"group_by_user: {name} must be whole numbers from 0 to {most}")
     indptr = np.zeros(n_users + 1, dtype=np.int64)  # (U + 1,)
     np.cumsum(np.bincount(users, minlength=n_users), out=indptr[1:])
     return indptr, items[np.argsort(users, kind="stable")]
@@ -171,7 +176,7 @@ def metrics_of_lists(lists, relevant, users, k):
     wanted[rows, items] = True
     gains = np.zeros((len(users), k), dtype=bool)  # (B, K)
     gains[:, : lists.shape[1]] = np.take_along_axis(wanted, lists, axis=1)
-    return metrics_at_k(gains, np.bincount(rows, minlength=len(users)))
+    return metrics_at_k(gains, wanted.sum(axis=1))  # an item that is there twice counts once
 
 
 def evaluate(score, seen, relevant, k=25, block=128):
@@ -366,7 +371,8 @@ def read_text(path):
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise BadInput(f"{path}:{line}: not UTF-8 ({error.reason}); save it as UTF-8") from None
+        how = "save it as UTF-8 (in Excel: CSV UTF-8)"
+        raise BadInput(f"{path}:{line}: not UTF-8 ({error.reason}); {how}") from None
 
 
 def read_texts(path):
@@ -427,10 +433,12 @@ def check_target(path, wrote=None):
     A file never replaces a folder. Where a folder is to be made, wrote(folder) returns the names of
     the files in the folder that is there already which this command wrote.
     """
-    path = Path(path).absolute()
-    if path.exists() and path.is_dir() != (wrote is not None):
-        kind = "folder" if wrote is None else "file"
+    path = Path(path).resolve()  # what a link leads to
+    kind = "file" if path.is_file() else "folder" if path.is_dir() else "device"
+    if path.exists() and kind != ("file" if wrote is None else "folder"):
         raise BadInput(f"{path} is a {kind}, which is never replaced; name another path")
+    if path.is_file() and not os.access(path, os.W_OK):
+        raise BadInput(f"{path} is read-only; name another path")
     if path.is_dir():
         ours = {path / name for name in wrote(path)}
         ours |= {folder for file in ours for folder in file.parents}
@@ -447,7 +455,7 @@ def whole(path, wrote=None):
 
     With wrote, as in check_target, it is an empty folder for the block to fill.
     """
-    path = Path(path).absolute()
+    path = Path(path).resolve()
     check_target(path, wrote)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as beside:

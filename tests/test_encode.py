@@ -118,11 +118,14 @@ def test_a_text_of_10_000_characters_is_cut(tiny):
 # Refusals
 
 
-def test_missing_folder_and_unknown_name():
-    with pytest.raises(BadInput, match=r"no-such-folder holds no config\.json"):
+def test_missing_folder_and_unknown_name(tiny):
+    known = r"an encoder is a folder with a config\.json, or one of minilm, mpnet"
+    with pytest.raises(BadInput, match=f"no-such-folder, with files in no-such-folder: {known}"):
         enc.find("no-such-folder")
-    with pytest.raises(BadInput, match=r"elsewhere holds no config\.json"):
+    with pytest.raises(BadInput, match=f"minilm, with files in elsewhere: {known}"):
         enc.find("minilm", "elsewhere")
+    with pytest.raises(BadInput, match=f"minlm, with files in {tiny}: {known}"):
+        enc.find("minlm", str(tiny))
 
 
 def test_wrong_checksum_and_wrong_revision(tiny, tmp_path):

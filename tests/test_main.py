@@ -80,9 +80,9 @@ def test_a_file_that_is_not_utf8_is_one_line_that_names_it(folder, capsys):
         ("ratings.csv", "\n1,2,1.0,", "\n\n\r\n1,1,2,", "ratings.csv:5: the user of 1,1,2,1012"),
         ("ratings.csv", "1,2,1.0,", "1,2,nan,", "ratings.csv:3: 'nan' is not a number"),
         ("ratings.csv", "1,2,1.0,", "1,2,1e0,", "ratings.csv:3: '1e0' is not a number"),
-        ("ratings.csv", "1,2,1.0,", "1.5,2,1.0,", "ratings.csv:3: '1.5' is not a whole number"),
-        ("ratings.csv", "1,2,1.0,", "1_0,2,1.0,", "ratings.csv:3: '1_0' is not a whole number"),
-        ("ratings.csv", "1,2,1.0,", "1, 2,1.0,", "ratings.csv:3: ' 2' is not a whole number"),
+        ("ratings.csv", "1,2,1.0,", "1.5,2,1.0,", "ratings.csv:3: id '1.5' is not a whole number"),
+        ("ratings.csv", "1,2,1.0,", "1_0,2,1.0,", "ratings.csv:3: id '1_0' is not a whole number"),
+        ("ratings.csv", "1,2,1.0,", "1,1 2,1.0,", "ratings.csv:3: id '1 2' is not a whole number"),
         (
             "ratings.csv",
             "1,2,1.0,",
@@ -94,7 +94,12 @@ def test_a_file_that_is_not_utf8_is_one_line_that_names_it(folder, capsys):
         ("ratings.csv", "1,2,1.0,", '"1"2,2,1.0,', "ratings.csv:3: ',' expected after"),
         ("ratings.csv", RATINGS[-5:], '"10', "unexpected end of data; is a quote missing"),
         ("ratings.csv", "1,2,1.0,", "1,1,1.0,", "ratings.csv:3: the user of 1,1,1.0,1012 has"),
-        ("ratings.csv", "1,2,1.0,1012", "1,2,1.0", "ratings.csv:3: 3 cells, not 4"),
+        (
+            "ratings.csv",
+            "1,2,1.0,1012",
+            "1,2,1.0",
+            "ratings.csv:3: 3 cells, not 4; one with",
+        ),
         ("ratings.csv", "1,2,1.0,1012", "1,2,1.0,1012,", "ratings.csv:3: 5 cells, not 4"),
         ("ratings.csv", "1,2,1.0,", "1,88,1.0,", "movies.csv: movie 88 is rated but has no title"),
         ("ratings.csv", RATINGS, "", "ratings.csv is empty"),
@@ -103,7 +108,7 @@ def test_a_file_that_is_not_utf8_is_one_line_that_names_it(folder, capsys):
         ("movies.csv", '"Film, The 2 (1982)"', "", "movies.csv:3: movie 2 has no title"),
         ("movies.csv", MOVIES, "", "movies.csv is empty"),
         ("movies.csv", "\n3,", "\n2,", "movies.csv:4: movieId 2 is there twice"),
-        ("movies.csv", "\n3,", "\nx,", "movies.csv:4: 'x' is not a whole number"),
+        ("movies.csv", "\n3,", "\nx,", "movies.csv:4: id 'x' is not a whole number"),
         ("movies.csv", '1982)"', "1982)", "movies.csv:3: ',' expected after '\"'"),
         ("tags.csv", "1,2,Slow", '1,2,"Slow\nor not', "tags.csv:2: unexpected end of data; is a q"),
         (
@@ -143,6 +148,7 @@ def test_ratings_in_another_form_are_read_too(folder):
     forms += ["\ufeff" + text, text.replace("\n", "\r\n"), text.replace("\n", "\r")]
     forms += [text.rstrip(), text + "\n\n", text.replace("\n", "\n\n"), text.replace(".0,", ",")]
     forms += [text.replace(".0,", ".,"), "\n" + text, text.replace("1,2,", "1.0,2.00,")]
+    forms += [text.replace(",", " ,\t")]
     for form in forms:
         path.write_bytes(form.encode())
         for column, expected in zip(main.read_ratings(path), kept, strict=True):

@@ -313,6 +313,10 @@ def test_clean_deletes_what_make_made_and_nothing_else(folder):
     left = ["mine", "qwen3-4b", "thesis.parts", "thesis.txt"]
     assert sorted(p.name for p in (folder / "out").iterdir()) == left
     assert (folder / "data/minilm/model.safetensors").exists()
+    (folder / "papers").mkdir()
+    (folder / "papers/table1.md").touch()  # somebody's
+    make(folder, "clean", "OUT=papers")
+    assert (folder / "papers/table1.md").exists()
     make(folder, "all", "OUT=other")
     make(folder, "clean", "OUT=other")
     assert not (folder / "other").exists() and (folder / "out/thesis.txt").exists()

@@ -412,6 +412,42 @@ def test_where_stages_share_the_screen_progress_is_a_line_every_tenth(monkeypatc
     assert "encoding: 100%" in capsys.readouterr().out
 
 
+def test_a_device_is_never_replaced_a_link_is_written_through(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(metrics.BadInput, match="pipe is a device, which is never replaced"):
+        metrics.check_target(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    for text in ("one", "two"):
+        with metrics.whole(tmp_path / "link") as new:
+            new.write_text(text)
+        assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == text
+
+
+def test_a_read_only_file_stays(tmp_path, monkeypatch):
+    (tmp_path / "mine").write_text("mine")
+    monkeypatch.setattr(os, "access", lambda path, mode: path != tmp_path / "mine")
+    with pytest.raises(metrics.BadInput, match="mine is read-only"):
+        metrics.check_target(tmp_path / "mine")
+
+
+@pytest.mark.parametrize(
+    ("users", "items"),
+    [([0, 2], [0, 1]), ([0, -1], [0, 1]), ([0.0, 1.0], [0, 1]), ([0, 1], [0, -1])],
+)
+def test_what_cannot_be_grouped_is_told(users, items):
+    with pytest.raises(ValueError, match=r"(users|items) must be whole numbers from 0 to"):
+        metrics.group_by_user(users, items, 2)
+    starts, grouped = metrics.group_by_user([1, 0], [5, 6], 2)  # lists will do
+    assert starts.tolist() == [0, 1, 2] and grouped.tolist() == [6, 5]
+
+
+def test_a_relevant_item_that_is_there_twice_counts_once():
+    """A list of three with hits at ranks 1 and 3, of two relevant items: recall 1."""
+    relevant = metrics.group_by_user([0, 0, 0], [4, 9, 9], 1)
+    found = metrics.metrics_of_lists(np.array([[4, 1, 9]]), relevant, np.array([0]), 3)
+    assert found["recall"] == 1 and found["ndcg"] == pytest.approx(1.5 / (1 + 1 / np.log2(3)))
+
+
 def test_text_that_is_no_utf8_names_its_line(tmp_path):
     path = tmp_path / "a.txt"
     path.write_bytes(b"a\r\nb\n" + b"\xe9")

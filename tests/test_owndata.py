@@ -296,6 +296,16 @@ def test_a_folder_of_data_is_never_the_one_to_write_to(folder, capsys):
         assert {path.name: path.read_bytes() for path in out.iterdir()} == before
 
 
+def test_somebodys_movies_are_never_overwritten_prepares_own_are(folder, tmp_path, capsys):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/movies.csv").write_text("my own list")
+    error = refused("prepare", "--data", folder, "--out", tmp_path / "mine", capsys=capsys)
+    assert "holds a movies.csv: it is a folder of data" in error
+    assert (tmp_path / "mine/movies.csv").read_text() == "my own list"
+    for _ in range(2):
+        main.prepare(["--data", str(folder), "--out", str(tmp_path / "out")])
+
+
 def test_factors_are_of_ratings_that_say_their_scale(out, tmp_path, monkeypatch, capsys):
     """A ratings file of an older version has no highest rating: one line, not a guess."""
     import pmf

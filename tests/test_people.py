@@ -233,6 +233,7 @@ def test_a_file_of_a_users_own_ratings_is_that_user(out, capsys, tmp_path):
         *[("Godfather, The (1972)", 2), ("The Godfather (1972)", 2), ("Emma (1996) [4]", 4)],
         *[("the good, the bad and the ugly", 5), ("(500) days of summer", 6), (TITLES[5], 5)],
         *[("alien", 7), ("ben-hur (1959)", 9), ("the girl", 11), ("the girl (2009)", 10)],
+        *[("Hèat (1995)", 0), (" The  Góod, the Bad and the Ugly ", 5)],
     ],
 )
 def test_titles_match_without_case_year_and_the_place_of_the(out, typed, movie):
@@ -503,3 +504,23 @@ def test_who_has_rated_everything_gets_no_file(out, tmp_path, capsys):
     to = tmp_path / "to.csv"
     error = refused("recommend", "--ratings", path, "--to", to, "--out", out, capsys=capsys)
     assert "every movie has been rated" in error and not to.exists()
+
+
+def test_the_nearest_titles_are_first_those_that_hold_the_words(out, capsys):
+    error = refused("similar", "--movie", "ugly bad", "--out", out, capsys=capsys)
+    assert "near are Good, the Bad and the Ugly, The (Buono, il brutto, il cattivo, Il)" in error
+
+
+def test_an_encoder_that_nobody_makes_is_named(out, capsys):
+    options = ["--user", 5, "--recipe", "published", "--out", out]
+    error = refused("recommend", "--encoder", "mnilm", *options, capsys=capsys)
+    assert "--encoder mnilm: there are minilm, minilm-tuned, " in error
+    error = refused("recommend", "--encoder", "mpnet", *options, capsys=capsys)
+    assert "mpnet.safetensors is missing; `make help` names what makes it" in error
+
+
+def test_lists_with_another_header_stay(out, tmp_path, capsys):
+    to = tmp_path / "to.csv"
+    to.write_text("userId,rank,movieId,title,score,note\n")
+    error = refused("recommend", "--user", 5, "--to", to, "--out", out, capsys=capsys)
+    assert "holds no lists of this command" in error

@@ -213,11 +213,11 @@ def test_cut_or_odd_json_is_one_line(artefacts, capsys, text):
 def test_a_row_whose_embeddings_came_later_has_no_alpha_yet(artefacts, capsys):
     rows = [{"recipe": "report", "row": "MF + MiniLM (base)", "alpha": None}]
     ratings = metrics.sha256(artefacts / "ratings.safetensors")
-    (artefacts / "results.json").write_text(json.dumps({"rows": rows, "ratings": ratings}))
+    (artefacts / "results.json").write_text(json.dumps({"rows": rows, "ratings": ratings, "k": 25}))
     arguments = ["--user", 5, "--recipe", "report", "--encoder", "minilm", "--out", artefacts]
     assert "no alpha of minilm" in refused("recommend", *arguments, capsys=capsys)
     rows[0]["alpha"] = 0.5
-    (artefacts / "results.json").write_text(json.dumps({"rows": rows, "ratings": "other"}))
+    (artefacts / "results.json").write_text(json.dumps({"rows": rows, "ratings": "other", "k": 25}))
     assert "was made with ratings = 'other'" in refused("recommend", *arguments, capsys=capsys)
 
 
