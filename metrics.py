@@ -348,7 +348,7 @@ def progress(total, what, **options):
         tenths = 0  # shown so far
 
         def display(self, *_, **__):
-            if 10 * self.n // self.total > self.tenths:
+            if 10 * self.n // max(self.total, 1) > self.tenths:
                 self.tenths = 10 * self.n // self.total
                 print(f"{what}: {self.tenths}0 %  {self.postfix or ''}".rstrip(), flush=True)
 

@@ -4,7 +4,11 @@ Nothing here imports torch or numba before a test asks for it: tests/test_metric
 tests/test_fuse.py run where only numpy, safetensors and pytest are installed.
 """
 
+import os
+
 import pytest
+
+os.environ.pop("SHARED_SCREEN", None)  # `make test` sets it; tests are to see what pytest alone sees
 
 
 @pytest.fixture(scope="session")

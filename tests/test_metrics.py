@@ -405,6 +405,9 @@ def test_where_stages_share_the_screen_progress_is_a_line_every_tenth(monkeypatc
     with metrics.progress(10, "out/x", mininterval=0) as bar:
         bar.update(10)
     assert "out/x: 100 %" in capsys.readouterr().out
+    with metrics.progress(0, "nothing", mininterval=0):
+        pass
+    assert capsys.readouterr().out.strip() == ""
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
     monkeypatch.delenv("SHARED_SCREEN")
     with metrics.progress(2, "encoding", mininterval=0, miniters=1) as bar:
