@@ -8,7 +8,7 @@ import os
 
 import pytest
 
-os.environ.pop("SHARED_SCREEN", None)  # `make test` sets it; tests are to see what pytest alone sees
+os.environ.pop("SHARED_SCREEN", None)  # which `make test` sets
 
 
 @pytest.fixture(scope="session")
