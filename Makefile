@@ -454,11 +454,11 @@ baselines: .venv-peers/.done $(RATINGS)
 	$(Q)$(PEERS) tests/peers/baselines.py --out $(OUT)
 
 # What the targets above make in a folder; what else is there, stays, and so does the folder then.
-# A folder that make has filled has a .set-SEED, one with a ratings.csv is somebody's data, and a
+# A folder that make has filled has a .prepared, one with a ratings.csv is somebody's data, and a
 # tuned encoder has a training.json.
 clean:
 	$(Q)for out in $(OUT)/split-* $(OUT) $(OUT)-quick; do \
-	  if [ -e $$out/.set-SEED ] && [ ! -e $$out/ratings.csv ]; then \
+	  if [ -e $$out/.prepared ] && [ ! -e $$out/ratings.csv ]; then \
 	  cd $$out && rm -rf .prepared .set-* ratings.safetensors movies.csv documents*.txt \
 	  runs/*.run runs/qrels \
 	  pmf*.safetensors minilm*.safetensors mpnet*.safetensors qwen3-*.safetensors \

@@ -1137,7 +1137,7 @@ def person(s, out):
 
 
 def plain_id(cell):
-    """An id as the data keep it: whole numbers lose what 007 and 7.0 have too much."""
+    """An id as the data keep it: 007 and 7.0 become 7, other ids stay."""
     cell = cell.strip()
     return str(int(cell.split(".")[0])) if WHOLE.fullmatch(cell) else cell
 

@@ -314,7 +314,8 @@ def test_clean_deletes_what_make_made_and_nothing_else(folder):
     assert sorted(p.name for p in (folder / "out").iterdir()) == left
     assert (folder / "data/minilm/model.safetensors").exists()
     (folder / "papers").mkdir()
-    (folder / "papers/table1.md").touch()  # somebody's
+    (folder / "papers/table1.md").touch()  # somebody's, beside what a refused `make all` left
+    (folder / "papers/.set-SEED").touch()
     make(folder, "clean", "OUT=papers")
     assert (folder / "papers/table1.md").exists()
     make(folder, "all", "OUT=other")
