@@ -36,6 +36,7 @@ endif
 ifneq ($(wildcard $(OUT)/ratings.csv),)
 $(error OUT=$(OUT) holds a ratings.csv: it is a folder of data; name a folder that is to be made)
 endif
+# Of the project's own places none is OUT, and no folder that holds the project is.
 PLACE := $(patsubst $(CURDIR)/%,%,$(abspath $(OUT)))
 ifneq ($(filter / .git% data data/% tests tests/% results results/% .venv%,$(PLACE))$(filter $(PLACE) $(PLACE)/%,$(CURDIR)),)
 $(error OUT=$(OUT) is in use for something else; name a folder that is to be made)

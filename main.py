@@ -34,7 +34,7 @@ from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -129,16 +129,13 @@ def fetch(argv):
     settings = parse(Fetch, fetch.__doc__, argv)
     with stage(settings.to, "MovieLens ml-latest-small", fetched):
         if settings.zip:
-            return unpack(Path(settings.zip), settings.to)
-        with tempfile.TemporaryDirectory() as folder:
-            archive = Path(folder, "ml-latest-small.zip")
-            try:
-                with urllib.request.urlopen(GROUPLENS, timeout=30) as reply:
-                    archive.write_bytes(reply.read())
-                unpack(archive, settings.to)
-            except (OSError, http.client.HTTPException, BadInput) as error:
-                print(f"{GROUPLENS} gives no data ({error})", file=sys.stderr)
-                fetch_2016(settings.to)
+            return unpack(settings.zip, settings.zip, settings.to)
+        try:
+            with urllib.request.urlopen(GROUPLENS, timeout=30) as reply:
+                unpack(io.BytesIO(reply.read()), GROUPLENS, settings.to)
+        except (OSError, http.client.HTTPException, BadInput) as error:
+            print(f"{GROUPLENS} gives no data ({error})", file=sys.stderr)
+            fetch_2016(settings.to)
 
 
 def fetched(folder):
@@ -146,20 +143,24 @@ def fetched(folder):
     return (*FILES, "README.txt") if edition_of(folder) in EDITIONS.values() else ()
 
 
-def unpack(archive, folder):
-    """The files of a zip into `folder`, refused unless they are the report's edition."""
+def unpack(archive, origin, folder):
+    """The files of a zip, a path or an open file, into `folder`; refuses all but the report's.
+
+    origin is what messages call the zip.
+    """
+    names = (*FILES, "README.txt")
     try:
-        with zipfile.ZipFile(archive) as source, metrics.whole(folder, fetched) as temporary:
-            for name in (*FILES, "README.txt"):
-                (temporary / name).write_bytes(source.read(f"ml-latest-small/{name}"))
-            if edition_of(temporary) != REPORTED:
-                found = "by their sha256 its files are not those of the 2018-09 edition"
-                raise BadInput(f"{archive}: {found}; unpack it to {folder} to use it all the same")
-    except BadInput:
-        raise
+        with zipfile.ZipFile(archive) as source:
+            contents = [source.read(f"ml-latest-small/{name}") for name in names]
     except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError, ValueError) as error:
         found = f"is not a complete ml-latest-small.zip ({error})"
-        raise BadInput(f"{archive} {found}; download it again") from None
+        raise BadInput(f"{origin} {found}; download it again") from None
+    with metrics.whole(folder, fetched) as temporary:
+        for name, content in zip(names, contents, strict=True):
+            (temporary / name).write_bytes(content)
+        if edition_of(temporary) != REPORTED:
+            found = "by their sha256 its files are not those of the 2018-09 edition"
+            raise BadInput(f"{origin}: {found}; unpack it to {folder} to use it all the same")
 
 
 def fetch_2016(folder):
@@ -243,28 +244,26 @@ def read_rows(path, *headers):
         raise BadInput(f"{path} is empty; expected a header {expected}")
 
 
-def number(cell, place, whole=True):
-    """The number in a cell: a whole one exactly as it stands (1.0 is 1), or a decimal one."""
+def number(cell, place, whole=True, hint=""):
+    """The number in a cell: a whole one exactly as it stands (1.0 is 1), or a decimal one.
+
+    Raises BadInput on others; hint is what to do then.
+    """
     cell = cell.strip()
     if not (WHOLE if whole else DECIMAL).fullmatch(cell):
         kind = "a whole number" if whole else "a number of 0 or more"
-        raise BadInput(f"{place}: {cell[:50]!r} is not {kind}")
+        raise BadInput(f"{place}: {cell[:50]!r} is not {kind}{hint}")
     value = int(cell[:99].split(".")[0]) if whole else float(cell)  # more digits are beyond it too
     if not -(2**63) <= value < 2**63:
         raise BadInput(f"{place}: {cell[:50]} is beyond 64 bits")
     return value
 
 
-def whole_id(cell, place):
-    """The id in a cell where ids are whole numbers."""
-    if not WHOLE.fullmatch(cell.strip()):
-        found = f"id {cell[:50]!r} is not a whole number, as the first rating's is"
-        raise BadInput(f"{place}: {found}; give every id a letter, or none")
-    return number(cell, place)
+whole_id = partial(number, hint=", as the first rating's id is; give every id a letter, or none")
 
 
 def string_id(cell, place):
-    """The id in a cell, as it stands, where ids are strings."""
+    """The id in a cell where ids are strings, without the blanks around it."""
     cell = cell.strip()
     if WHOLE.fullmatch(cell):
         found = f"id {cell[:50]} is a whole number, the first rating's is a string"
@@ -462,8 +461,10 @@ def prepare(argv):
     bounds = {"seed": metrics.SEEDS, "valid_seed": metrics.SEEDS, "valid_share": (0.01, 0.5)}
     settings = parse(Prepare, prepare.__doc__, argv, liked=0, **bounds)
     sources, out = [settings.data / name for name in FILES], settings.out
-    ours = (out / "ratings.safetensors").exists()  # written before the texts
-    for name in FILES[: 1 if ours else 2]:
+    foreign = ["ratings.csv"]
+    if not (out / "ratings.safetensors").exists():  # written before our movies.csv
+        foreign.append("movies.csv")
+    for name in foreign:
         if (out / name).exists():
             raise BadInput(f"--out {out} holds a {name}: it is a folder of data; name another one")
     with stage(out / "ratings.safetensors", f"split of {sources[0]}") as figure:
@@ -567,6 +568,7 @@ class Artefacts:
             raise BadInput(f"user {user} is not in the data; ids go from {ids[0]} to {ids[-1]}")
         return np.array(found)  # (1,)
 
+    @cached_property
     def plain_titles(self):
         """The title of each item, with its year if it has one, (I,)."""
         path = self.folder / "movies.csv"
@@ -575,7 +577,7 @@ class Artefacts:
 
     def titles(self):
         """What each item is called, (I,): its title; with its id where two have the same."""
-        titles, ids = self.plain_titles(), self.ids("movie_ids")
+        titles, ids = self.plain_titles, self.ids("movie_ids")
         counts = Counter(map(str.casefold, titles))
         return [
             f"{title} [{movie}]" if counts[title.casefold()] > 1 else title
@@ -593,7 +595,7 @@ class Artefacts:
     def names(self):
         """{folded name: {item: what it is called}}; a name may lack the year, or "(a.k.a. ..)"."""
         names, short = defaultdict(dict), defaultdict(dict)
-        for item, (title, plain) in enumerate(zip(self.titles(), self.plain_titles(), strict=True)):
+        for item, (title, plain) in enumerate(zip(self.titles(), self.plain_titles, strict=True)):
             for name in (title, plain, without_year(plain) or plain):
                 names[folded(name)][item] = title
                 name = re.sub(r"(?<=.)\s*\((?!\d{4}\)$)[^()]*\)", "", name)

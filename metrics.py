@@ -72,12 +72,14 @@ def group_by_user(users, items, n_users):
     """(indptr, items): the items of user u are items[indptr[u]:indptr[u + 1]], in the order given.
 
     users, items: (N,) whole numbers from 0. Returns indptr (U + 1,) int64 and items (N,). Raises
-    ValueError on others, or on a user of n_users or more.
+    ValueError on other numbers, and on a user beyond n_users - 1.
     """
     users, items = np.asarray(users), np.asarray(items)
-    for name, ids, most in (("users", users, n_users - 1), ("items", items, np.inf)):
-        if len(ids) and (ids.dtype.kind not in "iu" or ids.min() < 0 or ids.max() > most):
-            raise ValueError(f"group_by_user: {name} must be whole numbers from 0 to {most}")
+    for name, ids in (("users", users), ("items", items)):
+        if len(ids) and (ids.dtype.kind not in "iu" or ids.min() < 0):
+            raise ValueError(f"group_by_user: {name} must be whole numbers from 0")
+    if len(users) and users.max() >= n_users:
+        raise ValueError(f"group_by_user: user {users.max()}, but n_users is {n_users}")
     indptr = np.zeros(n_users + 1, dtype=np.int64)  # (U + 1,)
     np.cumsum(np.bincount(users, minlength=n_users), out=indptr[1:])
     return indptr, items[np.argsort(users, kind="stable")]
@@ -176,7 +178,7 @@ def metrics_of_lists(lists, relevant, users, k):
     wanted[rows, items] = True
     gains = np.zeros((len(users), k), dtype=bool)  # (B, K)
     gains[:, : lists.shape[1]] = np.take_along_axis(wanted, lists, axis=1)
-    return metrics_at_k(gains, wanted.sum(axis=1))  # an item that is there twice counts once
+    return metrics_at_k(gains, np.count_nonzero(wanted, axis=1))  # an item twice counts once
 
 
 def evaluate(score, seen, relevant, k=25, block=128):
@@ -263,18 +265,21 @@ def parse(settings, doc, argv=None, **bounds):
     become --flag/--no-flag, tuples take any number of values, a Literal one of its own.
     bounds: by field the least value, or (least, most). Raises BadInput on any other command line.
     """
-    name = " ".join([Path(sys.argv[0]).name, *(sys.argv[1:2] if argv is not None else [])])
-    plain = argparse.RawDescriptionHelpFormatter  # as it stands
-    parser = _Parser(prog=name, description=inspect.cleandoc(doc), formatter_class=plain)
-    classes = filter(dataclasses.is_dataclass, reversed(settings.__mro__))  # its own go last
-    source, kinds = "".join(map(inspect.getsource, classes)), typing.get_type_hints(settings)
-    comments = dict(re.findall(r"^    (\w+):.*?  # (.+)$", source, re.MULTILINE))
+    name = Path(sys.argv[0]).name
+    if argv is not None:  # the options of a command, which stands before them
+        name = " ".join([name, *sys.argv[1:2]])
+    as_it_stands = argparse.RawDescriptionHelpFormatter
+    parser = _Parser(prog=name, description=inspect.cleandoc(doc), formatter_class=as_it_stands)
+    kinds, comments = typing.get_type_hints(settings), {}
+    for base in reversed(settings.__mro__[:-1]):  # all but object; its own comments go last
+        found = re.findall(r"^    (\w+):.*?  # (.+)$", inspect.getsource(base), re.MULTILINE)
+        comments |= dict(found)
     for field in dataclasses.fields(settings):
         required = field.default is dataclasses.MISSING
-        note = comments.get(field.name, "").replace("%", "%%")
+        note = comments.get(field.name, "")
         if field.default not in (dataclasses.MISSING, None, ""):
-            note += f" (default: {field.default})".replace("%", "%%")
-        options = {"help": note, "default": field.default, "required": required}
+            note += f" (default: {field.default})"
+        options = {"help": note.replace("%", "%%"), "default": field.default, "required": required}
         options |= _options_of(kinds[field.name])
         parser.add_argument("--" + field.name.replace("_", "-"), **options)
     values = vars(parser.parse_args(argv))
@@ -301,10 +306,9 @@ def _options_of(kind):
 
 
 def run(main):
-    """Call main(); bad input ends in one clear line and status 2, Ctrl-C in status 130.
+    """Call main(); bad input, and memory that runs out, end in one clear line and status 2.
 
-    Memory that runs out is such a line too: NumPy's error is a MemoryError, torch's has its name on
-    a GPU and its words on a CPU.
+    Ctrl-C ends in status 130.
     """
     sys.stdout.reconfigure(errors="replace")  # a terminal may lack a title's letters
     try:
@@ -312,18 +316,25 @@ def run(main):
         sys.stdout.flush()
     except BrokenPipeError:  # the reader, `head` say, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (BadInput, OSError, MemoryError, RuntimeError) as error:
+    except Exception as error:
         message = " ".join(str(error).split())
-        torchs = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in message
-        if isinstance(error, MemoryError) or torchs:
+        if _ran_out_of_memory(error):
             message = f"too little memory ({message[:200]}); a smaller batch or budget needs less"
-        elif isinstance(error, RuntimeError):
+        elif not isinstance(error, BadInput | OSError):
             raise
         print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("\ninterrupted; finished files are kept, run again to go on", file=sys.stderr)
         sys.exit(130)
+
+
+def _ran_out_of_memory(error):
+    """Whether an error is NumPy's or torch's for want of memory; torch is not imported here."""
+    numpys = isinstance(error, MemoryError)
+    torchs_gpu = type(error).__name__ == "OutOfMemoryError"
+    torchs_cpu = "can't allocate memory" in str(error)
+    return numpys or torchs_gpu or torchs_cpu
 
 
 @contextlib.contextmanager
@@ -439,6 +450,12 @@ def check_target(path, wrote=None):
         raise BadInput(f"{path} is a {kind}, which is never replaced; name another path")
     if path.is_file() and not os.access(path, os.W_OK):
         raise BadInput(f"{path} is read-only; name another path")
+    if path.is_file() and path.suffix == ".safetensors":
+        try:
+            provenance(path)
+        except BadInput as error:
+            found = f"{path} stays, for save() did not write it whole"
+            raise BadInput(f"{found}; move it away or name another path") from error
     if path.is_dir():
         ours = {path / name for name in wrote(path)}
         ours |= {folder for file in ours for folder in file.parents}

@@ -80,9 +80,9 @@ def test_a_file_that_is_not_utf8_is_one_line_that_names_it(folder, capsys):
         ("ratings.csv", "\n1,2,1.0,", "\n\n\r\n1,1,2,", "ratings.csv:5: the user of 1,1,2,1012"),
         ("ratings.csv", "1,2,1.0,", "1,2,nan,", "ratings.csv:3: 'nan' is not a number"),
         ("ratings.csv", "1,2,1.0,", "1,2,1e0,", "ratings.csv:3: '1e0' is not a number"),
-        ("ratings.csv", "1,2,1.0,", "1.5,2,1.0,", "ratings.csv:3: id '1.5' is not a whole number"),
-        ("ratings.csv", "1,2,1.0,", "1_0,2,1.0,", "ratings.csv:3: id '1_0' is not a whole number"),
-        ("ratings.csv", "1,2,1.0,", "1,1 2,1.0,", "ratings.csv:3: id '1 2' is not a whole number"),
+        ("ratings.csv", "1,2,1.0,", "1.5,2,1.0,", "ratings.csv:3: '1.5' is not a whole number"),
+        ("ratings.csv", "1,2,1.0,", "1_0,2,1.0,", "ratings.csv:3: '1_0' is not a whole number"),
+        ("ratings.csv", "1,2,1.0,", "1,1 2,1.0,", "ratings.csv:3: '1 2' is not a whole number"),
         (
             "ratings.csv",
             "1,2,1.0,",
@@ -108,7 +108,7 @@ def test_a_file_that_is_not_utf8_is_one_line_that_names_it(folder, capsys):
         ("movies.csv", '"Film, The 2 (1982)"', "", "movies.csv:3: movie 2 has no title"),
         ("movies.csv", MOVIES, "", "movies.csv is empty"),
         ("movies.csv", "\n3,", "\n2,", "movies.csv:4: movieId 2 is there twice"),
-        ("movies.csv", "\n3,", "\nx,", "movies.csv:4: id 'x' is not a whole number"),
+        ("movies.csv", "\n3,", "\nx,", "movies.csv:4: 'x' is not a whole number, as the first"),
         ("movies.csv", '1982)"', "1982)", "movies.csv:3: ',' expected after '\"'"),
         ("tags.csv", "1,2,Slow", '1,2,"Slow\nor not', "tags.csv:2: unexpected end of data; is a q"),
         (
