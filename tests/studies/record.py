@@ -90,7 +90,7 @@ def readme_table(results):
         results["k"],
         {(row["recipe"], row["row"]): row for row in merge_seeds(results["rows"])},
     )
-    head = ["movies recommended by", "hits, report", "hits, here", f"P@{k}", f"R@{k}", f"NDCG@{k}"]
+    head = ["movies recommended by", "authors' hits", "hits here", f"P@{k}", f"R@{k}", f"NDCG@{k}"]
     lines = []
     for key, name in README_ROWS.items():
         row, paper = rows[key], report_figures(results, rows[key])
