@@ -336,8 +336,9 @@ $(OUT)/mpnet-nf4-lora.safetensors: $(OUT)/documents.txt encode.py \
   $(OUT)/mpnet-nf4-lora/training.json
 	$(Q)$(TORCH) encode.py $(BUDGET) $(MP) --nf4 --adapter $(OUT)/mpnet-nf4-lora --texts $< --out $@
 
+# After the other one: both at once would take 20 GB.
 $(OUT)/mpnet-nf4-lora-report/training.json: $(OUT)/documents-report.txt $(RATINGS) contrastive.py \
-  $(OUT)/.set-SEED $(MPWEIGHTS)
+  $(OUT)/.set-SEED $(MPWEIGHTS) | $(OUT)/mpnet-nf4-lora/training.json
 	$(Q)$(TUNING) $(MP) --recipe report --seed $(SEED) --nf4 --lora --lr 2e-4
 
 $(OUT)/mpnet-nf4-lora-report.safetensors: $(OUT)/documents-report.txt encode.py \

@@ -10,6 +10,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 import metrics
 
@@ -424,6 +425,18 @@ def test_a_device_is_never_replaced_a_link_is_written_through(tmp_path):
         with metrics.whole(tmp_path / "link") as new:
             new.write_text(text)
         assert (tmp_path / "link").is_symlink() and (tmp_path / "real").read_text() == text
+
+
+def test_somebodys_safetensors_stay_and_ours_are_replaced(tmp_path):
+    mine, ours = tmp_path / "model.safetensors", tmp_path / "ours.safetensors"
+    mine.write_bytes(safetensors.numpy.save({"weight": np.ones(2)}))
+    before = mine.read_bytes()
+    with pytest.raises(metrics.BadInput, match="stays, for save"):
+        metrics.save(mine, {"a": np.ones(2)}, {})
+    assert mine.read_bytes() == before
+    for value in (1.0, 2.0):
+        metrics.save(ours, {"a": np.array([value])}, {})
+        assert metrics.load(ours)["a"] == value
 
 
 def test_a_read_only_file_stays(tmp_path, monkeypatch):
