@@ -140,10 +140,11 @@ def test_table_of_stages_by_hand():
 
 def test_the_files_hold_the_ratings_that_are_generated(tmp_path, ratings):
     found = growth.write_files(growth.Settings(out=tmp_path, sizes=(1,)))
-    users, items, values, times = main.read_ratings(tmp_path / "data/ratings.csv")
-    for column, expected in zip((users, items, values), ratings, strict=False):
+    read = main.read_ratings(tmp_path / "data/ratings.csv")
+    columns = read.user_ids[read.users], read.movie_ids[read.movies], read.values
+    for column, expected in zip(columns, ratings, strict=False):
         assert np.array_equal(column, expected)
-    assert times[[0, -1]].tolist() == [10**9, 10**9 + 99_999]
+    assert read.times[[0, -1]].tolist() == [10**9, 10**9 + 99_999]
     assert len(main.read_movies(tmp_path / "data/movies.csv")) == ratings[4] == found["items"]
 
 

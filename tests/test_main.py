@@ -79,7 +79,7 @@ def test_a_file_that_is_not_utf8_is_one_line_that_names_it(folder, capsys):
         ("ratings.csv", "1,2,1.0,", "1,2,-1,", "ratings.csv:3: '-1' is not a number of 0 or more"),
         ("ratings.csv", "\n1,2,1.0,", "\n\n\r\n1,1,2,", "ratings.csv:5: the user of 1,1,2,1012"),
         ("ratings.csv", "1,2,1.0,", "1,2,nan,", "ratings.csv:3: 'nan' is not a number"),
-        ("ratings.csv", "1,2,1.0,", "1,2,1e0,", "ratings.csv:3: '1e0' is not a number"),
+        ("ratings.csv", "1,2,1.0,", "1,2,1e,", "ratings.csv:3: '1e' is not a number"),
         ("ratings.csv", "1,2,1.0,", "1.5,2,1.0,", "ratings.csv:3: '1.5' is not a whole number"),
         ("ratings.csv", "1,2,1.0,", "1_0,2,1.0,", "ratings.csv:3: '1_0' is not a whole number"),
         ("ratings.csv", "1,2,1.0,", "1,1 2,1.0,", "ratings.csv:3: '1 2' is not a whole number"),
@@ -148,11 +148,23 @@ def test_ratings_in_another_form_are_read_too(folder):
     forms += ["\ufeff" + text, text.replace("\n", "\r\n"), text.replace("\n", "\r")]
     forms += [text.rstrip(), text + "\n\n", text.replace("\n", "\n\n"), text.replace(".0,", ",")]
     forms += [text.replace(".0,", ".,"), "\n" + text, text.replace("1,2,", "1.0,2.00,")]
-    forms += [text.replace(",", " ,\t")]
+    forms += [text.replace(",", " ,\t"), text.replace(".0,", "e0,"), quoted.replace(".0", "E+0")]
     for form in forms:
         path.write_bytes(form.encode())
         for column, expected in zip(main.read_ratings(path), kept, strict=True):
             assert np.array_equal(column, expected) and column.dtype == expected.dtype, form[:80]
+
+
+def test_plain_numbers_are_read_at_once(folder, monkeypatch):
+    """By NumPy, in a twentieth of the time; cell by cell they are the same."""
+    path = folder / "ratings.csv"
+    columns = next(main.read_rows(path))[1]
+    cells = main.read_cell_by_cell(path, columns)
+    monkeypatch.delattr(main, "read_cell_by_cell")
+    found = main.read_ratings(path)
+    slow = *cells["userId"], *cells["movieId"], cells["rating"], cells["timestamp"]
+    for name, column, expected in zip(found._fields, found, slow, strict=True):
+        assert np.array_equal(column, expected), name
 
 
 def test_whole_numbers_stay_whole_from_the_file_to_the_array(folder):
@@ -160,9 +172,10 @@ def test_whole_numbers_stay_whole_from_the_file_to_the_array(folder):
     for first in ("1", '"1"', "1.0"):  # plain, quoted, cell by cell
         row = f"{first},{large},4.5,{large - 1}\n{first},{large - 2},0.5,-{large}\n"
         path.write_text(f"userId,movieId,rating,timestamp\n{row}")
-        users, movies, ratings, times = main.read_ratings(path)
-        assert users.tolist() == [1, 1] and movies.tolist() == [large, large - 2]
-        assert times.tolist() == [large - 1, -large] and ratings.tolist() == [4.5, 0.5]
+        found = main.read_ratings(path)
+        assert found.user_ids.tolist() == [1] and found.users.tolist() == [0, 0]
+        assert found.movie_ids.tolist() == [large - 2, large] and found.movies.tolist() == [1, 0]
+        assert found.times.tolist() == [large - 1, -large] and found.values.tolist() == [4.5, 0.5]
 
 
 @pytest.mark.parametrize(

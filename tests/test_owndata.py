@@ -192,7 +192,7 @@ def test_the_forms_of_a_header_read_the_same(tmp_path, ratings, movies):
     (tmp_path / "ratings.csv").write_text(ratings)
     (tmp_path / "movies.csv").write_text(movies)
     columns = [column.tolist() for column in main.read_ratings(tmp_path / "ratings.csv")]
-    assert columns == [[1, 2], [7, 7], [3, 4], [0, 0]]
+    assert columns == [[1, 2], [0, 1], [7], [0, 0], [3, 4], [0, 0]]
     assert main.read_movies(tmp_path / "movies.csv") == {7: ("Seven", "")}
 
 

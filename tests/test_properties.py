@@ -120,17 +120,17 @@ def damaged(draw):
 
 
 def whole(cell):
-    assert re.fullmatch(r"\s*-?\d+(\.0*)?\s*", cell)
+    assert re.fullmatch(r"\s*[+-]?\d+(\.0*)?\s*", cell)
     return int(cell.split(".")[0])
 
 
 def ids_like(first):
     """How ids are read where this is the first: as whole numbers, or as strings that are none."""
-    if re.fullmatch(r"-?[0-9]+(\.0*)?", first):
+    if re.fullmatch(r"[+-]?[0-9]+(\.0*)?", first):
         return whole
 
     def string(cell):
-        assert cell.strip() and "\0" not in cell and not re.fullmatch(r"-?[0-9]+(\.0*)?", cell)
+        assert cell.strip() and "\0" not in cell and not re.fullmatch(r"[+-]?[0-9]+(\.0*)?", cell)
         return cell
 
     return string
@@ -152,8 +152,9 @@ def by_the_csv_module(name, data):
 
 def by_our_reader(path):
     if path.name == "ratings.csv":
-        users, movies, ratings, times = main.read_ratings(path)
-        return [list(row) for row in zip(users, movies, ratings, times, strict=True)]
+        found = main.read_ratings(path)
+        columns = found.user_ids[found.users], found.movie_ids[found.movies], *found[4:]
+        return [list(row) for row in zip(*columns, strict=True)]
     if path.name == "movies.csv":
         return [[movie, *rest] for movie, rest in main.read_movies(path).items()]
     tags = main.read_tags(path, {7: None, 31: None})
