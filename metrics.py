@@ -480,10 +480,8 @@ def whole(path, wrote=None):
         if wrote is not None:
             new.mkdir()
         yield new
-        umask = os.umask(0)
-        os.umask(umask)
-        for file in (new, *new.rglob("*")):  # safetensors makes files for their owner alone
-            file.chmod((0o777 if file.is_dir() else 0o666) & ~umask)
+        for file in new.rglob("*.safetensors"):  # the library makes them for their owner alone
+            file.chmod(new.stat().st_mode & 0o666)
         check_target(path, wrote)  # again: time has passed
         if wrote is not None and path.exists():
             path.rename(Path(beside, "old"))
