@@ -306,10 +306,7 @@ def _options_of(kind):
 
 
 def run(main):
-    """Call main(); bad input, and memory that runs out, end in one clear line and status 2.
-
-    Ctrl-C ends in status 130.
-    """
+    """Call main(). Bad input, or too little memory, ends in a line and status 2; Ctrl-C in 130."""
     sys.stdout.reconfigure(errors="replace")  # a terminal may lack a title's letters
     try:
         main()
@@ -318,7 +315,8 @@ def run(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         message = " ".join(str(error).split())
-        if _ran_out_of_memory(error):
+        torchs = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in message
+        if isinstance(error, MemoryError) or torchs:  # NumPy's; torch's, which is not imported here
             message = f"too little memory ({message[:200]}); a smaller batch or budget needs less"
         elif not isinstance(error, BadInput | OSError):
             raise
@@ -327,14 +325,6 @@ def run(main):
     except KeyboardInterrupt:
         print("\ninterrupted; finished files are kept, run again to go on", file=sys.stderr)
         sys.exit(130)
-
-
-def _ran_out_of_memory(error):
-    """Whether an error is NumPy's or torch's for want of memory; torch is not imported here."""
-    numpys = isinstance(error, MemoryError)
-    torchs_gpu = type(error).__name__ == "OutOfMemoryError"
-    torchs_cpu = "can't allocate memory" in str(error)
-    return numpys or torchs_gpu or torchs_cpu
 
 
 @contextlib.contextmanager
