@@ -353,10 +353,9 @@ def progress(total, what, **options):
                 self.tenths = 10 * self.n // self.total
                 print(f"{what}: {self.tenths}0 %  {self.postfix or ''}".rstrip(), flush=True)
 
-    options = {"total": total, "desc": what, "disable": None, "file": sys.stdout} | options
     if os.environ.get("SHARED_SCREEN"):
-        return Lines(leave=False, **options | {"disable": False})  # in a log file too
-    return tqdm(**options)
+        return Lines(total=total, leave=False, file=sys.stdout, **options)
+    return tqdm(total=total, desc=what, disable=None, file=sys.stdout, **options)
 
 
 def sha256(path):
