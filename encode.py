@@ -417,13 +417,13 @@ def main():
         # 3. -> vectors (I, D), in parts: a run after a break reads those that are finished
         parts, make = parts_of(lengths, s.budget), partial(embed, encoder, ids, s.budget)
         rank, world = rank_and_world()
-        vectors, kept = metrics.in_parts(s.out, parts, make, s, inputs, write=rank == 0)
+        vectors = metrics.in_parts(s.out, parts, make, s, inputs, write=rank == 0)
         # 4. The file; then its parts may go, as soon as every process has read them
         if world > 1:
             dist.barrier()
         if rank == 0:
             save(s.out, {"embeddings": vectors}, s, inputs)
-            metrics.remove(kept)
+            metrics.remove_parts(s.out)
 
 
 if __name__ == "__main__":

@@ -546,42 +546,35 @@ def load(path, inputs=(), names=(), **settings):
     return arrays
 
 
-def saved(path, settings, inputs):
-    """The arrays of a file if save() wrote it with these settings and inputs (digests), or None."""
-    if Path(path).exists() and provenance(path) == origin(settings, inputs):
-        return load(path)
-    return None
-
-
 def in_parts(path, parts, make, settings, inputs, write=True):
     """make(rows) of all parts, which are arrays of row numbers; the result is in the order of rows.
 
     Each part is kept in the folder `path`.parts, where a run after a break reads it, until the
-    caller removes it. Returns the values (n, ..) and the files.
+    caller calls remove_parts(path). Returns the values (n, ..).
     """
-    found, files, new = [], [], 0
+    found, new, wanted = [], 0, origin(settings, inputs)
     with progress(sum(map(len, parts)), str(path), unit=" rows") as bar:
-        for rows in parts:
-            files.append(Path(f"{path}.parts", f"{len(files):04}.safetensors"))
-            part = saved(files[-1], settings, inputs)
-            if part is None or not np.array_equal(part["rows"], rows):
+        for number, rows in enumerate(parts):
+            file = Path(f"{path}.parts", f"{number:04}.safetensors")
+            part = load(file) if file.exists() and provenance(file) == wanted else {"rows": ()}
+            if not np.array_equal(part["rows"], rows):
                 part = {"rows": rows, "values": make(rows)}
                 new += 1
                 if write:
-                    save(files[-1], part, settings, inputs)
+                    save(file, part, settings, inputs)
             found.append(part["values"])
             release_memory()
             bar.update(len(rows))
     if new < len(parts):
         print(f"{path}: {len(parts) - new} of {len(parts)} parts were there from an earlier run")
-    return np.concatenate(found)[np.argsort(np.concatenate(parts))], files
+    return np.concatenate(found)[np.argsort(np.concatenate(parts))]
 
 
-def remove(paths):
-    """Delete the parts in these files' folder, older ones too; the folder unless more is in it."""
-    folder = paths[0].parent
-    for path in folder.glob("[0-9][0-9][0-9][0-9].safetensors"):
-        path.unlink()
+def remove_parts(path):
+    """Delete what in_parts kept, older parts too; the folder unless more is in it."""
+    folder = Path(f"{path}.parts")
+    for file in folder.glob("[0-9][0-9][0-9][0-9].safetensors"):
+        file.unlink()
     if not any(folder.iterdir()):
         folder.rmdir()
 
