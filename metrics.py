@@ -12,9 +12,7 @@ Users without a relevant item are skipped and counted; every mean is over the ot
 Gives:  P = R = 2/3 and NDCG = (1 + 1/2) / (1 + 1/log2(3) + 1/2) = 0.704 for a list of K = 3 that
         has hits at ranks 1 and 3, of a user with three relevant items.
 
-The file imports nothing of the project and has no command. Its first half is the split per user,
-top-K, the metrics and their intervals; the second, from "What every script shares" on, holds
-settings from the command line, errors, progress, and arrays on disk with their provenance.
+The file imports nothing of the project and has no command.
 
 Legend: U users, I items, N ratings, K list length (in pmf.py: factors), D dimensions, B batch.
 """
@@ -272,8 +270,7 @@ def parse(settings, doc, argv=None, **bounds):
     parser = _Parser(prog=name, description=inspect.cleandoc(doc), formatter_class=as_it_stands)
     kinds, comments = typing.get_type_hints(settings), {}
     for base in reversed(settings.__mro__[:-1]):  # all but object; its own comments go last
-        found = re.findall(r"^    (\w+):.*?  # (.+)$", inspect.getsource(base), re.MULTILINE)
-        comments |= dict(found)
+        comments.update(re.findall(r"^    (\w+):.*?  # (.+)$", inspect.getsource(base), re.M))
     for field in dataclasses.fields(settings):
         required = field.default is dataclasses.MISSING
         note = comments.get(field.name, "")
@@ -409,11 +406,7 @@ def peak_memory():
 
 
 def release_memory():
-    """Give freed memory back to the system.
-
-    The C library of Linux keeps freed memory in pieces: after steps of many sizes they add up to
-    more than one step needs.
-    """
+    """Give back freed memory: Linux' C library keeps it in pieces, more than a step needs."""
     with contextlib.suppress(AttributeError, TypeError):  # no such library
         ctypes.CDLL(None).malloc_trim(0)
 
