@@ -186,10 +186,9 @@ def fit(users, items, ratings, n_users, n_items, settings):
     loss = np.zeros(s.epochs)  # (epochs,)
     bar = metrics.progress(s.epochs, str(s.out), unit="epoch")
     with ThreadPoolExecutor(s.threads) as pool, bar:
-        spread = pool.map if s.threads > 1 else map  # the blocks of a round side by side
         for t in range(s.epochs):
-            for blocks in rounds:
-                loss[t] += sum(spread(lambda block: epoch(*block, *model), blocks)) / len(users)
+            for blocks in rounds:  # the blocks of a round side by side
+                loss[t] += sum(pool.map(lambda block: epoch(*block, *model), blocks)) / len(users)
             if not np.isfinite(loss[t]):
                 raise BadInput(f"PMF diverged in epoch {t + 1}; lower --lr ({s.lr}) or --k")
             bar.set_postfix_str(f"mse {loss[t]:.5f}")
