@@ -69,7 +69,7 @@ EDITIONS = {  # sha256 of ratings.csv, movies.csv, tags.csv -> name
 }
 OWN = "own data: not the report's"  # the edition of all other files
 CASE_USER = "400"  # of the report's Table II
-TRAIN = {"fit_part": False, "all": False}
+TRAIN = {"all": False}
 FACTORS = {  # factors in out/ -> embeddings that must be their prior, settings they must have
     "pmf": ("", {"variant": "sigmoid", "fit_part": False}),
     "pmf-fit": ("", {"variant": "sigmoid", "fit_part": True}),

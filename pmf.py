@@ -232,7 +232,6 @@ class Ranking:
     sweeps: int = 15  # passes over users and items; more change nothing that ranking sees
     seed: int = 42  # of the initial factors, N(0, 0.01 / K)
     fast: bool = False  # float32: as good, the objective the same to some 1e-6
-    fit_part: bool = False  # leave the validation part of the train rows out
     all: bool = False  # the test part too: for `main.py recommend`, where nothing is measured
 
 
@@ -372,7 +371,7 @@ def _refuse_infinite(X, s):
         raise BadInput(f"no finite factors with --reg {s.reg}, --power {s.power}; raise --reg")
 
 
-def read_train(path, fit_part, test_too=False):
+def read_train(path, fit_part=False, test_too=False):
     """Train users, items, ratings (N,) of prepare's file; U, I of train, I of all; the highest."""
     names = [f"train_{column}" for column in ("users", "items", "ratings")]
     data = load(path, names=[*names, "valid", "user_ids", "movie_ids", "highest"])
@@ -388,10 +387,8 @@ def read_train(path, fit_part, test_too=False):
 def main_ranking(argv):
     bounds = {"k": 1, "missing": (0, 1), "reg": 1e-6, "sweeps": 1, "ridge": 0, "seed": SEEDS}
     s = metrics.parse(Ranking, __doc__, argv, **bounds)  # 1. settings
-    if s.fit_part and s.all:
-        raise BadInput("--fit-part leaves ratings out and --all adds some: give one of the two")
     with metrics.stage(s.out, "PMF for ranking") as figure:
-        read = read_train(s.ratings, s.fit_part, s.all)  # 2. ratings
+        read = read_train(s.ratings, test_too=s.all)  # 2. ratings
         users, items, ratings, n_users, _, n_items, highest = read
         features, inputs, weights = None, [s.ratings], np.ones(len(ratings))  # .., (N,)
         if s.embeddings:  # 3. text

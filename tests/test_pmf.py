@@ -387,7 +387,7 @@ def test_the_ranking_defaults_are_those_chosen_on_validation():
     chosen = {"k": 128, "missing": 0.1, "reg": 0.014, "power": 1.0, "sweeps": 15, "ridge": 1.0}
     found = dataclasses.asdict(pmf.Ranking())
     assert {name: found[name] for name in chosen} == chosen
-    assert (found["seed"], found["fast"], found["fit_part"]) == (42, False, False)
+    assert (found["seed"], found["fast"], found["all"]) == (42, False, False)
 
 
 def test_ranking_starts_at_normal_draws_of_length_a_tenth_where_there_are_ratings():
@@ -572,11 +572,10 @@ def test_the_pmf_command(command, capsys, fit_part):
 
 
 @pytest.mark.parametrize("text", [True, False])
-@pytest.mark.parametrize("fit_part", [True, False])
-def test_the_ranking_command(command, capsys, fit_part, text):
+def test_the_ranking_command(command, capsys, text):
     with_text = ["--embeddings", "e.safetensors"] if text else []
-    got = command("ranking", "--k", "4", *with_text, *["--fit-part"] * fit_part)
-    users, items, ratings = train_columns(fit_part)
+    got = command("ranking", "--k", "4", *with_text)
+    users, items, ratings = train_columns(fit_part=False)
     e = metrics.load("e.safetensors")["embeddings"]
     features, inputs = None, {"r.safetensors"}
     if text:

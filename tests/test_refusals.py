@@ -114,7 +114,7 @@ def resave(path, **settings):
         ("pmf", {"fit_part": True}, "fit_part = True, not False"),
         ("pmf-fit", {"fit_part": False}, "fit_part = False, not True"),
         ("pmf", {"variant": "linear"}, "variant = 'linear', not 'sigmoid'"),
-        ("pmf-ours", {"fit_part": True}, "fit_part = True, not False"),
+        ("pmf-ours", {"all": True}, "all = True, not False"),
         ("minilm", {"nf4": True}, "nf4 = True, not False"),
         ("minilm", {"encoder": "out/minilm-tuned"}, "encoder = 'out/minilm-tuned', not 'minilm'"),
         ("minilm-report", {"adapter": "out/x"}, "adapter = 'out/x', not ''"),
