@@ -368,8 +368,7 @@ def read_text(path):
         return data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        how = "save it as UTF-8 (in Excel: CSV UTF-8)"
-        raise BadInput(f"{path}:{line}: not UTF-8 ({error.reason}); {how}") from None
+        raise BadInput(f"{path}:{line}: not UTF-8; save it so (in Excel: CSV UTF-8)") from None
 
 
 def read_texts(path):
@@ -436,8 +435,7 @@ def check_target(path, wrote=None):
         try:
             provenance(path)
         except BadInput as error:
-            found = f"{path} stays, for save() did not write it whole"
-            raise BadInput(f"{found}; move it away or name another path") from error
+            raise BadInput(f"{path} stays, for save() did not write it whole; move it") from error
     if path.is_dir():
         ours = {path / name for name in wrote(path)}
         ours |= {folder for file in ours for folder in file.parents}
