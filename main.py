@@ -418,8 +418,8 @@ def display_title(title):
 
 
 def without_year(title):
-    """The title without its last "(year)"."""
-    return re.sub(r"\s*\(\d{4}\)\s*$", "", title).strip()
+    """The title without its last "(year)", unless nothing else is left of it."""
+    return re.sub(r"(?<=\S)\s*\(\d{4}\)\s*$", "", title).strip()
 
 
 STYLES = {  # how a movie's tags enter its text
@@ -433,14 +433,12 @@ def documents(titles, genres, tags, style="published"):
     """One text per movie: title without its last "(year)", genres, tags in lower case.
 
     titles: (I,) str. genres: (I,) str like "Drama|War". tags: (I,) lists of str. style: of STYLES.
-    A movie of which nothing would be left, such as "(1965)", keeps its title as it stands.
     """
     texts = []
     for title, genre, tag in zip(titles, genres, tags, strict=True):
         genre = "" if genre == "(no genres listed)" else genre.replace("|", " ")
         parts = [without_year(title), genre, *STYLES[style](t.lower() for t in tag)]
-        text = " ".join(" ".join(filter(None, parts)).splitlines())  # one line each
-        texts.append(text if text.strip() else " ".join(title.splitlines()))
+        texts.append(" ".join(" ".join(filter(None, parts)).splitlines()))  # one line each
     return texts
 
 
@@ -638,20 +636,20 @@ class Artefacts:
     def short_titles(self):
         """The same without its year, (I,), unless two would be alike."""
         titles = self.titles()
-        short = [without_year(title) or title for title in titles]
+        short = [without_year(title) for title in titles]
         counts = Counter(map(str.casefold, short))
         pairs = zip(short, titles, strict=True)
         return [name if counts[name.casefold()] == 1 else title for name, title in pairs]
 
     def names(self):
         """{folded name: {item: what it is called}}; a name may lack the year, or "(a.k.a. ..)"."""
-        names, short = defaultdict(dict), defaultdict(dict)
+        names = defaultdict(dict)
         for item, (title, plain) in enumerate(zip(self.titles(), self.plain_titles, strict=True)):
-            for name in (title, plain, without_year(plain) or plain):
+            for name in (title, plain, without_year(plain)):
                 names[folded(name)][item] = title
-                name = re.sub(r"(?<=.)\s*\((?!\d{4}\)$)[^()]*\)", "", name)
-                short[folded(name)][item] = title
-        return short | names  # where both have a key, the whole name counts
+                shorter = re.sub(r"(?<=.)\s*\((?!\d{4}\)$)[^()]*\)", "", name)
+                names[folded(shorter)][item] = title
+        return names
 
 
 def run_evaluate(argv):

@@ -203,15 +203,15 @@ def test_styles(style, expected):
         ),
         ("Two (1999) (2000)", "Two (1999)"),
         ("Line\nbreak (1990)", "Line break"),
-        ("(1965)", "(1965)"),  # nothing else is left: its text is its title as it stands
+        (" (1965)", "(1965)"),  # nothing else is left
     ],
 )
 def test_titles(title, expected):
     assert main.documents([title], ["(no genres listed)"], [[]]) == [expected]
 
 
-def test_a_movie_whose_title_is_a_year_keeps_it_only_where_nothing_else_is_left():
-    assert main.documents(["(1965)"], ["Drama"], [[]]) == ["Drama"]
+def test_a_movie_whose_title_is_a_year_keeps_it():
+    assert main.documents(["(1965)"], ["Drama"], [[]]) == ["(1965) Drama"]
     assert main.documents(["(1965)"], ["(no genres listed)"], [["Noir"]], "no-tags") == ["(1965)"]
 
 

@@ -232,7 +232,7 @@ def test_a_file_of_a_users_own_ratings_is_that_user(out, capsys, tmp_path):
         *[("heat (1995)", 0), ("HEAT  (1986)", 1), ("the godfather", 2), ("godfather, the", 2)],
         *[("Godfather, The (1972)", 2), ("The Godfather (1972)", 2), ("Emma (1996) [4]", 4)],
         *[("the good, the bad and the ugly", 5), ("(500) days of summer", 6), (TITLES[5], 5)],
-        *[("alien", 7), ("ben-hur (1959)", 9), ("the girl", 11), ("the girl (2009)", 10)],
+        *[("alien", 7), ("ben-hur (1959)", 9), ("the girl (2009)", 10), ("the girl (2011)", 11)],
         *[("Hèat (1995)", 0), (" The  Góod, the Bad and the Ugly ", 5)],
     ],
 )
@@ -260,6 +260,7 @@ def test_what_is_shown_as_a_title_is_found_again(out):
         (["title,rating", "zzz,4"], "my.csv:2: no movie is called 'zzz'; near are none"),
         (["title,rating", ",4"], "my.csv:2: no movie is called ''"),
         (["title,rating", "Heat,4"], "my.csv:2: 'Heat' may be Heat (1986) or Heat (1995)"),
+        (["title,rating", "The Girl,4"], "may be Girl, The (La fille) (2009) or The Girl (2011)"),
         (["title,rating", "Emma,4"], "'Emma' may be Emma (1996) [3] or Emma (1996) [4]"),
         (["title,rating", "Alien,5.5"], "my.csv:2: 5.5 is outside the scale, 0.5 .. 5"),
         (["title,rating", "Alien,0"], "my.csv:2: 0 is outside the scale"),
