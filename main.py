@@ -609,13 +609,14 @@ class Artefacts:
         bound = {"content": content, "seen": self.task.seen, "fusion": recipe.fusion}
         return partial(fuse.hybrid_scores, U=U, V=V, **bound)
 
-    def user_index(self, user):
-        """(1,) the number of a user id, a whole number or a string."""
-        ids = self.ids("user_ids")
-        found = [place for place, known in enumerate(ids) if str(known) == plain_id(str(user))]
-        if not found:
-            raise BadInput(f"user {user} is not in the data; ids go from {ids[0]} to {ids[-1]}")
-        return np.array(found)  # (1,)
+    def index(self, name, cell, what):
+        """The number of an id of "user_ids" or "movie_ids" as somebody wrote it: 007, 7.0 are 7."""
+        cell, ids = cell.strip(), self.ids(name)
+        wanted = number(cell, what) if WHOLE.fullmatch(cell) else cell
+        if wanted not in ids:
+            some = ", ".join(map(str, ids[:3]))
+            raise BadInput(f"{what} {cell} is not in the data; there are {some} and others")
+        return ids.index(wanted)
 
     @cached_property
     def plain_titles(self):
@@ -657,7 +658,7 @@ def run_evaluate(argv):
     settings = parse(Evaluate, run_evaluate.__doc__, argv, k=1, seed=metrics.SEEDS)
     out = Artefacts(settings.out)
     case = settings.user or ("" if out.own else CASE_USER)
-    case = out.user_index(case) if case else None  # (1,)
+    case = out.index("user_ids", case, "user") if case else None
     ids = map(str, out.ids("user_ids") + out.ids("movie_ids"))
     blank = [name for name in ids if len(name.split()) != 1]
     if settings.runs and blank:
@@ -940,10 +941,10 @@ def screen_table(results):
 
 
 def table2(out, index, results):
-    """Table II in Markdown: the last five favourites of user `index` (1,), and each row's best."""
-    titles, task, user = out.short_titles(), out.task, out.ids("user_ids")[index[0]]
+    """Table II in Markdown: the last five favourites of user `index`, and each row's best."""
+    titles, task, user = out.short_titles(), out.task, out.ids("user_ids")[index]
     loved = 0.9 * task.highest
-    rows = np.flatnonzero((task.users == index[0]) & (task.ratings >= loved))
+    rows = np.flatnonzero((task.users == index) & (task.ratings >= loved))
     last = rows[np.argsort(task.times[rows], kind="stable")][:-6:-1]
     profile = "; ".join(titles[item] for item in task.items[last])
     scorers = {"MF only": out.mf("pmf")}
@@ -956,7 +957,7 @@ def table2(out, index, results):
     for row, scores in scorers.items():
         found = why_not_run(row)
         if scores:
-            best = metrics.best_items(scores, task.seen, index, 5)[0]  # (5,)
+            best = metrics.best_items(scores, task.seen, [index], 5)[0]  # (5,)
             found = "; ".join(titles[item] for item in best[best >= 0])
         lines.append([row, found, REPORT_TABLE2.get(row, "")])
     shown = 3 if results["edition"] == REPORTED and str(user) == CASE_USER else 2
@@ -1115,7 +1116,7 @@ def split_ranker(s):
     """The Ranker of factors fitted on the train part; only with --split is the test unseen."""
     out, recipe = Artefacts(s.out), fuse.RECIPES[s.recipe]
     encoder, ids = s.encoder or recipe.encoder, out.ids("user_ids")
-    users = np.arange(len(ids)) if s.all else out.user_index(s.user)  # (B,)
+    users = range(len(ids)) if s.all else [out.index("user_ids", s.user, "user")]  # (B,)
     path = out.path(encoder + recipe.suffix)
     if recipe.content and not path.exists():
         raise BadInput(f"{path} is missing; `make help` names what makes it, or take another one")
@@ -1133,7 +1134,7 @@ def split_ranker(s):
         scores = partial(hybrid, alpha=alpha)
         parts = partial(hybrid, alpha=1.0), partial(hybrid, alpha=0.0)
     movies = out.ids("movie_ids"), out.titles()
-    return Ranker(ids, users, scores, alpha, parts, seen, *movies)
+    return Ranker(ids, np.array(users), scores, alpha, parts, seen, *movies)
 
 
 def whole_ranker(s):
@@ -1180,29 +1181,23 @@ def person(s, out):
     """Items and ratings (n,) of --user, of the file --ratings, or of both: the file's go first."""
     rated = {}
     if s.user:
-        own = out.task.users == out.user_index(s.user)  # (N,)
+        own = out.task.users == out.index("user_ids", s.user, "user")  # (N,)
         rated = dict(zip(out.task.items[own].tolist(), out.task.ratings[own].tolist(), strict=True))
     if s.ratings:
         rated |= read_person(s.ratings, out)
     return np.array(list(rated)), np.array(list(rated.values()))
 
 
-def plain_id(cell):
-    """An id as the data keep it: 007 and 7.0 become 7, other ids stay."""
-    cell = cell.strip()
-    return str(int(cell.split(".")[0])) if WHOLE.fullmatch(cell) else cell
-
-
 def read_person(path, out):
     """{item: rating} of a CSV file of title,rating, movieId,rating or itemId,rating."""
     rated, names, low, high = {}, out.names(), out.task.ratings.min(), out.task.highest
-    ids = {str(movie): item for item, movie in enumerate(out.ids("movie_ids"))}
     for place, row in read_rows(path, "title,rating", "movieId,rating"):
         cell, rating = row.values()
         value = float(np.float32(number(rating, place, whole=False)))  # rounded as the data are
-        if "movieId" in row and plain_id(cell) not in ids:
-            raise BadInput(f"{place}: id {cell} is not in the data")
-        item = ids[plain_id(cell)] if "movieId" in row else find_movie(cell, names, place)
+        if "movieId" in row:
+            item = out.index("movie_ids", cell, f"{place}: id")
+        else:
+            item = find_movie(cell, names, place)
         if not low <= value <= high:
             raise BadInput(f"{place}: {rating} is outside the scale, {low:g} .. {high:g}")
         if item in rated:

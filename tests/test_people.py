@@ -184,7 +184,7 @@ def test_without_split_the_other_recipes_strike_what_the_test_part_holds(out, ca
 
 def test_published_with_split_is_table_2(out, capsys):
     files, line = main.Artefacts(out), ["--recipe", "published", "--split", "--encoder", "minilm"]
-    table = main.table2(files, files.user_index(5), {"edition": "mine", "quick": False})
+    table = main.table2(files, 2, {"edition": "mine", "quick": False})
     main.recommend(["--user", "5", *line, "--out", str(out)])
     short = dict(zip(files.titles(), files.short_titles(), strict=True))
     titles = "; ".join(short[row[4]] for row in shown(capsys, numbers=3))

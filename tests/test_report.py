@@ -121,7 +121,7 @@ def test_eq1_as_written_on_the_published_text(out, minilm, alpha, hits):
 def test_table2_has_the_reports_profile_and_mf_column(out):
     files = main.Artefacts(out)
     results = {"edition": main.REPORTED, "quick": False}
-    table = main.table2(files, files.user_index(400), results)
+    table = main.table2(files, files.index("user_ids", "400", "user"), results)
     profile = "Donnie Darko; The Godfather: Part II; Forrest Gump; Heat; Requiem for a Dream"
     assert "user 400, recipe `published`; of a row" in table
     assert "Last five rated 4.5 or more in train" in table
