@@ -801,14 +801,11 @@ def entry_of(recipe, row, result, mf, seed, alpha=None):
 
 def not_run(recipe, row):
     """The entry of a row whose files are missing: no figures, and why."""
-    numbers = dict.fromkeys(("users", *metrics.NAMES, "alpha", "seed"))
-    return {"recipe": recipe.name, "row": row, **numbers, "status": why_not_run(row)}
-
-
-def why_not_run(row):
+    why = "not run: its files are not made in this run; `make all` makes them"
     if "Qwen" in row:
-        return "not run: needs 8 GB of weights and a CUDA GPU, or hours; see `make qwen`"
-    return "not run: its files are not made in this run; `make all` makes them"
+        why = "not run: needs 8 GB of weights and a CUDA GPU, or hours; see `make qwen`"
+    numbers = dict.fromkeys(("users", *metrics.NAMES, "alpha", "seed"))
+    return {"recipe": recipe.name, "row": row, **numbers, "status": why}
 
 
 def recorded_rows(path, out, mf, k):
@@ -947,15 +944,13 @@ def table2(out, index, results):
     rows = np.flatnonzero((task.users == index) & (task.ratings >= loved))
     last = rows[np.argsort(task.times[rows], kind="stable")][:-6:-1]
     profile = "; ".join(titles[item] for item in task.items[last])
-    scorers = {"MF only": out.mf("pmf")}
-    for row, names in content_rows(out, fuse.PUBLISHED):
-        scorers[row] = None
-        if names:  # of several seeds, the first
-            hybrid = out.hybrid(fuse.PUBLISHED, names[0])
-            scorers[row] = partial(hybrid, alpha=fuse.PUBLISHED.alpha)
+    recipe = fuse.PUBLISHED
+    scorers = {"MF only": out.mf(recipe.factors)}
+    for row, names in content_rows(out, recipe):  # of several seeds, the first
+        scorers[row] = partial(out.hybrid(recipe, names[0]), alpha=recipe.alpha) if names else None
     lines = []
     for row, scores in scorers.items():
-        found = why_not_run(row)
+        found = not_run(recipe, row)["status"]
         if scores:
             best = metrics.best_items(scores, task.seen, [index], 5)[0]  # (5,)
             found = "; ".join(titles[item] for item in best[best >= 0])
