@@ -845,24 +845,23 @@ def marks(results):
     return f"{edition}**Quick run: tuning was cut to a few steps; these are not the results.**\n\n"
 
 
-def merge_seeds(rows):
-    """One entry per row: means over its seeds, with the hits and alpha of each."""
+def merge_seeds(results):
+    """One entry per row: means over its seeds, with the hits and alpha of each.
+
+    Its "source" is the recipe, or "recorded"; "paper" the report's P, R, "NDCG" and hits, or ().
+    """
     groups = defaultdict(list)
-    for row in rows:
+    for row in results["rows"]:
         groups[row["recipe"], row["row"]].append(row)
     merged = []
-    for group in groups.values():
+    for (recipe, name), group in groups.items():
+        same = results["edition"] == REPORTED and fuse.RECIPES[recipe].reproduces
+        also = {"source": recipe, "paper": REPORT_TABLE1.get(name, ()) if same else ()}
         numbers = [name for name, value in group[0].items() if isinstance(value, int | float)]
         mean = {name: float(np.mean([row[name] for row in group])) for name in numbers}
         each = {f"all_{name}": [row[name] for row in group] for name in ("hits", "alpha")}
-        merged.append(group[0] | mean | each)
+        merged.append(also | group[0] | mean | each)
     return merged
-
-
-def report_figures(results, row):
-    """The report's P, R, "NDCG" and hits of an entry; () where it has none, or other data."""
-    same = results["edition"] == REPORTED and fuse.RECIPES[row["recipe"]].reproduces
-    return REPORT_TABLE1.get(row["row"], ()) if same else ()
 
 
 def markdown(head, rows):
@@ -877,15 +876,12 @@ def table1(results):
     head = ["recipe", "row", "users", "hits", f"P@{k}", f"R@{k}", f"NDCG@{k}", "ndcg_own_hits"]
     head += ["alpha", 'report: hits, P, R, "NDCG"', "NDCG - MF only"]
     lines = []
-    for row in merge_seeds(results["rows"]):
-        paper = report_figures(results, row)
-        paper = "{3}, {0:.3f}, {1:.3f}, {2:.3f}".format(*paper) if paper else ""
-        if row["status"] != "ok":
-            lines.append([row["recipe"], row["row"], row["status"], *[""] * 6, paper, ""])
-            continue
-        source = row.get("source", row["recipe"])  # recorded, or made by a recipe
-        numbers = [source, row["row"], f"{row['users']:.0f}", *_numbers(row)]
-        lines.append([*numbers, paper, _difference(row)])
+    for row in merge_seeds(results):
+        cells = [row["status"], *[""] * 6]
+        if row["status"] == "ok":
+            cells = [f"{row['users']:.0f}", *_numbers(row)]
+        paper = "{3}, {0:.3f}, {1:.3f}, {2:.3f}".format(*row["paper"]) if row["paper"] else ""
+        lines.append([row["source"], row["row"], *cells, paper, _difference(row)])
     count = sum(bool(cells[-1]) for cells in lines)
     if results["edition"] != REPORTED:
         for cells in (head, *lines):
@@ -924,16 +920,12 @@ def screen_table(results):
     last = "report's hits" if results["edition"] == REPORTED else ""
     head = "recipe", "row", "hits", f"P@{k}", f"R@{k}", f"NDCG@{k}", last
     lines = [marks(results) + line.format(*head).rstrip()]
-    for row in merge_seeds(results["rows"]):
+    for row in merge_seeds(results):
+        cells = ["not run", "", "", ""]
         if row["status"] == "ok":
-            means = (f"{row[name]:.4f}" for name in METRICS)
-            paper = (report_figures(results, row) or [""])[-1]
-            source = row.get("source", row["recipe"])
-            cells = source, row["row"], f"{row['hits']:.0f}", *means, paper
-            lines.append(line.format(*cells).rstrip())
-    missing = {row["row"] for row in results["rows"] if row["status"] != "ok"}
-    if missing:
-        lines.append(f"not run: {', '.join(sorted(missing))}")
+            cells = [f"{row['hits']:.0f}", *(f"{row[name]:.4f}" for name in METRICS)]
+        hits = row["paper"][-1] if row["paper"] else ""
+        lines.append(line.format(row["source"], row["row"], *cells, hits).rstrip())
     return "\n".join(lines)
 
 
@@ -973,7 +965,7 @@ def figure1(results, left=370, scale=1000):
 
     Behind the name of a row stands the number of parameters of its encoder.
     """
-    rows = [row for row in merge_seeds(results["rows"]) if row["row"] != "Random"]
+    rows = [row for row in merge_seeds(results) if row["row"] != "Random"]
     longest = max(row[name] for row in rows for name in METRICS if row["status"] == "ok")
     width, height = left + int(scale * max(longest, 0.4)) + 50, 50 * len(rows) + 50
     parts = [f'<rect width="{width}" height="{height}" fill="white"/>']
@@ -985,8 +977,8 @@ def figure1(results, left=370, scale=1000):
         parts.append(_bar(left + 110 * i, 12, 12, colour))
         parts.append(_text(left + 110 * i + 18, 22, f"{metric}@{results['k']}"))
     for j, row in enumerate(rows):
-        y, paper = 50 + 50 * j, report_figures(results, row)[:2]  # P, R; its NDCG is another one
-        label = f"{row.get('source', row['recipe'])}: {row['row']}"
+        y, paper = 50 + 50 * j, row["paper"][:2]  # P, R; its NDCG is another one
+        label = f"{row['source']}: {row['row']}"
         label += "".join(f", {size}" for name, size in PARAMETERS.items() if f"+ {name} " in label)
         label += "" if row["status"] == "ok" else " (not run)"
         parts.append(_text(10, y + 22, label))

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from common import machine  # beside this script
 
-from main import METRICS, markdown, merge_seeds, report_figures, write_texts
+from main import METRICS, markdown, merge_seeds, write_texts
 from metrics import BadInput, parse, read_json, read_text, run, versions
 
 
@@ -86,16 +86,13 @@ def tuning_table(results):
 
 def readme_table(results):
     """The README's rows of Table I: the report's hits beside ours; means over seeds."""
-    k, rows = (
-        results["k"],
-        {(row["recipe"], row["row"]): row for row in merge_seeds(results["rows"])},
-    )
+    k, rows = results["k"], {(row["recipe"], row["row"]): row for row in merge_seeds(results)}
     head = ["movies recommended by", "authors' hits", "hits here", f"P@{k}", f"R@{k}", f"NDCG@{k}"]
     lines = []
     for key, name in README_ROWS.items():
-        row, paper = rows[key], report_figures(results, rows[key])
+        row = rows[key]
         means = [f"{row[metric]:.4f}" for metric in METRICS]
-        lines.append([name, str(paper[-1]) if paper else "", f"{row['hits']:,.0f}", *means])
+        lines.append([name, "".join(map(str, row["paper"][-1:])), f"{row['hits']:,.0f}", *means])
     return markdown(head, lines)
 
 

@@ -99,9 +99,9 @@ def row_table(results):
     head = ["recipe", "row", "parameters", "trained", "minutes", "hits, report", "hits"]
     head += [f"NDCG@{k}", "to MF only"]
     lines = []
-    for row in merge_seeds(results["rows"]):
+    for row in merge_seeds(results):
         size = [size for name, size in tables.PARAMETERS.items() if f"+ {name} " in row["row"]]
-        paper = "".join(str(hits) for hits in tables.report_figures(results, row)[-1:])
+        paper = "".join(map(str, row["paper"][-1:]))
         if size and row["status"] != "ok":
             lines.append([row["recipe"], row["row"], *size, "not run", "", paper, "", "", ""])
         elif size:
