@@ -1233,19 +1233,20 @@ def find_movie(title, names, place):
 
 def ranked(ranker, top, block=128):
     """(user, rank, item, score) of each list, best first; users go in blocks."""
+    rank = None
     for users in np.array_split(ranker.users, math.ceil(len(ranker.users) / block)):
         scores = ranker.scores(users)  # (B, I)
         scores[metrics.pairs_of_block(ranker.seen, users)] = -np.inf
         for user, row, best in zip(users, scores, metrics.top_k(scores, top), strict=True):
             for rank, item in enumerate(best[best >= 0], 1):
                 yield user, rank, item, row[item]
+    if rank is None:
+        raise BadInput("every movie has been rated: none is left to recommend")
 
 
 def print_list(ranker, top):
     """The list of a single user: scores, titles, and three reasons of each at the most."""
     rows = list(ranked(ranker, top))
-    if not rows:
-        raise BadInput(NOTHING_LEFT)
     parts = [scores(ranker.users)[0] for scores in ranker.parts]  # two of (I,), or none
     why = ranker.reasons([item for *_, item, _ in rows]) if ranker.reasons else [[]] * len(rows)
     columns = "fused   cf      content" if parts else "score  "
@@ -1259,7 +1260,6 @@ def print_list(ranker, top):
 
 
 LISTS = "userId,rank,movieId,title,score"
-NOTHING_LEFT = "every movie has been rated: none is left to recommend"
 
 
 def write_lists(path, ranker, top):
@@ -1271,13 +1271,10 @@ def write_lists(path, ranker, top):
     ):
         table = csv.writer(file, lineterminator="\n")
         table.writerow(LISTS.split(","))
-        rank = None
         for user, rank, item, score in ranked(ranker, top):
             movie = ranker.movies[item], ranker.titles[item]
             table.writerow([ranker.ids[user], rank, *movie, score])
             bar.update(rank == 1)
-        if rank is None:
-            raise BadInput(NOTHING_LEFT)
 
 
 def similar(argv):
