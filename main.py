@@ -42,7 +42,7 @@ import numpy as np
 
 import fuse
 import metrics
-from metrics import BadInput, evaluate, load, parse, provenance, save, sha256, stage
+from metrics import BadInput, evaluate, group_by_user, load, parse, provenance, save, sha256, stage
 
 HEADERS = {  # the last column may be missing; itemId is another name of movieId
     "ratings.csv": "userId,movieId,rating,timestamp",
@@ -1038,11 +1038,11 @@ class Ranker(NamedTuple):
     ids: list  # (U,) user ids
     users: np.ndarray  # (B,) who gets a list
     scores: Callable  # users -> (B, I)
-    alpha: float | None  # of a late fusion, and
-    parts: tuple  # its two scorers: the collaborative and the content score
     seen: tuple  # group_by_user pair
     movies: list  # (I,) movie ids
     titles: list  # (I,)
+    alpha: float | None = None  # of a late fusion, and
+    parts: tuple = ()  # its two scorers: the collaborative and the content score
     rated: list | None = None  # (n,) short titles of what the person rated
     reasons: Callable | None = None  # items (S,) -> (S, n), see fuse.reasons
 
@@ -1112,16 +1112,16 @@ def split_ranker(s):
     if not s.split:
         whole = fuse.ranking_task(out.data, whole=True)
         known = whole.items < out.task.n_items  # (N,)
-        seen = metrics.group_by_user(whole.users[known], whole.items[known], len(ids))
+        seen = group_by_user(whole.users[known], whole.items[known], len(ids))
     if recipe.content is None:
-        scores, alpha, parts = out.mf(recipe.factors), None, ()
+        scores, fusion = out.mf(recipe.factors), ()
     else:
         hybrid = partial(out.hybrid(recipe, encoder + recipe.suffix), seen=seen)
         alpha = chosen_alpha(out, recipe, encoder)
         scores = partial(hybrid, alpha=alpha)
-        parts = partial(hybrid, alpha=1.0), partial(hybrid, alpha=0.0)
+        fusion = alpha, (partial(hybrid, alpha=1.0), partial(hybrid, alpha=0.0))
     movies = out.ids("movie_ids"), out.titles()
-    return Ranker(ids, np.array(users), scores, alpha, parts, seen, *movies)
+    return Ranker(ids, np.array(users), scores, seen, *movies, *fusion)
 
 
 def whole_ranker(s):
@@ -1149,7 +1149,7 @@ def whole_ranker(s):
     # 3. Scores
     scores = partial(fuse.ours_scores, U=P, V=Q, known=known)
     movies = out.ids("movie_ids") + [""] * len(new), out.titles() + new
-    return Ranker(ids, np.arange(len(ids)), scores, None, (), seen, *movies, **more)
+    return Ranker(ids, np.arange(len(ids)), scores, seen, *movies, **more)
 
 
 def whole_arrays(out, texts, weights):
@@ -1290,12 +1290,9 @@ def similar(argv):
     item = find_movie(movie, out.names(), "--movie") if movie else len(out.data["movie_ids"])
     _, Q, _, e = whole_arrays(out, [text] if text else [], s.weights)
     spaces = {"factors": [Q], "text": [e], "both": [Q, e]}["text" if text else s.by]
-    scores, titles = fuse.similar(item, *spaces), out.titles()  # (I,)
-    scores[item] = -np.inf
-    print("rank  score   title")
-    best = metrics.top_k(scores[None], s.top)[0]  # (top,)
-    for rank, item in enumerate(best[best >= 0], 1):
-        print(f"{rank:4d} {scores[item]:7.4f}   {titles[item]}")
+    scores = fuse.similar(item, *spaces)[None]  # (1, I)
+    itself, movies = group_by_user([0], [item], 1), out.ids("movie_ids")
+    print_list(Ranker([""], [0], lambda users: scores, itself, movies, out.titles()), s.top)
 
 
 COMMANDS = {"fetch": fetch, "prepare": prepare, "evaluate": run_evaluate}

@@ -334,8 +334,8 @@ def test_three_reasons_are_shown_at_most_and_none_that_speaks_against(capsys):
     scores = lambda users: np.array([[3.0, 2, 1, 0, 0, 0, 0]])  # noqa: E731
     parts = np.array([[0.1, 3, 2, 1], [-1, 0.5, 0, 0], [-1, -2, -3, -4]])
     seen, titles = group_by_user(np.zeros(4, int), np.array([3, 4, 5, 6]), 1), list("abcdefg")
-    who = [""], np.zeros(1, int), scores, None, (), seen, range(7), titles
-    main.print_list(main.Ranker(*who, titles[3:], lambda shown: parts), 5)
+    why = {"rated": titles[3:], "reasons": lambda shown: parts}
+    main.print_list(main.Ranker([""], [0], scores, seen, range(7), titles, **why), 5)
     assert [row[2:] for row in shown(capsys)] == [("a", "e; f; g"), ("b", "e"), ("c", "")]
 
 
