@@ -710,7 +710,7 @@ def all_rows(out, settings):
         if out.own and recipe is fuse.REPORT and not out.path("pmf-fit").exists():
             continue  # nothing to choose its alpha by
         for row, name in recipe.alone.items():
-            if out.path(name).exists() or "MPNet" not in row:  # `make mpnet` adds these
+            if out.path(name).exists():
                 yield factors_entry(out, recipe, row, name, mf, k)
         for row, names in content_rows(out, recipe) if recipe.content else ():
             if not names:
@@ -733,8 +733,6 @@ def plain_rankers(task, seed):
 
 def factors_entry(out, recipe, row, name, mf, k):
     """The entry of a row without late fusion: factors of pmf.py, perhaps with text as prior."""
-    if not out.path(name).exists():
-        return not_run(recipe, row)
     if text := FACTORS[name][0]:
         out.embeddings(text, recipe.suffix)  # refuses those of other texts
         check_encoder(out, recipe, CONTENT_ROWS[row], text, quick=False)
