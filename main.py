@@ -453,10 +453,8 @@ def movie_texts(movies, tags, arrays):
         if (user, movie) not in tested:
             honest[movie].append(tag)
     titles, genres = zip(*(movies[movie] for movie in ids), strict=True)
-    table = io.StringIO()
-    csv.writer(table, lineterminator="\n").writerows(
-        [("movieId", "title", "genres"), *zip(ids, titles, genres, strict=True)]
-    )
+    table, rows = io.StringIO(), zip(ids, titles, genres, strict=True)
+    csv.writer(table, lineterminator="\n").writerows([HEADERS["movies.csv"].split(","), *rows])
     texts = {"movies.csv": table.getvalue()}
     for name, style, source in (
         ("documents.txt", "published", all_tags),
@@ -510,10 +508,8 @@ def prepare(argv):
     bounds = {"seed": metrics.SEEDS, "valid_seed": metrics.SEEDS, "valid_share": (0.01, 0.5)}
     settings = parse(Prepare, prepare.__doc__, argv, liked=0, **bounds)
     sources, out = [settings.data / name for name in FILES], settings.out
-    foreign = ["ratings.csv"]
-    if not (out / "ratings.safetensors").exists():  # written before our movies.csv
-        foreign.append("movies.csv")
-    for name in foreign:
+    ours = (out / "ratings.safetensors").exists()  # then movies.csv is ours too
+    for name in FILES[:1] if ours else FILES[:2]:
         if (out / name).exists():
             raise BadInput(f"--out {out} holds a {name}: it is a folder of data; name another one")
     with stage(out / "ratings.safetensors", f"split of {sources[0]}") as figure:
