@@ -670,8 +670,7 @@ def run_evaluate(argv):
         texts["figure1.svg"] = figure1(results)
         texts |= trec_files(out, results, lists) if settings.runs else {}
         write_texts(settings.out, texts)
-        others = dict.fromkeys(name.partition("/")[0] for name in [*texts][1:])
-        figure(f"{len(results['rows'])} rows, see also {', '.join(others)} there")
+        figure(f"{len(results['rows'])} rows, as table1.md and figure1.svg too")
     print(screen_table(results))
 
 
@@ -1073,10 +1072,9 @@ def recommend(argv):
         raise BadInput("say for whom: --user, --ratings or both; or --all, with --to")
     if split and (s.ratings or s.new):
         raise BadInput("--ratings and --new need recipe ours without --split")
-    if s.encoder not in ("", *CONTENT_ROWS.values()):
-        raise BadInput(f"--encoder {s.encoder}: there are {', '.join(CONTENT_ROWS.values())}")
-    if s.encoder not in ("", "minilm") and s.recipe == "ours":
-        raise BadInput(f"--encoder {s.encoder}: recipe ours takes minilm")
+    encoders = ["minilm"] if s.recipe == "ours" else CONTENT_ROWS.values()
+    if s.encoder and s.encoder not in encoders:
+        raise BadInput(f"--encoder {s.encoder}: recipe {s.recipe} takes {', '.join(encoders)}")
     if s.to and s.to.is_file() and s.to.read_bytes().partition(b"\n")[0] != LISTS.encode():
         raise BadInput(f"{s.to} holds no lists of this command and stays; name another path")
     ranker = split_ranker if split else whole_ranker
@@ -1088,8 +1086,7 @@ def recommend(argv):
     who += [str(s.ratings)] if s.ratings else []
     encoder = s.encoder or fuse.RECIPES[s.recipe].encoder
     alpha = "" if ranker.alpha is None else f", alpha {ranker.alpha:.2f}"
-    new = f", {ranker.movies.count('')} new movies" if s.new else ""
-    print(f"{' and '.join(who)}, recipe {s.recipe}, {encoder}{alpha}{new}")
+    print(f"{' and '.join(who)}, recipe {s.recipe}, {encoder}{alpha}")
     print_list(ranker, s.top)
 
 

@@ -515,7 +515,7 @@ def test_the_nearest_titles_are_first_those_that_hold_the_words(out, capsys):
 def test_an_encoder_that_nobody_makes_is_named(out, capsys):
     options = ["--user", 5, "--recipe", "published", "--out", out]
     error = refused("recommend", "--encoder", "mnilm", *options, capsys=capsys)
-    assert "--encoder mnilm: there are minilm, minilm-tuned, " in error
+    assert "--encoder mnilm: recipe published takes minilm, minilm-tuned, " in error
     error = refused("recommend", "--encoder", "mpnet", *options, capsys=capsys)
     assert "mpnet.safetensors is missing; `make help` names what makes it" in error
 
