@@ -144,10 +144,7 @@ def fetched(folder):
 
 
 def unpack(archive, origin, folder):
-    """The files of a zip, a path or an open file, into `folder`; refuses all but the report's.
-
-    origin is what messages call the zip.
-    """
+    """The files of a zip, in messages origin, into a folder; refuses all but the report's."""
     names = (*FILES, "README.txt")
     try:
         with zipfile.ZipFile(archive) as source:
@@ -226,8 +223,7 @@ def read_rows(path, *headers):
             for cells in reader:
                 place, line = f"{path}:{line}", reader.line_num + 1
                 if cells and columns is None:
-                    names = [cell.strip() for cell in cells]
-                    columns = ["movieId" if name == "itemId" else name for name in names]
+                    columns = [cell.strip().replace("itemId", "movieId") for cell in cells]
                     if ",".join(columns) not in headers:
                         found = f"header is {','.join(cells)[:200]}, expected {expected}"
                         raise BadInput(f"{place}: {found}; name the columns so, between commas")
@@ -757,10 +753,7 @@ def content_entry(out, recipe, row, name, mf, settings):
 
 
 def check_encoder(out, recipe, encoder, name, quick):
-    """What an encoder, minilm-tuned say, was tuned with and cost, {} if it was not.
-
-    Refuses embeddings, those in out/ of this name, that another one made.
-    """
+    """What an encoder was tuned with and cost; refuses embeddings (name) that another one made."""
     made, path = provenance(out.path(name)), out.folder / name / "training.json"
     base = re.split("-nf4|-tuned", encoder)[0]
     tuned = "tuned" in encoder or "lora" in encoder
@@ -799,10 +792,7 @@ def not_run(recipe, row):
 
 
 def recorded_rows(path, out, mf, k):
-    """The entries of EASE and weighted MF in results/baselines.json.
-
-    They are left out unless they were measured on this split, for lists of this length.
-    """
+    """The entries of EASE and weighted MF, if they were measured on this split, for lists of K."""
     if not path.is_file():
         return
     record = metrics.read_json(path, "split", "k", "quick", "rows")
@@ -951,10 +941,7 @@ METRICS = {"precision": "#4269d0", "recall": "#efb118", "ndcg": "#3ca951"}  # na
 
 
 def figure1(results, left=370, scale=1000):
-    """Figure 1 as SVG: Precision, Recall and NDCG of every row; dashes are the report's P and R.
-
-    Behind the name of a row stands the number of parameters of its encoder.
-    """
+    """Figure 1 as SVG: Precision, Recall and NDCG of every row; dashes are the report's P and R."""
     rows = [row for row in merge_seeds(results) if row["row"] != "Random"]
     longest = max(row[name] for row in rows for name in METRICS if row["status"] == "ok")
     width, height = left + int(scale * max(longest, 0.4)) + 50, 50 * len(rows) + 50
