@@ -837,6 +837,8 @@ def merge_seeds(results):
     for (recipe, name), group in groups.items():
         same = results["edition"] == REPORTED and fuse.RECIPES[recipe].reproduces
         also = {"source": recipe, "paper": REPORT_TABLE1.get(name, ()) if same else ()}
+        if "difference_to_mf" in group[0]:  # of one seed
+            also["difference_over_seeds"] = group[0]["difference_to_mf"]["ndcg"]
         numbers = [name for name, value in group[0].items() if isinstance(value, int | float)]
         mean = {name: float(np.mean([row[name] for row in group])) for name in numbers}
         each = {f"all_{name}": [row[name] for row in group] for name in ("hits", "alpha")}
@@ -861,7 +863,9 @@ def table1(results):
         if row["status"] == "ok":
             cells = [f"{row['users']:.0f}", *_numbers(row)]
         paper = "{3}, {0:.3f}, {1:.3f}, {2:.3f}".format(*row["paper"]) if row["paper"] else ""
-        lines.append([row["source"], row["row"], *cells, paper, _difference(row)])
+        difference = row.get("difference_over_seeds")
+        difference = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*difference) if difference else ""
+        lines.append([row["source"], row["row"], *cells, paper, difference])
     count = sum(bool(cells[-1]) for cells in lines)
     if results["edition"] != REPORTED:
         for cells in (head, *lines):
@@ -885,13 +889,6 @@ def _numbers(row):
     names = [name for name in metrics.NAMES[1:] if name in row]
     means = [f"{row[name]:.4f} ± {row[name + '_se']:.4f}" for name in names]
     return [f"{row['hits']:.0f}{spread}", *means, *[""] * (4 - len(means)), alpha]
-
-
-def _difference(row):
-    if "difference_to_mf" not in row:
-        return ""
-    difference = row.get("difference_over_seeds", row["difference_to_mf"]["ndcg"])
-    return "{:+.4f} [{:+.4f}, {:+.4f}]".format(*difference)
 
 
 def screen_table(results):

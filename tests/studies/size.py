@@ -111,8 +111,8 @@ def row_table(results):
             seeds = len(row["all_hits"])
             hits = f"{row['hits']:,.0f}" + f" ({seeds} seeds)" * (seeds > 1)
             cells += [paper, hits, f"{row['ndcg']:.4f}"]
-            to_mf = row.get("difference_over_seeds", row["difference_to_mf"]["ndcg"])
-            lines.append([row["recipe"], row["row"], *size, *cells, interval(to_mf)])
+            to_mf = interval(row["difference_over_seeds"])
+            lines.append([row["recipe"], row["row"], *size, *cells, to_mf])
     return markdown(head, lines)
 
 
