@@ -101,13 +101,10 @@ REPORT_TABLE1 = {  # the report's Table I: Prec@25, Rec@25, "NDCG@25", and the n
     "MF + Qwen3-4B (tuned)": (0.056, 0.106, 0.305, 832),
 }
 REPORT_TABLE2 = {  # the report's Table II, user 400
-    "MF only": (
-        "Reservoir Dogs; A Grand Day Out with Wallace and Gromit; Fight Club; "
-        "Schindler's List; The Godfather"
-    ),
-    "MF + Qwen3-4B (tuned)": (
-        "Reservoir Dogs; Memento; Fight Club; Fear and Loathing in Las Vegas; The Godfather"
-    ),
+    "MF only": "Reservoir Dogs; A Grand Day Out with Wallace and Gromit; Fight Club; "
+    "Schindler's List; The Godfather",
+    "MF + Qwen3-4B (tuned)": "Reservoir Dogs; Memento; Fight Club; "
+    "Fear and Loathing in Las Vegas; The Godfather",
 }
 
 # ------------------------------------------------------------------------------------------------
@@ -522,11 +519,9 @@ def prepare(argv):
         edition, liked = edition_of(settings.data), float(scale["liked"])
         if liked != scale_of(ratings.values)["liked"]:  # other movies are to be found
             edition += f"; liked from {liked:g}: not the report's"
-        record = {"edition": edition, "seed": settings.seed}
-        record |= {"valid_seed": settings.valid_seed, "valid_share": settings.valid_share}
-        record |= take_strings(arrays)
         digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
-        record["texts"] = digests
+        record = {name: getattr(settings, name) for name in ("seed", "valid_seed", "valid_share")}
+        record |= {"edition": edition, "texts": digests} | take_strings(arrays)
         with equal_files_keep_their_time(out, ["ratings.safetensors", *texts]):
             inputs = [path for path in sources if path.exists()]
             save(out / "ratings.safetensors", arrays, record, inputs)
@@ -1092,8 +1087,7 @@ def split_ranker(s):
         alpha = chosen_alpha(out, recipe, encoder)
         scores = partial(hybrid, alpha=alpha)
         fusion = alpha, (partial(hybrid, alpha=1.0), partial(hybrid, alpha=0.0))
-    movies = out.ids("movie_ids"), out.titles()
-    return Ranker(ids, np.array(users), scores, seen, *movies, *fusion)
+    return Ranker(ids, np.array(users), scores, seen, out.ids("movie_ids"), out.titles(), *fusion)
 
 
 def whole_ranker(s):
