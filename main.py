@@ -415,22 +415,15 @@ def without_year(title):
     return re.sub(r"(?<=\S)\s*\(\d{4}\)\s*$", "", title).strip()
 
 
-STYLES = {  # how a movie's tags enter its text
-    "published": list,  # all of them in file order
-    "report": dict.fromkeys,  # "aggregated": each once, by first appearance
-    "no-tags": lambda tags: (),
-}
+def documents(titles, genres, tags):
+    """One text per movie: title without its last "(year)", genres, tags.
 
-
-def documents(titles, genres, tags, style="published"):
-    """One text per movie: title without its last "(year)", genres, tags in lower case.
-
-    titles: (I,) str. genres: (I,) str like "Drama|War". tags: (I,) lists of str. style: of STYLES.
+    titles: (I,) str. genres: (I,) str like "Drama|War". tags: (I,) lists of str.
     """
     texts = []
     for title, genre, tag in zip(titles, genres, tags, strict=True):
         genre = "" if genre == "(no genres listed)" else genre.replace("|", " ")
-        parts = [without_year(title), genre, *STYLES[style](t.lower() for t in tag)]
+        parts = [without_year(title), genre, *tag]
         texts.append(" ".join(" ".join(filter(None, parts)).splitlines()))  # one line each
     return texts
 
@@ -442,20 +435,20 @@ def movie_texts(movies, tags, arrays):
     tested = set(zip(*(column.tolist() for column in tested), strict=True))
     all_tags, honest = defaultdict(list), defaultdict(list)
     for user, movie, tag in tags:
-        all_tags[movie].append(tag)
+        all_tags[movie].append(tag.lower())
         if (user, movie) not in tested:
-            honest[movie].append(tag)
+            honest[movie].append(tag.lower())
     titles, genres = zip(*(movies[movie] for movie in ids), strict=True)
     table, rows = io.StringIO(), zip(ids, titles, genres, strict=True)
     csv.writer(table, lineterminator="\n").writerows([HEADERS["movies.csv"].split(","), *rows])
     texts = {"movies.csv": table.getvalue()}
-    for name, style, source in (
-        ("documents.txt", "published", all_tags),
-        ("documents-report.txt", "report", all_tags),
-        ("documents-no-leak.txt", "published", honest),
-        ("documents-no-tags.txt", "no-tags", all_tags),
+    for name, tags in (
+        ("documents.txt", [all_tags[movie] for movie in ids]),
+        ("documents-report.txt", [dict.fromkeys(all_tags[movie]) for movie in ids]),  # each once
+        ("documents-no-leak.txt", [honest[movie] for movie in ids]),
+        ("documents-no-tags.txt", [()] * len(ids)),
     ):
-        lines = documents(titles, genres, [source[movie] for movie in ids], style)
+        lines = documents(titles, genres, tags)
         texts[name] = "".join(f"{line}\n" for line in lines)
     return texts
 
@@ -782,8 +775,7 @@ def not_run(recipe, row):
     why = "not run: its files are not made in this run; `make all` makes them"
     if "Qwen" in row:
         why = "not run: needs 8 GB of weights and a CUDA GPU, or hours; see `make qwen`"
-    numbers = dict.fromkeys(("users", *metrics.NAMES, "alpha", "seed"))
-    return {"recipe": recipe.name, "row": row, **numbers, "status": why}
+    return {"recipe": recipe.name, "row": row, "hits": None, "alpha": None, "status": why}
 
 
 def recorded_rows(path, out, mf, k):
@@ -1169,7 +1161,7 @@ def read_new(path, names):
         if not folded(title) or folded(title) in met:
             raise BadInput(f"{place}: {title!r} is known already, or empty; give title (year)")
         met.add(folded(title))
-        rows.append((title, genres, [tag for tag in tags.split("|") if tag]))
+        rows.append((title, genres, tags.lower().split("|")))
     if not rows:
         raise BadInput(f"{path} holds no movie")
     return [display_title(row[0]) for row in rows], documents(*zip(*rows, strict=True))

@@ -46,7 +46,9 @@ def test_prepare_numbers_items_by_first_appearance_and_writes_one_text_a_movie(f
     lines = (out / "documents.txt").read_text().splitlines()
     two = data["movie_ids"].tolist().index(2)
     assert lines[two] == "Film, The 2 Drama War slow slow"
-    assert (out / "documents-report.txt").read_text().splitlines()[two].endswith("War slow")
+    for name, end in (("report", "Drama War slow"), ("no-tags", "2 Drama War")):
+        line = (out / f"documents-{name}.txt").read_text().splitlines()[two]
+        assert line.endswith(end) and line.count("slow") == end.count("slow")
     assert metrics.provenance(out / "ratings.safetensors")["settings"]["edition"] != "2018-09"
 
 
@@ -178,17 +180,9 @@ def test_whole_numbers_stay_whole_from_the_file_to_the_array(folder):
         assert found.times.tolist() == [large - 1, -large] and found.values.tolist() == [4.5, 0.5]
 
 
-@pytest.mark.parametrize(
-    ("style", "expected"),
-    [
-        ("published", "Heat Crime Drama heist al pacino heist"),
-        ("report", "Heat Crime Drama heist al pacino"),
-        ("no-tags", "Heat Crime Drama"),
-    ],
-)
-def test_styles(style, expected):
-    tags = [["Heist", "Al Pacino", "heist"]]
-    assert main.documents(["Heat (1995)"], ["Crime|Drama"], tags, style) == [expected]
+def test_a_document_is_title_genres_and_tags():
+    (text,) = main.documents(["Heat (1995)"], ["Crime|Drama"], [["heist", "al pacino", "heist"]])
+    assert text == "Heat Crime Drama heist al pacino heist"
 
 
 @pytest.mark.parametrize(
@@ -212,7 +206,7 @@ def test_titles(title, expected):
 
 def test_a_movie_whose_title_is_a_year_keeps_it():
     assert main.documents(["(1965)"], ["Drama"], [[]]) == ["(1965) Drama"]
-    assert main.documents(["(1965)"], ["(no genres listed)"], [["Noir"]], "no-tags") == ["(1965)"]
+    assert main.documents(["(1965)"], ["(no genres listed)"], [["", "noir"]]) == ["(1965) noir"]
 
 
 def test_a_list_that_is_short_is_an_error():
