@@ -141,7 +141,10 @@ def fetched(folder):
 
 
 def unpack(archive, origin, folder):
-    """The files of a zip, in messages origin, into a folder; refuses all but the report's."""
+    """The files of a zip, a path or an open file, into `folder`; refuses all but the report's.
+
+    origin is what messages call the zip.
+    """
     names = (*FILES, "README.txt")
     try:
         with zipfile.ZipFile(archive) as source:
@@ -494,8 +497,10 @@ def prepare(argv):
     bounds = {"seed": metrics.SEEDS, "valid_seed": metrics.SEEDS, "valid_share": (0.01, 0.5)}
     settings = parse(Prepare, prepare.__doc__, argv, liked=0, **bounds)
     sources, out = [settings.data / name for name in FILES], settings.out
-    ours = (out / "ratings.safetensors").exists()  # then movies.csv is ours too
-    for name in FILES[:1] if ours else FILES[:2]:
+    foreign = ["ratings.csv"]
+    if not (out / "ratings.safetensors").exists():  # written before our movies.csv
+        foreign.append("movies.csv")
+    for name in foreign:
         if (out / name).exists():
             raise BadInput(f"--out {out} holds a {name}: it is a folder of data; name another one")
     with stage(out / "ratings.safetensors", f"split of {sources[0]}") as figure:
@@ -589,14 +594,20 @@ class Artefacts:
         bound = {"content": content, "seen": self.task.seen, "fusion": recipe.fusion}
         return partial(fuse.hybrid_scores, U=U, V=V, **bound)
 
+    @cached_property
+    def numbers(self):
+        """{id: its number} of "user_ids" and of "movie_ids"."""
+        names = "user_ids", "movie_ids"
+        return {name: dict(zip(self.ids(name), itertools.count(), strict=False)) for name in names}
+
     def index(self, name, cell, what):
-        """The number of an id of "user_ids" or "movie_ids" as somebody wrote it: 007, 7.0 are 7."""
-        cell, ids = cell.strip(), self.ids(name)
+        """The number of an id as somebody wrote it: 007 and 7.0 are 7."""
+        cell, numbers = cell.strip(), self.numbers[name]
         wanted = number(cell, what) if WHOLE.fullmatch(cell) else cell
-        if wanted not in ids:
-            some = ", ".join(map(str, ids[:3]))
-            raise BadInput(f"{what} {cell} is not in the data; there are {some} and others")
-        return ids.index(wanted)
+        if wanted not in numbers:
+            ends = f"{min(numbers)} to {max(numbers)}"
+            raise BadInput(f"{what} {cell[:50]} is not in the data; ids go from {ends}")
+        return numbers[wanted]
 
     @cached_property
     def plain_titles(self):
@@ -741,7 +752,10 @@ def content_entry(out, recipe, row, name, mf, settings):
 
 
 def check_encoder(out, recipe, encoder, name, quick):
-    """What an encoder was tuned with and cost; refuses embeddings (name) that another one made."""
+    """What an encoder, minilm-tuned say, was tuned with and cost, {} if it was not.
+
+    Refuses embeddings, those in out/ of this name, that another one made.
+    """
     made, path = provenance(out.path(name)), out.folder / name / "training.json"
     base = re.split("-nf4|-tuned", encoder)[0]
     tuned = "tuned" in encoder or "lora" in encoder
