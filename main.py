@@ -693,11 +693,7 @@ def all_rows(out, settings):
     """The entries of results.json, with their lists: two rankers without a model, then recipes."""
     task, k = out.task, settings.k
     mf = evaluate(out.mf("pmf"), task.seen, task.relevant, k)
-    # Two rankers that validate the evaluation
-    random = partial(fuse.random_scores, seed=settings.seed, n_items=task.n_items)
-    counts = np.bincount(task.items, minlength=task.n_items)  # (I,) train ratings
-    popular = partial(fuse.constant_scores, values=counts)
-    for row, seed, scores in (("Random", settings.seed, random), ("Most popular", None, popular)):
+    for row, seed, scores in plain_rankers(task, settings.seed):
         result = evaluate(scores, task.seen, task.relevant, k)
         yield entry_of(fuse.PUBLISHED, row, result, mf, seed)
     for recipe in fuse.RECIPES.values():
@@ -716,6 +712,13 @@ def all_rows(out, settings):
                 entries[0]["difference_over_seeds"] = metrics.paired_bootstrap(seeds, mf["ndcg"])
             yield from entries
     yield from recorded_rows(settings.baselines, out, mf, k)
+
+
+def plain_rankers(task, seed):
+    """(row, seed, scorer) of two rankers that validate the evaluation."""
+    counts = np.bincount(task.items, minlength=task.n_items)  # (I,) train ratings
+    yield "Random", seed, partial(fuse.random_scores, seed=seed, n_items=task.n_items)
+    yield "Most popular", None, partial(fuse.constant_scores, values=counts)
 
 
 def factors_entry(out, recipe, row, name, mf, k):
