@@ -155,32 +155,14 @@ def generate(n, seed=0):
 # ------------------------------------------------------------------------------------------------
 
 
-class Clock:
-    """In the place of pmf.fit's progress bar: notes the time at the start and after each epoch."""
-
-    def __init__(self, now):
-        self.now, self.times = now, []
-
-    def __enter__(self):
-        self.times.append(self.now())
-        return self
-
-    def __exit__(self, *_):
-        pass
-
-    def set_postfix_str(self, _):
-        pass
-
-    def update(self):
-        self.times.append(self.now())
-
-
 def fit(data, k, epochs, options, now=time.perf_counter):
     """(seconds of each epoch, U, V) of pmf.fit on generate()'s data."""
-    clock, settings = Clock(now), pmf.Settings(Path(), Path(), k=k, epochs=epochs, **options)
-    with mock.patch.object(metrics, "progress", lambda *_, **__: clock):
+    settings, times = pmf.Settings(Path(), Path(), k=k, epochs=epochs, **options), []
+    bar = mock.MagicMock()  # for the progress bar, which is told of the start and of each epoch
+    bar.__enter__.side_effect = bar.update.side_effect = lambda *_: times.append(now())
+    with mock.patch.object(metrics, "progress", return_value=bar):
         U, V, _ = pmf.fit(*data, settings)
-    return np.diff(clock.times).tolist(), U, V
+    return np.diff(times).tolist(), U, V
 
 
 def warm_up(k):
