@@ -135,7 +135,6 @@ def test_table_of_stages_by_hand():
     slow = four | {"stages": stages | {"prepare": {"seconds": 12.0, "peak_bytes": 3e9}}}
     small = one | {"ratings": 10**5}  # start-up: no part of the ratio
     assert "| 12.0, 3.00, 3,000 | 1.50 |" in growth.stage_section([small, one, slow])
-    assert growth.stage_section([]) == ""
 
 
 def test_the_files_hold_the_ratings_that_are_generated(tmp_path, ratings):
@@ -188,22 +187,6 @@ def test_the_whole_study_on_one_small_size(tmp_path, monkeypatch, capsys):
     assert all(s["seconds"] > 0 and s["peak_bytes"] > 2**24 for s in stages["stages"].values())
     assert sorted(p.name for p in tmp_path.iterdir()) == ["figure4.svg", "growth.json", "growth.md"]
     assert (tmp_path / "figure4.svg").read_text() == "drawn"
-
-
-def test_a_study_in_pieces_keeps_what_was_measured_and_asks_for_what_was_not(tmp_path):
-    path, old = tmp_path / "growth.json", {"machine": growth.machine(), "fits": {"x": 1}}
-    rows = [{"ratings": 5, "a": 1}, {"ratings": 9}]
-    path.write_text(json.dumps(old | {"epochs": rows, "stages": []}))
-    kept = growth.earlier(path, ("stages",))
-    growth.add(kept["epochs"], {"ratings": 7})
-    growth.add(kept["epochs"], {"ratings": 5, "a": 2})
-    assert kept["epochs"] == [{"ratings": 5, "a": 2}, {"ratings": 7}, {"ratings": 9}]
-    with pytest.raises(growth.BadInput, match="has no stages yet; name them in --parts too"):
-        growth.earlier(path, ("epochs",))
-    with pytest.raises(growth.BadInput, match="--parts stage: choose among epochs, stages, fits"):
-        growth.earlier(path, ("stage",))
-    path.write_text(json.dumps(old | {"machine": "another", "epochs": rows, "stages": rows}))
-    assert growth.earlier(path, growth.PARTS)["epochs"] == []
 
 
 def test_the_recorded_table_comes_from_the_recorded_measurement():

@@ -11,11 +11,10 @@ time. What a fit learns from synthetic ratings means nothing; fits can be compar
 Last, the stages of `make all DATA=..` and recommend on the same ratings as CSV files: each command
 in a process of its own, on one thread: CPU time and peak memory.
 
-An hour and more. It can be made in pieces: what --sizes and --parts do not name stays in
-growth.json as an earlier run on this machine left it.
+It takes an hour and more, and writes at its end.
 
 Gives:    out/growth.json, out/growth.md and out/figure4.svg, Figure 4.
-Command:  python tests/studies/growth.py [--sizes 1 10 100 320] [--parts epochs stages fits]
+Command:  python tests/studies/growth.py [--sizes 1 10 100 320]
 Needs:    tests/requirements-peers.txt (matplotlib, for the figure).
 """
 
@@ -44,26 +43,13 @@ import metrics
 import pmf
 from fuse import OURS, mf_scores
 from main import Artefacts, markdown, write_texts
-from metrics import (
-    BadInput,
-    evaluate,
-    group_by_user,
-    parse,
-    read_json,
-    run,
-    split_per_user,
-    stage,
-    whole,
-)
-
-PARTS = ("epochs", "stages", "fits")
+from metrics import evaluate, group_by_user, parse, run, split_per_user, stage, whole
 
 
 @dataclass(frozen=True)
 class Settings:
     out: Path = Path("out")  # folder to write to
     sizes: tuple[int, ...] = (1, 10, 100, 320)  # in 100,000 ratings
-    parts: tuple[str, ...] = PARTS  # what is measured now
     fit_size: int = 10  # of the whole fits, in 100,000 ratings
     epochs: int = 200  # of the whole fits
     k: int = 100  # K, factors
@@ -348,9 +334,7 @@ def unit_cost(row, name):
 
 
 def stage_section(rows):
-    """Seconds, memory and cost of every stage at every size; "" where none was measured."""
-    if not rows:
-        return ""
+    """Seconds, memory and cost of every stage at every size."""
     head = ["stage", *(f"{row['ratings']:,}: s, GB, ns" for row in rows), "dearest / 1 million"]
     lines, large = [], [row for row in rows if row["ratings"] >= 1_000_000] or rows
     for name in STAGES:
@@ -431,44 +415,20 @@ def child(settings, what):
     return json.loads(done.stdout)
 
 
-def earlier(path, parts):
-    """The record to add to: the one that is there, if it was made on this machine, or a new one."""
-    results = {"machine": machine(), "epochs": [], "stages": [], "fits": {}}
-    if path.is_file() and read_json(path, "machine")["machine"] == results["machine"]:
-        results |= read_json(path)
-    if not set(parts) <= set(PARTS):
-        raise BadInput(f"--parts {' '.join(parts)}: choose among {', '.join(PARTS)}")
-    missing = [part for part in PARTS if part not in parts and not results[part]]
-    if missing:
-        raise BadInput(f"{path} has no {' and no '.join(missing)} yet; name them in --parts too")
-    return results
-
-
-def add(rows, row):
-    """Put a measured size in the place of an earlier one, or in its order."""
-    rows[:] = [other for other in rows if other["ratings"] != row["ratings"]] + [row]
-    rows.sort(key=lambda each: each["ratings"])
-
-
 def main_growth():
     settings = parse(Settings, __doc__)
     if settings.child:
         return print(json.dumps(CHILDREN.get(settings.child, measure_size)(settings)))
-    results = earlier(settings.out / "growth.json", settings.parts)
+    path, results = settings.out / "growth.json", {"machine": machine(), "epochs": [], "stages": []}
     for size in settings.sizes:
-        n = 100_000 * size
-        if "epochs" in settings.parts:
-            with stage(settings.out / "growth.json", f"{n:,} ratings") as figure:
-                row = child(settings, size)
-                add(results["epochs"], row)
-                figure(f"{per_rating(row, 'fast'):.0f} ns a rating of --fast")
-        if "stages" in settings.parts:
-            with stage(settings.out / "growth.json", f"the stages on {n:,} ratings"):
-                add(results["stages"], measure_stages(settings, size))
-        write_texts(settings.out, {"growth.json": json.dumps(results, indent=1)})
-    if "fits" in settings.parts:
-        with stage(settings.out / "growth.json", "whole fits"):
-            results["fits"] = child(settings, "fits")
+        with stage(path, f"{100_000 * size:,} ratings") as figure:
+            row = child(settings, size)
+            results["epochs"].append(row)
+            figure(f"{per_rating(row, 'fast'):.0f} ns a rating of --fast")
+        with stage(path, f"the stages on {100_000 * size:,} ratings"):
+            results["stages"].append(measure_stages(settings, size))
+    with stage(path, "whole fits"):
+        results["fits"] = child(settings, "fits")
     texts = {"growth.json": json.dumps(results, indent=1), "growth.md": report(results)}
     write_texts(settings.out, texts)
     with whole(settings.out / "figure4.svg") as temporary:
