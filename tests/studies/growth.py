@@ -53,7 +53,6 @@ class Settings:
     fit_size: int = 10  # of the whole fits, in 100,000 ratings
     epochs: int = 200  # of the whole fits
     k: int = 100  # K, factors
-    users: int = 4096  # evaluate this many users, drawn at random, where there are more
     child: str = ""  # what a child process does: a size, or one of CHILDREN
 
 
@@ -157,14 +156,11 @@ def warm_up(k):
         fit(generate(20_000), k, 1, options)
 
 
-def hide_a_fifth(data, most_users, seed=0):
-    """(seen, relevant) of metrics.evaluate after the split; relevant of `most_users` drawn ones."""
+def hide_a_fifth(data):
+    """(seen, relevant) of metrics.evaluate after the split."""
     users, items, ratings, n_users, _ = data
     kept, held = split_per_user(users)
-    held = held[ratings[held] >= 0.8 * ratings.max()]
-    chosen = np.zeros(n_users, dtype=bool)  # (U,)
-    chosen[np.random.default_rng(seed).permutation(n_users)[:most_users]] = True
-    held = held[chosen[users[held]]]
+    held = held[ratings[held] >= 4]
     return [group_by_user(users[rows], items[rows], n_users) for rows in (kept, held)]
 
 
@@ -178,7 +174,7 @@ def measure_size(settings):
     result["gini"] = gini(np.bincount(items, minlength=n_items))
     for name, (options, now) in RUNS.items():
         result["epochs"][name], U, V = fit(data, k, min(20, max(3, 5_000_000 // n)), options, now)
-    seen, relevant = hide_a_fifth(data, settings.users)
+    seen, relevant = hide_a_fifth(data)
     start = time.process_time()
     found = evaluate(partial(mf_scores, U=U, V=V), seen, relevant)
     spent = time.process_time() - start
@@ -216,12 +212,12 @@ def measure_fits(settings):
 
 TEXTS = {"minilm-no-leak": "documents-no-leak.txt", "minilm": "documents.txt"}
 RANKING = "pmf.py ranking --embeddings out/{}.safetensors --out out/{}.safetensors"
-STAGES = {  # stage -> its command line; {users} as in Settings
+STAGES = {  # stage -> its command line
     "prepare": "main.py prepare --data data --out out",
     "PMF --fast": "pmf.py --fast --ratings out/ratings.safetensors --out out/pmf.safetensors",
     "ranking PMF": RANKING.format("minilm-no-leak", "pmf-ours"),
     "ranking PMF, all ratings": RANKING.format("minilm", "pmf-all") + " --all",
-    "evaluation": "tests/studies/growth.py --child evaluation --out out --users {users}",
+    "evaluation": "tests/studies/growth.py --child evaluation --out out",
     "recommend": "main.py recommend --user 1",
 }
 
@@ -253,16 +249,9 @@ def write_vectors(settings):
 
 
 def measure_evaluation(settings):
-    """Lists of recipe ours for some users, as `main.py evaluate` makes them for all."""
+    """Lists of recipe ours for all users, as `main.py evaluate` makes them."""
     out = Artefacts(settings.out)
-    starts, items = out.task.relevant
-    users = np.repeat(np.arange(out.task.n_users), np.diff(starts))  # (M,)
-    chosen = np.random.default_rng(0).permutation(np.unique(users))[: settings.users]
-    kept = np.isin(users, chosen)  # (M,)
-    relevant = group_by_user(users[kept], items[kept], out.task.n_users)
-    U, V = out.factors(OURS.factors)
-    scores = partial(mf_scores, U=U, V=V)
-    evaluate(scores, out.task.seen, relevant)
+    evaluate(out.mf(OURS.factors), out.task.seen, out.task.relevant)
 
 
 def measure_stages(settings, size):
@@ -271,10 +260,9 @@ def measure_stages(settings, size):
     with tempfile.TemporaryDirectory(prefix="growth-", dir=settings.out) as folder:
         here = dataclasses.replace(settings, out=Path(folder), sizes=(size,))
         found = child(here, "files")
-        found |= {"evaluated": min(settings.users, found["users"]), "stages": {}}
+        found |= {"evaluated": found["users"], "stages": {}}
         for name, line in STAGES.items():
-            arguments = line.format(users=settings.users).split()
-            taken = timed(*arguments, folder=folder, env=os.environ | ONE_THREAD)
+            taken = timed(*line.split(), folder=folder, env=os.environ | ONE_THREAD)
             taken["seconds"] = taken.pop("cpu_seconds")
             found["stages"][name] = taken
             if name == "prepare":
@@ -408,7 +396,7 @@ def child(settings, what):
     """What a child process of its own measures, as a dict."""
     options = dataclasses.asdict(settings) | {"child": what}
     line = [sys.executable, __file__]
-    for name in ("child", "out", "k", "users", "fit_size", "epochs"):
+    for name in ("child", "out", "k", "fit_size", "epochs"):
         line += [f"--{name.replace('_', '-')}", str(options[name])]
     line += ["--sizes", *map(str, settings.sizes)]
     done = subprocess.run(line, check=True, stdout=subprocess.PIPE, env=os.environ | ONE_THREAD)
