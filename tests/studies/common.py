@@ -52,13 +52,10 @@ def make_missing(lines):
             raise BadInput(f"{path} was not made: {line} failed")
 
 
-def timed(script, *arguments, folder, stdout=subprocess.DEVNULL, env=None):
-    """{"seconds", "cpu_seconds", "peak_bytes"} of a command, in this environment or env's.
-
-    Memory below this process's own is not seen.
-    """
+def timed(script, *arguments, folder, stdout=subprocess.DEVNULL):
+    """{"seconds", "cpu_seconds", "peak_bytes"} of a command; memory below our own is not seen."""
     start, line = time.perf_counter(), [sys.executable, ROOT / script, *arguments]
-    process = subprocess.Popen(line, stdout=stdout, cwd=folder, env=env)
+    process = subprocess.Popen(line, stdout=stdout, cwd=folder)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:

@@ -18,15 +18,15 @@ Command:  python tests/studies/growth.py [--sizes 1 10 100 320]
 Needs:    tests/requirements-peers.txt (matplotlib, for the figure).
 """
 
-import dataclasses
 import json
 import math
+import multiprocessing
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -50,12 +50,9 @@ from metrics import evaluate, group_by_user, parse, run, split_per_user, stage, 
 class Settings:
     out: Path = Path("out")  # folder to write to
     sizes: tuple[int, ...] = (1, 10, 100, 320)  # in 100,000 ratings
-    fit_size: int = 10  # of the whole fits, in 100,000 ratings
-    epochs: int = 200  # of the whole fits
-    k: int = 100  # K, factors
-    child: str = ""  # what a child process does: a size, or one of CHILDREN
 
 
+FIT_SIZE, FIT_EPOCHS = 1_000_000, 200  # of the whole fits
 ONE_THREAD = {f"{name}_NUM_THREADS": "1" for name in ("OMP", "OPENBLAS", "MKL", "NUMBA")}
 RUNS = {  # name -> how pmf.fit is asked, the clock
     "strict": ({}, time.process_time),
@@ -140,9 +137,15 @@ def generate(n, seed=0):
 # ------------------------------------------------------------------------------------------------
 
 
-def fit(data, k, epochs, options, now=time.perf_counter):
+def apart(work, *arguments):
+    """What the work returns, done in a new process."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(work, *arguments).result()
+
+
+def fit(data, epochs, options, now=time.perf_counter):
     """(seconds of each epoch, U, V) of pmf.fit on generate()'s data."""
-    settings, times = pmf.Settings(Path(), Path(), k=k, epochs=epochs, **options), []
+    settings, times = pmf.Settings(Path(), Path(), epochs=epochs, **options), []
     bar = mock.MagicMock()  # for the progress bar, which is told of the start and of each epoch
     bar.__enter__.side_effect = bar.update.side_effect = lambda *_: times.append(now())
     with mock.patch.object(metrics, "progress", return_value=bar):
@@ -150,10 +153,10 @@ def fit(data, k, epochs, options, now=time.perf_counter):
     return np.diff(times).tolist(), U, V
 
 
-def warm_up(k):
+def warm_up():
     """Compile, so that no compiler is timed."""
     for options, _ in RUNS.values():
-        fit(generate(20_000), k, 1, options)
+        fit(generate(20_000), 1, options)
 
 
 def hide_a_fifth(data):
@@ -164,22 +167,21 @@ def hide_a_fifth(data):
     return [group_by_user(users[rows], items[rows], n_users) for rows in (kept, held)]
 
 
-def measure_size(settings):
-    """What the child of one size prints."""
-    n, k = 100_000 * int(settings.child), settings.k
-    warm_up(k)
+def measure_size(n):
+    """The row of n ratings: epochs of PMF, evaluation, the peak memory of this process."""
+    warm_up()
     data = generate(n)
     _, items, _, n_users, n_items = data
-    result = {"ratings": n, "users": n_users, "items": n_items, "k": k, "epochs": {}}
+    result = {"ratings": n, "users": n_users, "items": n_items, "k": pmf.Settings.k, "epochs": {}}
     result["gini"] = gini(np.bincount(items, minlength=n_items))
     for name, (options, now) in RUNS.items():
-        result["epochs"][name], U, V = fit(data, k, min(20, max(3, 5_000_000 // n)), options, now)
+        result["epochs"][name], U, V = fit(data, min(20, max(3, 5_000_000 // n)), options, now)
     seen, relevant = hide_a_fifth(data)
     start = time.process_time()
     found = evaluate(partial(mf_scores, U=U, V=V), seen, relevant)
     spent = time.process_time() - start
     result["evaluation"] = {"seconds": spent, "users": len(found["users"])}
-    return result | {"peak_bytes": metrics.peak_memory() or 0}
+    return result | {"peak_bytes": metrics.peak_memory()}
 
 
 def loss(U, V, users, items, targets):
@@ -192,16 +194,16 @@ def loss(U, V, users, items, targets):
     return float(squares / len(users))
 
 
-def measure_fits(settings):
+def measure_fits():
     """The whole fits on four fifths of each user's ratings, and their loss on the last fifth."""
-    users, items, ratings, *shape = generate(100_000 * settings.fit_size)
+    users, items, ratings, *shape = generate(FIT_SIZE)
     kept, held = split_per_user(users)
     data = users[kept], items[kept], ratings[kept], *shape
     case = users[held], items[held], pmf.scale_ratings(ratings)[held]
-    warm_up(settings.k)
+    warm_up()
     found = {"ratings": len(kept), "runs": {}}
     for name, (options, now) in RUNS.items():
-        spent, U, V = fit(data, settings.k, settings.epochs, options, now)
+        spent, U, V = fit(data, FIT_EPOCHS, options, now)
         found["runs"][name] = {"epochs": spent, "loss": loss(U, V, *case)}
     return found
 
@@ -212,21 +214,21 @@ def measure_fits(settings):
 
 TEXTS = {"minilm-no-leak": "documents-no-leak.txt", "minilm": "documents.txt"}
 RANKING = "pmf.py ranking --embeddings out/{}.safetensors --out out/{}.safetensors"
-STAGES = {  # stage -> its command line
+STAGES = {  # stage -> its command line; evaluation alone is no command
     "prepare": "main.py prepare --data data --out out",
     "PMF --fast": "pmf.py --fast --ratings out/ratings.safetensors --out out/pmf.safetensors",
     "ranking PMF": RANKING.format("minilm-no-leak", "pmf-ours"),
     "ranking PMF, all ratings": RANKING.format("minilm", "pmf-all") + " --all",
-    "evaluation": "tests/studies/growth.py --child evaluation --out out",
+    "evaluation": "",
     "recommend": "main.py recommend --user 1",
 }
 
 
-def write_files(settings):
-    """data/ of so many synthetic ratings, beside --out; returns its N, U, I."""
-    data = settings.out / "data"
+def write_files(folder, n):
+    """data/ of n synthetic ratings; returns its N, U, I."""
+    data = Path(folder, "data")
     data.mkdir()
-    users, items, ratings, n_users, n_items = generate(100_000 * settings.sizes[0])
+    users, items, ratings, n_users, n_items = generate(n)
     with open(data / "ratings.csv", "w") as file:
         file.write("userId,movieId,rating,timestamp\n")
         for at in range(0, len(users), 100_000):
@@ -239,39 +241,39 @@ def write_files(settings):
     return {"ratings": len(users), "users": n_users, "items": n_items}
 
 
-def write_vectors(settings):
+def write_vectors(folder):
     """Random vectors in the place of MiniLM's: what they say does not matter here."""
-    out, made = settings.out / "out", {"encoder": "minilm", "adapter": "", "nf4": False}
+    out, made = Path(folder, "out"), {"encoder": "minilm", "adapter": "", "nf4": False}
     n = len((out / "documents.txt").read_text().splitlines())
     random = np.random.default_rng(0).normal(0, 384**-0.5, (n, 384)).astype(np.float32)  # (I, D)
     for name, text in TEXTS.items():
         metrics.save(out / f"{name}.safetensors", {"embeddings": random}, made, [out / text])
 
 
-def measure_evaluation(settings):
-    """Lists of recipe ours for all users, as `main.py evaluate` makes them."""
-    out = Artefacts(settings.out)
-    evaluate(out.mf(OURS.factors), out.task.seen, out.task.relevant)
+def measure_evaluation(folder):
+    """Lists of recipe ours, as `main.py evaluate` makes them: (users, what this process took)."""
+    out = Artefacts(Path(folder, "out"))
+    found = evaluate(out.mf(OURS.factors), out.task.seen, out.task.relevant)
+    taken = {"cpu_seconds": time.process_time(), "peak_bytes": metrics.peak_memory()}
+    return len(found["users"]), taken
 
 
-def measure_stages(settings, size):
+def measure_stages(out, n):
     """{"ratings", "users", "items", "evaluated", "stages"} of a size; stages in CPU seconds."""
-    settings.out.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix="growth-", dir=settings.out) as folder:
-        here = dataclasses.replace(settings, out=Path(folder), sizes=(size,))
-        found = child(here, "files")
-        found |= {"evaluated": found["users"], "stages": {}}
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="growth-", dir=out) as folder:
+        found = apart(write_files, folder, n) | {"stages": {}}
         for name, line in STAGES.items():
-            taken = timed(*line.split(), folder=folder, env=os.environ | ONE_THREAD)
+            if name == "evaluation":
+                found["evaluated"], taken = apart(measure_evaluation, folder)
+            else:
+                taken = timed(*line.split(), folder=folder)
             taken["seconds"] = taken.pop("cpu_seconds")
             found["stages"][name] = taken
             if name == "prepare":
-                child(here, "vectors")
+                apart(write_vectors, folder)
     return found
 
-
-CHILDREN = {"fits": measure_fits, "files": write_files, "vectors": write_vectors}
-CHILDREN |= {"evaluation": measure_evaluation}
 
 # ------------------------------------------------------------------------------------------------
 # Tables and figure
@@ -392,31 +394,20 @@ def draw_figure4(path, rows):
     figure.savefig(path, format="svg", metadata={"Date": None})
 
 
-def child(settings, what):
-    """What a child process of its own measures, as a dict."""
-    options = dataclasses.asdict(settings) | {"child": what}
-    line = [sys.executable, __file__]
-    for name in ("child", "out", "k", "fit_size", "epochs"):
-        line += [f"--{name.replace('_', '-')}", str(options[name])]
-    line += ["--sizes", *map(str, settings.sizes)]
-    done = subprocess.run(line, check=True, stdout=subprocess.PIPE, env=os.environ | ONE_THREAD)
-    return json.loads(done.stdout)
-
-
 def main_growth():
     settings = parse(Settings, __doc__)
-    if settings.child:
-        return print(json.dumps(CHILDREN.get(settings.child, measure_size)(settings)))
+    os.environ.update(ONE_THREAD)  # of every process that starts from here
     path, results = settings.out / "growth.json", {"machine": machine(), "epochs": [], "stages": []}
     for size in settings.sizes:
-        with stage(path, f"{100_000 * size:,} ratings") as figure:
-            row = child(settings, size)
+        n = 100_000 * size
+        with stage(path, f"{n:,} ratings") as figure:
+            row = apart(measure_size, n)
             results["epochs"].append(row)
             figure(f"{per_rating(row, 'fast'):.0f} ns a rating of --fast")
-        with stage(path, f"the stages on {100_000 * size:,} ratings"):
-            results["stages"].append(measure_stages(settings, size))
+        with stage(path, f"the stages on {n:,} ratings"):
+            results["stages"].append(measure_stages(settings.out, n))
     with stage(path, "whole fits"):
-        results["fits"] = child(settings, "fits")
+        results["fits"] = apart(measure_fits)
     texts = {"growth.json": json.dumps(results, indent=1), "growth.md": report(results)}
     write_texts(settings.out, texts)
     with whole(settings.out / "figure4.svg") as temporary:
