@@ -9,6 +9,7 @@ from xml.etree import ElementTree
 import growth
 import numpy as np
 import pytest
+from common import gini
 
 import main
 import metrics
@@ -43,8 +44,8 @@ def test_histories_and_popularity_are_skewed_as_in_ml_latest_small(ratings):
     lengths, counts = np.bincount(users), np.sort(np.bincount(items, minlength=n_items))[::-1]
     assert np.median(lengths) == pytest.approx(70.5, abs=8)
     assert lengths.mean() == pytest.approx(165.3, abs=2)
-    assert growth.gini(lengths) == pytest.approx(0.604, abs=0.03)
-    assert growth.gini(counts) == pytest.approx(0.716, abs=0.02)
+    assert gini(lengths) == pytest.approx(0.604, abs=0.03)
+    assert gini(counts) == pytest.approx(0.716, abs=0.02)
     assert counts[: n_items // 10].sum() / 100_000 == pytest.approx(0.60, abs=0.05)
     shares = np.bincount((2 * values).astype(int))[1:] / 100_000
     assert shares == pytest.approx(growth.SHARES, abs=0.02)
@@ -64,9 +65,9 @@ def test_users_and_movies_grow_through_two_editions():
 
 
 def test_gini_by_hand():
-    assert growth.gini(np.array([2, 2, 2])) == 0
-    assert growth.gini(np.array([0, 0, 0, 8])) == pytest.approx(3 / 4)
-    assert growth.gini(np.array([1, 3])) == pytest.approx(1 / 4)
+    assert gini(np.array([2, 2, 2])) == 0
+    assert gini(np.array([0, 0, 0, 8])) == pytest.approx(3 / 4)
+    assert gini(np.array([1, 3])) == pytest.approx(1 / 4)
 
 
 def test_a_fit_is_timed_by_the_epoch_and_is_pmfs_own(ratings):

@@ -37,7 +37,7 @@ from numba import njit
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from common import gini, machine, timed  # beside this script
+from common import machine, timed  # beside this script
 
 import metrics
 import pmf
@@ -171,9 +171,8 @@ def measure_size(n):
     """The row of n ratings: epochs of PMF, evaluation, the peak memory of this process."""
     warm_up()
     data = generate(n)
-    _, items, _, n_users, n_items = data
+    *_, n_users, n_items = data
     result = {"ratings": n, "users": n_users, "items": n_items, "k": pmf.Settings.k, "epochs": {}}
-    result["gini"] = gini(np.bincount(items, minlength=n_items))
     for name, (options, now) in RUNS.items():
         result["epochs"][name], U, V = fit(data, min(20, max(3, 5_000_000 // n)), options, now)
     seen, relevant = hide_a_fifth(data)
