@@ -121,14 +121,11 @@ def generate(n, seed=0):
     items = np.empty(n, dtype=np.int32)  # (N,)
     draw(rng, starts, edges / edges[-1], items)
     users = np.repeat(np.arange(n_users, dtype=np.int32), lengths)  # (N,)
-    levels = [rng.normal(0, math.sqrt(v), c) for v, c in ((0.2, n_users), (0.3, n_items))]
+    level = rng.normal(0, math.sqrt(0.2), n_users)[users]  # (N,)
+    level += rng.normal(0, math.sqrt(0.3), n_items)[items]
+    level += rng.normal(0, math.sqrt(0.5), n)
     marks = [statistics.NormalDist().inv_cdf(s) for s in np.cumsum(SHARES[:-1])]  # (9,)
-    ratings = np.empty(n, dtype=np.float32)  # (N,)
-    for at in range(0, n, 1 << 20):
-        part = slice(at, at + (1 << 20))
-        level = levels[0][users[part]] + levels[1][items[part]]
-        level += rng.normal(0, math.sqrt(0.5), len(level))
-        ratings[part] = 0.5 + 0.5 * np.searchsorted(marks, level)
+    ratings = (0.5 + 0.5 * np.searchsorted(marks, level)).astype(np.float32)  # (N,)
     return users, items, ratings, n_users, n_items
 
 
@@ -228,15 +225,11 @@ def write_files(folder, n):
     data = Path(folder, "data")
     data.mkdir()
     users, items, ratings, n_users, n_items = generate(n)
-    with open(data / "ratings.csv", "w") as file:
-        file.write("userId,movieId,rating,timestamp\n")
-        for at in range(0, len(users), 100_000):
-            columns = (x[at : at + 100_000].tolist() for x in (users, items, ratings))
-            rows = enumerate(zip(*columns, strict=True), 10**9 + at)
-            file.writelines(f"{user},{item},{rating},{t}\n" for t, (user, item, rating) in rows)
-    with open(data / "movies.csv", "w") as file:
-        file.write("movieId,title,genres\n")
-        file.writelines(f"{item},Film {item} (1999),Drama\n" for item in range(n_items))
+    rows = np.transpose([users, items, ratings, 10**9 + np.arange(n)])  # (N, 4)
+    head = "userId,movieId,rating,timestamp"
+    np.savetxt(data / "ratings.csv", rows, "%d,%d,%.1f,%d", header=head, comments="")
+    movies = [f"{item},Film {item} (1999),Drama\n" for item in range(n_items)]
+    (data / "movies.csv").write_text("".join(["movieId,title,genres\n", *movies]))
     return {"ratings": len(users), "users": n_users, "items": n_items}
 
 
