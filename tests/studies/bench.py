@@ -34,7 +34,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from common import machine, ranking_objective  # beside this script
+from common import machine, ranking_objective, squared_error  # beside this script
 
 import metrics
 from fuse import mf_scores, ranking_task
@@ -159,10 +159,8 @@ def triples(columns):
 
 def same_loss(ours, peer, s):
     users, items, ratings = fit_and_validation(s)[1]
-    losses = []
-    for U, V in (ours, peer):
-        logits = np.einsum("nk,nk->n", U[users].astype(float), V[items].astype(float))  # (N,)
-        losses.append(np.mean(((ratings - 0.5) / 4.5 - 1 / (1 + np.exp(-logits))) ** 2))
+    targets = (ratings - 0.5) / 4.5  # (N,)
+    losses = [squared_error(*factors, users, items, targets) for factors in (ours, peer)]
     gap = abs(losses[0] / losses[1] - 1)
     return gap <= 0.01, f"validation MSE {losses[0]:.5f} and {losses[1]:.5f}, {gap:.1%} apart"
 

@@ -1,6 +1,6 @@
 """What studies and tests share: the machine, what an interval looks like, what a command takes,
-commands whose files are missing, the objective (R) of pmf.py, the Gini coefficient, and a late
-fusion that `ours` lacks.
+commands whose files are missing, the objectives of pmf.py, the Gini coefficient, and a late fusion
+that `ours` lacks.
 
     Gini = sum_i (2 i - n - 1) x_i / (n sum_i x_i)        for x_1 <= .. <= x_n
 
@@ -74,6 +74,12 @@ def gini(counts):
     """Gini coefficient of counts (n,): 0 if all are equal, (n - 1) / n if one has everything."""
     counts, n = np.sort(counts), len(counts)
     return float((2 * np.arange(1, n + 1) - n - 1) @ counts / (n * counts.sum()))
+
+
+def squared_error(U, V, users, items, targets):
+    """Mean squared error of scaled ratings, targets (N,), by factors of pmf.fit."""
+    logits = np.einsum("nk,nk->n", U[users], V[items]).astype(np.float64)  # (N,)
+    return float(np.mean((targets - 1 / (1 + np.exp(-logits))) ** 2))
 
 
 def ranking_objective(P, Q, W, users, items, targets, weights, settings, features=None):

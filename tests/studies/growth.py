@@ -37,7 +37,7 @@ from numba import njit
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from common import machine, timed  # beside this script
+from common import machine, squared_error, timed  # beside this script
 
 import metrics
 import pmf
@@ -180,16 +180,6 @@ def measure_size(n):
     return result | {"peak_bytes": metrics.peak_memory()}
 
 
-def loss(U, V, users, items, targets):
-    """Mean squared error of scaled ratings, targets (N,), by factors of pmf.fit."""
-    squares = 0.0
-    for at in range(0, len(users), 10_000):
-        part = slice(at, at + 10_000)
-        s = np.einsum("nk,nk->n", U[users[part]], V[items[part]])  # (10,000,)
-        squares += np.sum((targets[part] - 1 / (1 + np.exp(-s.astype(np.float64)))) ** 2)
-    return float(squares / len(users))
-
-
 def measure_fits():
     """The whole fits on four fifths of each user's ratings, and their loss on the last fifth."""
     users, items, ratings, *shape = generate(FIT_SIZE)
@@ -200,7 +190,7 @@ def measure_fits():
     found = {"ratings": len(kept), "runs": {}}
     for name, (options, now) in RUNS.items():
         spent, U, V = fit(data, FIT_EPOCHS, options, now)
-        found["runs"][name] = {"epochs": spent, "loss": loss(U, V, *case)}
+        found["runs"][name] = {"epochs": spent, "loss": squared_error(U, V, *case)}
     return found
 
 
