@@ -382,10 +382,8 @@ def main_growth():
     path, results = settings.out / "growth.json", {"machine": machine(), "epochs": [], "stages": []}
     for size in settings.sizes:
         n = 100_000 * size
-        with stage(path, f"{n:,} ratings") as figure:
-            row = apart(measure_size, n)
-            results["epochs"].append(row)
-            figure(f"{per_rating(row, 'fast'):.0f} ns a rating of --fast")
+        with stage(path, f"{n:,} ratings"):
+            results["epochs"].append(apart(measure_size, n))
         with stage(path, f"the stages on {n:,} ratings"):
             results["stages"].append(measure_stages(settings.out, n))
     with stage(path, "whole fits"):
