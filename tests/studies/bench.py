@@ -19,8 +19,8 @@ import importlib.metadata
 import json
 import multiprocessing
 import os
+import shlex
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -34,7 +34,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from common import machine, ranking_objective, squared_error  # beside this script
+from common import machine, ranking_objective, squared_error, timed  # beside this script
 
 import metrics
 from fuse import mf_scores, ranking_task
@@ -62,16 +62,12 @@ ROWS = {  # job -> what is done, beside whom, and the ratio that is asked for
     "als-cores": ("the same on all cores", "implicit ALS, conjugate gradient", "1"),
     "als-exact": ("the same on all cores", "implicit ALS, exact", "1"),
 }
-COMMANDS = {  # what the table shows -> arguments of Python, timed as a whole
-    "python -c 'import numpy'": ["-c", "import numpy"],
-    "main.py --help": ["main.py", "--help"],
-    "main.py recommend": [
-        *["main.py", "recommend", "--user=400", "--recipe=published", "--encoder=minilm"],
-        "--out={out}",
-    ],
-    "pmf.py --help": ["pmf.py", "--help"],
+COMMANDS = {  # what the table shows -> what Python is given, timed as a whole
+    "python -c 'import numpy'": "-c 'import numpy'",
+    "main.py --help": "main.py --help",
+    "main.py recommend": "main.py recommend --user 400 --recipe published --encoder minilm --out .",
+    "pmf.py --help": "pmf.py --help",
 }
-ROOT = Path(__file__).parents[2]
 PEERS = ("cornac", "ranx", "sentence-transformers", "implicit")
 
 
@@ -448,7 +444,7 @@ def warm_up(side, s):
     HERE["call"]()
 
 
-def timed():
+def call():
     """Seconds of a call, its result, and the most memory that this process has held so far."""
     time.sleep(REST)
     start = time.perf_counter()
@@ -468,7 +464,7 @@ def run_job(name, s):
     job = JOBS[name]
     threads = job.threads or os.cpu_count()
     sides = [start(side, s, threads, job.blas or threads) for side in (job.ours, job.theirs)]
-    rounds = [[side.submit(timed).result() for side in sides] for _ in range(s.rounds)]
+    rounds = [[side.submit(call).result() for side in sides] for _ in range(s.rounds)]
     for side in sides:
         side.shutdown()
     ours, theirs = ([seconds for seconds, _, _ in column] for column in zip(*rounds, strict=True))
@@ -481,16 +477,10 @@ def run_job(name, s):
 def start_up(s):
     """Seconds of each run of the COMMANDS, after one as a warm-up."""
     found = {}
-    for title, command in COMMANDS.items():
-        arguments = [part.format(out=s.out.resolve()) for part in command]
-        found[title] = [seconds_of(arguments) for _ in range(s.rounds + 1)][1:]
+    for title, line in COMMANDS.items():
+        runs = [timed(*shlex.split(line), folder=s.out) for _ in range(s.rounds + 1)]
+        found[title] = [taken["seconds"] for taken in runs[1:]]
     return found
-
-
-def seconds_of(arguments):
-    start = time.perf_counter()
-    subprocess.run([sys.executable, *arguments], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
 
 
 # ------------------------------------------------------------------------------------------------

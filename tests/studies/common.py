@@ -53,8 +53,12 @@ def make_missing(lines):
 
 
 def timed(script, *arguments, folder, stdout=subprocess.DEVNULL):
-    """{"seconds", "cpu_seconds", "peak_bytes"} of a command; memory below our own is not seen."""
-    start, line = time.perf_counter(), [sys.executable, ROOT / script, *arguments]
+    """{"seconds", "cpu_seconds", "peak_bytes"} of a command; memory below our own is not seen.
+
+    script: one of the project's, or an option of Python.
+    """
+    script = ROOT / script if script.endswith(".py") else script
+    start, line = time.perf_counter(), [sys.executable, script, *arguments]
     process = subprocess.Popen(line, stdout=stdout, cwd=folder)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
