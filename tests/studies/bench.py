@@ -75,7 +75,7 @@ PEERS = ("cornac", "ranx", "sentence-transformers", "implicit")
 class Settings:
     out: Path = Path("out")  # folder of the artefacts; bench.json and bench.md go there
     minilm: Path = Path("data/minilm")  # MiniLM's weights
-    jobs: tuple[str, ...] = ()  # names of ROWS, or start; none: all
+    jobs: tuple[str, ...] = ()  # names of ROWS; none: all
     rounds: int = 5  # timed rounds of each job
     epochs: int = 200  # of each PMF fit
     documents: int = 0  # encode the first so many; 0: all
@@ -518,30 +518,26 @@ def table(record):
     if record["settings"]["quick"]:
         text = f"**A shortened run (--quick).** {text}"
     text += markdown(head, map(cells, record["rows"]))
-    if record["start"]:
-        lines = [[f"`{title}`", spread(seconds, 3)] for title, seconds in record["start"].items()]
-        text += "\n" + markdown(["command", "seconds (lowest..highest)"], lines)
-    return text + PLAIN_KERNEL
+    lines = [[f"`{title}`", spread(seconds, 3)] for title, seconds in record["start"].items()]
+    return f"{text}\n{markdown(['command', 'seconds (lowest..highest)'], lines)}{PLAIN_KERNEL}"
 
 
 def main():
     s = parse(Settings, __doc__, rounds=1)
     if s.quick:
         s = dataclasses.replace(s, rounds=1, epochs=50, documents=256, steps=5)
-    names = s.jobs or (*JOBS, "start")
-    if unknown := set(names) - {*JOBS, "start"}:
-        raise BadInput(f"--jobs {' '.join(unknown)}: known are {' '.join(JOBS)} start")
+    if unknown := set(s.jobs) - set(JOBS):
+        raise BadInput(f"--jobs {' '.join(unknown)}: known are {' '.join(JOBS)}")
     found = versions() | {name: importlib.metadata.version(name) for name in PEERS}
     options = {k: v for k, v in dataclasses.asdict(s).items() if not isinstance(v, Path)}
-    record = {"machine": machine(), "settings": options, "versions": found, "rows": [], "start": {}}
-    for name in names:
+    record = {"machine": machine(), "settings": options, "versions": found, "rows": []}
+    for name in s.jobs or JOBS:
         with stage(s.out / "bench.json", name):
-            if name == "start":
-                record["start"] = start_up(s)
-            else:
-                record["rows"].append(run_job(name, s))
-        texts = {"bench.json": json.dumps(record, indent=1), "bench.md": table(record)}
-        write_texts(s.out, texts)
+            record["rows"].append(run_job(name, s))
+    with stage(s.out / "bench.json", "start-up"):
+        record["start"] = start_up(s)
+    texts = {"bench.json": json.dumps(record, indent=1), "bench.md": table(record)}
+    write_texts(s.out, texts)
     print(texts["bench.md"])
     if not all(row["same"] for row in record["rows"]):
         sys.exit(1)
