@@ -37,12 +37,11 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from common import machine, ranking_objective, squared_error, timed  # beside this script
 
 import metrics
-from fuse import mf_scores, ranking_task
-from main import markdown, number_by_appearance, write_texts
+from fuse import mf_scores
+from main import METRICS, Artefacts, markdown, number_by_appearance, write_texts
 from metrics import BadInput, load, parse, run, stage, versions
 
 LIST = 25  # length of the recommended list
-METRICS = ("precision", "recall", "ndcg")
 BATCHES = (16, 32, 64, 128, 256)  # of sentence-transformers' encode, to find its best
 RANKING = {"k": 128, "missing": 0.15, "reg": 4.0, "power": 0.0, "fast": True}  # of pmf.Ranking
 ITERATIONS = 15  # of implicit
@@ -168,9 +167,8 @@ def same_loss(ours, peer, s):
 
 def factors_and_task(s):
     """U (U, K), V (I, K) of the published PMF, and the Task of finding the test part."""
-    factors = load(s.out / "pmf.safetensors", [s.out / "ratings.safetensors"])
-    task = ranking_task(load(s.out / "ratings.safetensors"))
-    return factors["user_factors"], factors["item_factors"], task
+    out = Artefacts(s.out)
+    return *out.factors("pmf"), out.task
 
 
 def evaluation_ours(s, dtype=np.float64):
@@ -220,18 +218,17 @@ def ranking_ours(s):
 
 
 def ranking_ranx(s):
-    """Its Run and its evaluate, given the 25 best of each user; ours finds them too."""
+    """Its Run and its evaluate, given the 25 best of each user in order; ours finds them too."""
     import ranx
 
     U, V, task = factors_and_task(s)
+    ours = metrics.evaluate(partial(mf_scores, U=U, V=V), task.seen, task.relevant, LIST)
     starts, items = task.relevant
-    score, wanted, found = partial(mf_scores, U=U, V=V), {}, {}
-    for user in np.flatnonzero(np.diff(starts)):
-        one, name = np.array([user]), f"{user:04}"  # it sorts users as text
-        best = metrics.best_items(score, task.seen, one, LIST)[0]  # (25,)
-        values = score(one)[0, best]  # (25,)
+    wanted, found = {}, {}
+    for user, best in zip(ours["users"], ours["lists"], strict=True):
+        name = f"{user:04}"  # it sorts users as text
         wanted[name] = {str(item): 1 for item in items[starts[user] : starts[user + 1]]}
-        found[name] = dict(zip(map(str, best), values, strict=True))
+        found[name] = {str(item): 1 / rank for rank, item in enumerate(best, 1)}
     qrels, names = ranx.Qrels(wanted), [f"{name}@{LIST}" for name in METRICS]
 
     def measure():
@@ -246,8 +243,7 @@ def ranking_ranx(s):
 
 
 def documents(s):
-    lines = (s.out / "documents.txt").read_text(encoding="utf-8").splitlines()
-    return lines[: s.documents or None]
+    return metrics.read_texts(s.out / "documents.txt")[: s.documents or None]
 
 
 def encoding_ours(s):
@@ -323,7 +319,7 @@ def tuning_peer(s):
 
     settings, examples = tuning_task(s)
     order = np.random.default_rng(settings.seed).permutation(len(examples.items))  # (P,)
-    lines = settings.texts.read_text(encoding="utf-8").splitlines()
+    lines = metrics.read_texts(settings.texts)
     pairs = [InputExample(texts=[lines[i] for i in pair]) for pair in examples.items[order]]
     loader = torch.utils.data.DataLoader(pairs, batch_size=settings.batch, shuffle=False)
     model, seen = sentence_transformer(s), []
