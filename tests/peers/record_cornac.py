@@ -1,10 +1,15 @@
 """Record a small PMF run of Cornac 3 for tests/test_pmf.py: python tests/peers/record_cornac.py"""
 
 import json
+import sys
 from pathlib import Path
 
 import cornac
 import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "studies"))
+
+import bench  # of tests/studies
 
 
 def small_ratings():
@@ -24,20 +29,10 @@ def main():
     users, items, ratings = small_ratings()
     first = list(dict.fromkeys(items.tolist()))
     items = np.array([first.index(item) for item in items.tolist()])
-    triples = list(zip(users.tolist(), items.tolist(), ratings.tolist(), strict=True))
-    data = cornac.data.Dataset.from_uir(triples)
     record = {"users": users.tolist(), "items": items.tolist(), "ratings": ratings.tolist()}
     for ours, theirs in (("sigmoid", "non_linear"), ("linear", "linear")):
-        model = cornac.models.PMF(
-            k=5,
-            max_iter=20,
-            learning_rate=0.005,
-            lambda_reg=0.001,
-            gamma=0.9,
-            seed=42,
-            variant=theirs,
-        ).fit(data)
-        record[ours] = {"U": model.U.tolist(), "V": model.V.tolist()}
+        U, V = bench.cornac_pmf((users, items, ratings), 20, theirs, k=5)()
+        record[ours] = {"U": U.tolist(), "V": V.tolist()}
     record["cornac"] = cornac.__version__
     path = Path(__file__).parents[1] / "recorded" / "cornac_pmf.json"
     path.write_text(json.dumps(record))

@@ -133,12 +133,12 @@ def pmf_cornac(s, fast=False):
     return cornac_pmf(fit_and_validation(s)[0] if fast else train_columns(s), s.epochs)
 
 
-def cornac_pmf(columns, epochs, variant="non_linear"):
+def cornac_pmf(columns, epochs, variant="non_linear", k=100):
     """Cornac's PMF with the published settings: a function that gives U and V."""
     import cornac
 
     data = cornac.data.Dataset.from_uir(triples(columns))
-    options = {"k": 100, "max_iter": epochs, "learning_rate": 0.005, "lambda_reg": 0.001}
+    options = {"k": k, "max_iter": epochs, "learning_rate": 0.005, "lambda_reg": 0.001}
     options |= {"gamma": 0.9, "seed": 42, "variant": variant}
 
     def fit():
