@@ -39,6 +39,7 @@ import fuse
 import metrics
 import pmf
 from main import METRICS, drawn, markdown, marks, write_texts
+from main import plain_rankers as of_table1
 from metrics import BadInput, evaluate, group_by_user, load, paired_bootstrap, provenance
 
 
@@ -237,14 +238,10 @@ def text_ranker(lab, task, text, popularity=0.0):
 
 
 def plain_rankers(lab, task):
-    """Rows that fit nothing and read no text."""
-    liked = task.items[task.ratings >= task.liked]
-    random = partial(fuse.random_scores, seed=lab.settings.seed, n_items=lab.n_items)
-    rankers = {"Random": alone(random)}
-    for row, items in (("Most popular", task.items), ("Most liked", liked)):
-        counts = counts_of(items, lab.n_items)  # (I,)
-        rankers[row] = alone(partial(fuse.constant_scores, values=counts))
-    return rankers
+    """Rows that fit nothing and read no text: Table I's, and the most liked."""
+    rankers = {row: alone(scores) for row, _, scores in of_table1(task, lab.settings.seed)}
+    likes = counts_of(task.items[task.ratings >= task.liked], lab.n_items)  # (I,)
+    return rankers | {"Most liked": alone(partial(fuse.constant_scores, values=likes))}
 
 
 def rankers_without_tags(lab, task, known=None):
