@@ -297,8 +297,7 @@ def bucket_row(bucket, ndcg, inside=slice(None)):
 
 def beyond_accuracy(task, ranker, k):
     """Coverage, Gini, mean train count of what is shown, among the movies with a known rating."""
-    users = np.flatnonzero(np.diff(task.relevant[0]))  # (E,) those that are measured
-    lists = metrics.best_items(partial(ranker, seen=task.seen), task.seen, users, k)  # (E, K)
+    lists = measure(task, ranker, k)["lists"]  # (E, K)
     shown, counts = lists[lists >= 0], counts_of(task.items, task.n_items)  # (M,), (I,)
     often = counts_of(shown, task.n_items)[counts > 0]  # users to whom each movie is shown
     coverage, mean = (often > 0).mean(), counts[shown].mean()
@@ -415,9 +414,7 @@ def mixed_shelf(tasks, ranker, cold, k):
     """NDCG of the likes of each kind, recall of the new, the share of new movies in the lists."""
     found = {part: measure(task, ranker, k) for part, task in tasks.items()}
     row = {f"ndcg_{part}": float(result["ndcg"].mean()) for part, result in found.items()}
-    users = np.flatnonzero(np.diff(tasks["all"].relevant[0]))  # (E,) those that are measured
-    seen = tasks["all"].seen
-    lists = metrics.best_items(partial(ranker, seen=seen), seen, users, k)  # (E, K)
+    lists = found["all"]["lists"]  # (E, K)
     share = cold[lists[lists >= 0]].mean()
     row |= {"recall_new": float(found["new"]["recall"].mean()), "share_new": float(share)}
     return row, found["all"]["ndcg"]
