@@ -337,7 +337,9 @@ def read_ratings(path):
     except ValueError:
         table = read_cell_by_cell(path, columns)
     values = table["rating"].astype(np.float32)
-    times = table.get("timestamp", np.zeros(len(values), dtype=np.int64))
+    times = np.zeros(len(values), dtype=np.int64)
+    if "timestamp" in columns:
+        times = table["timestamp"].copy()  # a view would keep the whole table
     found = Ratings(*table["userId"], *table["movieId"], values, times)
     pairs = found.users * len(found.movie_ids) + found.movies  # (N,)
     order = np.argsort(pairs, kind="stable")  # (N,)
@@ -435,7 +437,8 @@ def movie_texts(movies, tags, arrays):
     """{file name: text} of movies.csv and the documents; line i, after the header, is item i's."""
     ids = arrays["movie_ids"].tolist()
     tested = arrays["user_ids"][arrays["test_users"]], arrays["movie_ids"][arrays["test_items"]]
-    tested = set(zip(*(column.tolist() for column in tested), strict=True))
+    tested = zip(*(column.tolist() for column in tested), strict=True)
+    tested = {tag[:2] for tag in tags}.intersection(tested)  # (user, movie) of tags, if in test
     all_tags, honest = defaultdict(list), defaultdict(list)
     for user, movie, tag in tags:
         all_tags[movie].append(tag.lower())
