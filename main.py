@@ -290,17 +290,17 @@ class Ratings(NamedTuple):
 def read_at_once(path, columns):
     """{column: its cells} of a file of ratings, as NumPy reads it; of ids, (ids, places) as above.
 
-    It takes a twentieth of the time of read_cell_by_cell. Raises ValueError on what is not a plain
+    It takes a tenth of the time of read_cell_by_cell. Raises ValueError on what is not a plain
     number, string ids among it.
     """
     types = [(name, "f8" if name == "rating" else "i8") for name in columns]
     table = np.loadtxt(
         path, types, delimiter=",", comments=None, skiprows=1, encoding="utf-8-sig", ndmin=1
     )
-    if not ((table["rating"] >= 0) & (table["rating"] < 2**63)).all():
+    if not (~np.signbit(table["rating"]) & (table["rating"] < 2**63)).all():
         raise ValueError("a rating is negative, or not finite")
     ids = {name: np.unique(table[name], return_inverse=True) for name in ("userId", "movieId")}
-    return {name: table[name] for name in columns} | ids
+    return {name: table[name].copy() for name in columns} | ids
 
 
 def read_cell_by_cell(path, columns):
@@ -337,9 +337,7 @@ def read_ratings(path):
     except ValueError:
         table = read_cell_by_cell(path, columns)
     values = table["rating"].astype(np.float32)
-    times = np.zeros(len(values), dtype=np.int64)
-    if "timestamp" in columns:
-        times = table["timestamp"].copy()  # a view would keep the whole table
+    times = table.get("timestamp", np.zeros(len(values), dtype=np.int64))
     found = Ratings(*table["userId"], *table["movieId"], values, times)
     pairs = found.users * len(found.movie_ids) + found.movies  # (N,)
     order = np.argsort(pairs, kind="stable")  # (N,)
@@ -598,14 +596,16 @@ class Artefacts:
         return partial(fuse.hybrid_scores, U=U, V=V, **bound)
 
     @cached_property
-    def numbers(self):
+    def number_of(self):
         """{id: its number} of "user_ids" and of "movie_ids"."""
-        names = "user_ids", "movie_ids"
-        return {name: dict(zip(self.ids(name), itertools.count(), strict=False)) for name in names}
+        found = {}
+        for name in ("user_ids", "movie_ids"):
+            found[name] = {known: number for number, known in enumerate(self.ids(name))}
+        return found
 
     def index(self, name, cell, what):
         """The number of an id as somebody wrote it: 007 and 7.0 are 7."""
-        cell, numbers = cell.strip(), self.numbers[name]
+        cell, numbers = cell.strip(), self.number_of[name]
         wanted = number(cell, what) if WHOLE.fullmatch(cell) else cell
         if wanted not in numbers:
             ends = f"{min(numbers)} to {max(numbers)}"
@@ -1196,8 +1196,9 @@ def folded(title):
 def find_movie(title, names, place):
     """The item of a title; refuses one that no movie or several have."""
     found = names.get(folded(title), {})
-    if len(found) == 1:
-        return next(iter(found))
+    whole = {item: name for item, name in found.items() if folded(name) == folded(title)}
+    if len(whole or found) == 1:  # Dune, where there is "Dune (Dune Chronicles, #1)" too
+        return next(iter(whole or found))
     if found:
         which = " or ".join(sorted(found.values()))
         raise BadInput(f"{place}: {title!r} may be {which}; write it so")

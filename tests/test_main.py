@@ -81,6 +81,7 @@ def test_a_file_that_is_not_utf8_is_one_line_that_names_it(folder, capsys):
         ("ratings.csv", "1,2,1.0,", "1,2,-1,", "ratings.csv:3: '-1' is not a number of 0 or more"),
         ("ratings.csv", "\n1,2,1.0,", "\n\n\r\n1,1,2,", "ratings.csv:5: the user of 1,1,2,1012"),
         ("ratings.csv", "1,2,1.0,", "1,2,nan,", "ratings.csv:3: 'nan' is not a number"),
+        ("ratings.csv", "1,2,1.0,", "1,2,-0,", "ratings.csv:3: '-0' is not a number of 0"),
         ("ratings.csv", "1,2,1.0,", "1,2,1e,", "ratings.csv:3: '1e' is not a number"),
         ("ratings.csv", "1,2,1.0,", "1.5,2,1.0,", "ratings.csv:3: '1.5' is not a whole number"),
         ("ratings.csv", "1,2,1.0,", "1_0,2,1.0,", "ratings.csv:3: '1_0' is not a whole number"),
@@ -158,7 +159,7 @@ def test_ratings_in_another_form_are_read_too(folder):
 
 
 def test_plain_numbers_are_read_at_once(folder, monkeypatch):
-    """By NumPy, in a twentieth of the time; cell by cell they are the same."""
+    """By NumPy, in a tenth of the time; cell by cell they are the same."""
     path = folder / "ratings.csv"
     columns = next(main.read_rows(path))[1]
     cells = main.read_cell_by_cell(path, columns)

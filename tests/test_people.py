@@ -21,6 +21,7 @@ TITLES = [
     "Good, the Bad and the Ugly, The (Buono, il brutto, il cattivo, Il) (1966)",
     *("(500) Days of Summer (2009)", "Alien (1979)", "Aliens (1986)", "Ben-Hur (1959)"),
     *("Girl, The (La fille) (2009)", "Girl, The (2011)", "Ben-hur (2016)"),
+    *("Dune", "Dune (Dune Chronicles, #1)"),
 ]
 
 
@@ -32,7 +33,7 @@ def out(tmp_path_factory):
     cells = [(user, movie) for user in (1, 2, 5) for movie in range(29) if rng.random() < 0.4]
     rows = "".join(f"{u},{m},{rng.integers(1, 11) / 2},{1000 + m}\n" for u, m in cells)
     (folder / "ratings.csv").write_text(f"userId,movieId,rating,timestamp\n{rows}")
-    names = [*TITLES, *(f"Film {m} (1999)" for m in range(13, 30))]
+    names = [*TITLES, *(f"Film {m} (1999)" for m in range(15, 30))]
     movies = "".join(f'{m},"{name}",Drama\n' for m, name in enumerate(names))
     (folder / "movies.csv").write_text(f"movieId,title,genres\n{movies}")
     (folder / "tags.csv").write_text("userId,movieId,tag,timestamp\n")
@@ -234,6 +235,7 @@ def test_a_file_of_a_users_own_ratings_is_that_user(out, capsys, tmp_path):
         *[("the good, the bad and the ugly", 5), ("(500) days of summer", 6), (TITLES[5], 5)],
         *[("alien", 7), ("ben-hur (1959)", 9), ("the girl (2009)", 10), ("the girl (2011)", 11)],
         *[("Hèat (1995)", 0), (" The  Góod, the Bad and the Ugly ", 5)],
+        *[("dune", 13), ("Dune (Dune Chronicles, #1)", 14)],
     ],
 )
 def test_titles_match_without_case_year_and_the_place_of_the(out, typed, movie):
