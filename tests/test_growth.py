@@ -172,7 +172,7 @@ def test_the_whole_study_on_one_small_size(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(growth, "apart", lambda work, *arguments: work(*arguments))
     monkeypatch.setattr(growth, "FIT_SIZE", 100_000)
     monkeypatch.setattr(growth, "FIT_EPOCHS", 2)
-    monkeypatch.setattr(growth, "ONE_THREAD", {})  # it is for new processes; Numba runs here already
+    monkeypatch.setattr(growth, "ONE_THREAD", {})  # for new processes; Numba runs here
     monkeypatch.setattr(growth, "draw_figure4", lambda path, rows: path.write_text("drawn"))
     monkeypatch.setitem(growth.STAGES, "PMF --fast", growth.STAGES["PMF --fast"] + " --epochs 2")
     monkeypatch.setitem(growth.STAGES, "ranking PMF", growth.STAGES["ranking PMF"] + " --sweeps 1")
