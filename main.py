@@ -101,10 +101,13 @@ REPORT_TABLE1 = {  # the report's Table I: Prec@25, Rec@25, "NDCG@25", and the n
     "MF + Qwen3-4B (tuned)": (0.056, 0.106, 0.305, 832),
 }
 REPORT_TABLE2 = {  # the report's Table II, user 400
-    "MF only": "Reservoir Dogs; A Grand Day Out with Wallace and Gromit; Fight Club; "
-    "Schindler's List; The Godfather",
-    "MF + Qwen3-4B (tuned)": "Reservoir Dogs; Memento; Fight Club; "
-    "Fear and Loathing in Las Vegas; The Godfather",
+    "MF only": (
+        "Reservoir Dogs; A Grand Day Out with Wallace and Gromit; Fight Club; "
+        "Schindler's List; The Godfather"
+    ),
+    "MF + Qwen3-4B (tuned)": (
+        "Reservoir Dogs; Memento; Fight Club; Fear and Loathing in Las Vegas; The Godfather"
+    ),
 }
 
 # ------------------------------------------------------------------------------------------------
@@ -668,7 +671,7 @@ def run_evaluate(argv):
         texts["figure1.svg"] = figure1(results)
         texts |= trec_files(out, results, lists) if settings.runs else {}
         write_texts(settings.out, texts)
-        figure(f"{len(results['rows'])} rows, as table1.md and figure1.svg too")
+        figure(f"{len(results['rows'])} rows, also in table1.md and figure1.svg")
     print(screen_table(results))
 
 
@@ -835,7 +838,8 @@ def marks(results):
 def merge_seeds(results):
     """One entry per row: means over its seeds, with the hits and alpha of each.
 
-    Its "source" is the recipe, or "recorded"; "paper" the report's P, R, "NDCG" and hits, or ().
+    Its "source" is the recipe, or "recorded"; "paper" the report's P, R, "NDCG" and hits, or ();
+    "difference" the one to MF only in NDCG with its interval, over the seeds if there are several.
     """
     groups = defaultdict(list)
     for row in results["rows"]:
@@ -844,8 +848,8 @@ def merge_seeds(results):
     for (recipe, name), group in groups.items():
         same = results["edition"] == REPORTED and fuse.RECIPES[recipe].reproduces
         also = {"source": recipe, "paper": REPORT_TABLE1.get(name, ()) if same else ()}
-        if "difference_to_mf" in group[0]:  # of one seed
-            also["difference_over_seeds"] = group[0]["difference_to_mf"]["ndcg"]
+        one_seed = group[0].get("difference_to_mf", {}).get("ndcg")
+        also["difference"] = group[0].get("difference_over_seeds", one_seed)
         numbers = [name for name, value in group[0].items() if isinstance(value, int | float)]
         mean = {name: float(np.mean([row[name] for row in group])) for name in numbers}
         each = {f"all_{name}": [row[name] for row in group] for name in ("hits", "alpha")}
@@ -870,8 +874,9 @@ def table1(results):
         if row["status"] == "ok":
             cells = [f"{row['users']:.0f}", *_numbers(row)]
         paper = "{3}, {0:.3f}, {1:.3f}, {2:.3f}".format(*row["paper"]) if row["paper"] else ""
-        difference = row.get("difference_over_seeds")
-        difference = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*difference) if difference else ""
+        difference = ""
+        if row["difference"]:
+            difference = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["difference"])
         lines.append([row["source"], row["row"], *cells, paper, difference])
     count = sum(bool(cells[-1]) for cells in lines)
     if results["edition"] != REPORTED:
@@ -1093,13 +1098,15 @@ def split_ranker(s):
         known = whole.items < out.task.n_items  # (N,)
         seen = group_by_user(whole.users[known], whole.items[known], len(ids))
     if recipe.content is None:
-        scores, fusion = out.mf(recipe.factors), ()
+        scores, more = out.mf(recipe.factors), {}
     else:
         hybrid = partial(out.hybrid(recipe, encoder + recipe.suffix), seen=seen)
         alpha = chosen_alpha(out, recipe, encoder)
         scores = partial(hybrid, alpha=alpha)
-        fusion = alpha, (partial(hybrid, alpha=1.0), partial(hybrid, alpha=0.0))
-    return Ranker(ids, np.array(users), scores, seen, out.ids("movie_ids"), out.titles(), *fusion)
+        parts = partial(hybrid, alpha=1.0), partial(hybrid, alpha=0.0)
+        more = {"alpha": alpha, "parts": parts}
+    movies = out.ids("movie_ids"), out.titles()
+    return Ranker(ids, np.array(users), scores, seen, *movies, **more)
 
 
 def whole_ranker(s):

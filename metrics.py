@@ -405,7 +405,7 @@ def peak_memory():
 
 
 def release_memory():
-    """Give back freed memory: Linux' C library keeps it in pieces, more than a step needs."""
+    """Give freed memory back: the C library of Linux keeps it, in pieces too small to use."""
     with contextlib.suppress(AttributeError, TypeError):  # no such library
         ctypes.CDLL(None).malloc_trim(0)
 

@@ -143,8 +143,13 @@ def apart(work, *arguments):
 def fit(data, epochs, options, now=time.perf_counter):
     """(seconds of each epoch, U, V) of pmf.fit on generate()'s data."""
     settings, times = pmf.Settings(Path(), Path(), epochs=epochs, **options), []
-    bar = mock.MagicMock()  # for the progress bar, which is told of the start and of each epoch
-    bar.__enter__.side_effect = bar.update.side_effect = lambda *_: times.append(now())
+
+    def note(*_):
+        times.append(now())
+
+    bar = mock.MagicMock()  # in the place of fit's progress bar
+    bar.__enter__.side_effect = note  # the start
+    bar.update.side_effect = note  # an epoch is done
     with mock.patch.object(metrics, "progress", return_value=bar):
         U, V, _ = pmf.fit(*data, settings)
     return np.diff(times).tolist(), U, V

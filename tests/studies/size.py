@@ -111,7 +111,7 @@ def row_table(results):
             seeds = len(row["all_hits"])
             hits = f"{row['hits']:,.0f}" + f" ({seeds} seeds)" * (seeds > 1)
             cells += [paper, hits, f"{row['ndcg']:.4f}"]
-            to_mf = interval(row["difference_over_seeds"])
+            to_mf = interval(row["difference"])
             lines.append([row["recipe"], row["row"], *size, *cells, to_mf])
     return markdown(head, lines)
 
