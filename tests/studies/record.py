@@ -53,7 +53,7 @@ README_ROWS = {  # (recipe, row) of Table I -> what the README calls it
     ("report", "MF + MiniLM (base)"): "`report`: MF + MiniLM (base)",
     ("report", "MF + MiniLM (NF4 + LoRA)"): "`report`: MF + MiniLM (NF4 + LoRA)",
     ("report", "MF + MiniLM (tuned)"): "`report`: MF + MiniLM (tuned)",
-    ("ours", "EASE"): "EASE",
+    ("ours", "EASE"): "EASE (recorded)",
     ("ours", "MF + MiniLM (base)"): "`ours`: MF + MiniLM (base)",
 }
 RUNS["make seeds"] = RUNS["make mpnet"] = RUNS["make qwen"] = RUNS["make all"]  # they end with it
