@@ -75,8 +75,8 @@ help:
 	@echo "make all GPUS=4   four GPUs share encoding and tuning (a single one is used anyway)"
 	@echo "make test    set up and run the tests;  make lint  checks style"
 	@echo "make data    fetch MovieLens and MiniLM only"
-	@echo "make quick   a real but small run of the published recipe in $(OUT)-quick/, marked as such"
-	@echo "make seeds   two more seeds of the tuned rows, and LoRA on NF4 as published (an hour)"
+	@echo "make quick   a real but small run of the notebook's recipe in $(OUT)-quick/, marked as such"
+	@echo "make seeds   two more seeds of the tuned rows, and LoRA on NF4 by the notebook's recipe (an hour)"
 	@echo "make study   Table III: what the parts of ours are worth, for whom, and on new movies"
 	@echo "make choices the settings of ours, chosen again on the validation part (an hour)"
 	@echo "make splits  the rows on known movies for five other splits (ten minutes)"
@@ -217,7 +217,7 @@ MINI   := --encoder minilm --weights $(MINILM)
 
 $(OUT)/minilm-tuned/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(WEIGHTS)
-	$(Q)$(TUNING) $(MINI) --recipe published --seed $(SEED)
+	$(Q)$(TUNING) $(MINI) --recipe notebook --seed $(SEED)
 
 $(OUT)/minilm-tuned.safetensors: $(OUT)/documents.txt encode.py $(OUT)/minilm-tuned/training.json
 	$(Q)$(TORCH) encode.py $(BUDGET) --encoder $(OUT)/minilm-tuned --texts $< --out $@
@@ -241,14 +241,14 @@ $(OUT)/minilm-nf4-lora-report.safetensors: $(OUT)/documents-report.txt encode.py
   $(OUT)/minilm-nf4-lora-report/training.json
 	$(Q)$(ENCODE) --nf4 --adapter $(OUT)/minilm-nf4-lora-report --texts $< --out $@
 
-# ---- `make seeds`: LoRA on NF4 as published, and two more seeds of three rows ----------------------
+# ---- `make seeds`: LoRA on NF4 by recipe `notebook`, and two more seeds of three rows --------------
 
 $(OUT)/minilm-nf4.safetensors: $(OUT)/documents.txt encode.py $(WEIGHTS)
 	$(Q)$(ENCODE) --texts $< --out $@ --nf4
 
 $(OUT)/minilm-nf4-lora/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(WEIGHTS)
-	$(Q)$(TUNING) $(MINI) --recipe published --seed $(SEED) --nf4 --lora --lr 2e-4
+	$(Q)$(TUNING) $(MINI) --recipe notebook --seed $(SEED) --nf4 --lora --lr 2e-4
 
 $(OUT)/minilm-nf4-lora.safetensors: $(OUT)/documents.txt encode.py \
   $(OUT)/minilm-nf4-lora/training.json
@@ -263,7 +263,7 @@ NEXT = $$(expr $(SEED) + $* - 1)
 $(OUT)/minilm-tuned-2/training.json $(OUT)/minilm-tuned-3/training.json: \
   $(OUT)/minilm-tuned-%/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(WEIGHTS)
-	$(Q)$(TUNING) $(MINI) --recipe published --seed $(NEXT)
+	$(Q)$(TUNING) $(MINI) --recipe notebook --seed $(NEXT)
 
 $(OUT)/minilm-tuned-2.safetensors $(OUT)/minilm-tuned-3.safetensors: \
   $(OUT)/minilm-tuned-%.safetensors: $(OUT)/documents.txt encode.py \
@@ -330,7 +330,7 @@ $(OUT)/mpnet-nf4-report.safetensors: $(OUT)/documents-report.txt encode.py $(MPW
 
 $(OUT)/mpnet-nf4-lora/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
   $(OUT)/.set-SEED $(MPWEIGHTS)
-	$(Q)$(TUNING) $(MP) --recipe published --seed $(SEED) --nf4 --lora --lr 2e-4
+	$(Q)$(TUNING) $(MP) --recipe notebook --seed $(SEED) --nf4 --lora --lr 2e-4
 
 $(OUT)/mpnet-nf4-lora.safetensors: $(OUT)/documents.txt encode.py \
   $(OUT)/mpnet-nf4-lora/training.json
@@ -396,7 +396,7 @@ $(OUT)/$(QNAME)-report.safetensors: $(OUT)/documents-report.txt encode.py $(OUT)
 
 $(OUT)/$(QNAME)-tuned/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py $(OUT)/.set-SEED \
   $(OUT)/.set-QWEN
-	$(Q)$(TUNING) $(QTUNE) --recipe published --seed $(SEED)
+	$(Q)$(TUNING) $(QTUNE) --recipe notebook --seed $(SEED)
 
 $(OUT)/$(QNAME)-tuned.safetensors: $(OUT)/documents.txt encode.py $(OUT)/$(QNAME)-tuned/training.json
 	$(Q)$(TORCH) encode.py $(BUDGET) $(QBASE) --adapter $(OUT)/$(QNAME)-tuned --texts $< --out $@

@@ -1,6 +1,6 @@
 """Contrastive tuning of an encoder on what users liked: whole, or by LoRA on an NF4 base.
 
-Recipe `published`: pairs (a, b) of movies that one user liked, the other b of the batch as
+Recipe `notebook`: pairs (a, b) of movies that one user liked, the other b of the batch as
 negatives (multiple negatives ranking: Henderson et al. 2017, section 4.4), e unit embeddings:
 
     L = -1/B sum_i log( exp(20 e_ai.e_bi) / sum_j exp(20 e_ai.e_bj) )                         (P)
@@ -13,7 +13,7 @@ OTHER movies the user liked (report, II.C; the softmax of InfoNCE, van den Oord 
 LoRA (Hu et al. 2022) adds (alpha/r) B A to chosen layers and trains A, B alone; on an NF4 base
 that is QLoRA (Dettmers et al. 2023).
 
-Gives:    hits of MF + MiniLM, untuned and tuned (seed 42): `published` 712 -> 728, or by LoRA on
+Gives:    hits of MF + MiniLM, untuned and tuned (seed 42): `notebook` 712 -> 728, or by LoRA on
           NF4 720 -> 701; `report` 748 -> 952, or by LoRA on NF4 756 -> 877.
 Command:  python contrastive.py --encoder minilm --weights data/minilm --texts out/documents.txt \\
               --ratings out/ratings.safetensors --out out/minilm-tuned     (others: the Makefile)
@@ -41,7 +41,7 @@ import metrics
 from metrics import BadInput, group_by_user, read_json, sha256
 
 DISLIKED = 0.5  # of the highest rating; Report silent: we take the lower half of the scale
-PER_USER = 10  # examples a user, in the published run; Report silent: the same for triplets
+PER_USER = 10  # examples a user, in the notebook's run; Report silent: the same for triplets
 QUERY_VALUE = ("query", "value", "q", "v", "q_proj", "v_proj")  # LoRA's layers, by the usual names
 
 
@@ -52,7 +52,7 @@ class Settings:
     texts: Path  # one document a line, in item order
     out: Path  # folder to write
     weights: str = ""  # folder with the named encoder's files; empty: from the hub
-    recipe: Literal["published", "report"] = "published"  # whose examples and loss
+    recipe: Literal["notebook", "report"] = "notebook"  # whose examples and loss
     seed: int = 42  # of the examples, their order, LoRA's A and dropout
     epochs: int = 2  # as run
     batch: int = 16  # examples a step; as run: 16 MiniLM, 4 Qwen3
@@ -79,7 +79,7 @@ def pair_loss(a, b, scale=20.0):
     """(P) above. a, b: (B, D); row i of both is one pair.
 
     scale 20, one direction (a to b) and no mask for an item that is twice in the batch, as in
-    sentence-transformers' MultipleNegativesRankingLoss, which the published run used.
+    sentence-transformers' MultipleNegativesRankingLoss, which the notebook's run used.
     """
     cosines = a @ b.T  # (B, B)
     own = torch.eye(len(a), dtype=torch.bool, device=a.device)  # (B, B)
@@ -106,7 +106,7 @@ def triplet_loss(profile, liked, disliked, temperature=0.07):
 # ------------------------------------------------------------------------------------------------
 
 
-def published_pairs(users, items, liked, seed):
+def notebook_pairs(users, items, liked, seed):
     """(P, 2) pairs of different items that one user liked; users with 5 liked items or more.
 
     users, items (N,), liked (N,) bool.
@@ -157,13 +157,13 @@ def sums_of(users, vectors):
     return sums.index_add_(0, torch.as_tensor(users, device=sums.device).long(), vectors)
 
 
-class Published:
+class Notebook:
     """Pairs of co-liked items, in-batch softmax; all train rows, as run."""
 
     def __init__(self, data, s):
         users, items, ratings = (data[f"train_{name}"] for name in ("users", "items", "ratings"))
         liked = ratings >= float(data["liked"])  # (N,)
-        self.items = published_pairs(users, items, liked, s.seed)  # (P, 2)
+        self.items = notebook_pairs(users, items, liked, s.seed)  # (P, 2)
 
     def refresh(self, embed):
         pass
@@ -196,7 +196,7 @@ class Report:
         return triplet_loss(profile, e[:, 0], e[:, 1])
 
 
-RECIPES = {"published": Published, "report": Report}
+RECIPES = {"notebook": Notebook, "report": Report}
 
 # ------------------------------------------------------------------------------------------------
 # Tuning

@@ -7,13 +7,13 @@ the unit centroid of the embeddings of the items that the user liked. A recipe s
 score is and how it is added to the collaborative one:
 
     report     Eq. (1) as written; alpha is chosen on the validation part
-    published  what the authors ran: min-max of both scores per user, alpha = 0.85, and a content
-               score weighted by recency and rating (published_profiles)
+    notebook   what the authors ran: min-max of both scores per user, alpha = 0.85, and a content
+               score weighted by recency and rating (notebook_profiles)
     ours       the ranking PMF alone, whose item factors have the text as their prior (pmf.py)
 
 A section near the end is for people and movies that were not fitted: new_user, reasons, similar.
 
-Gives:    712 hits of MF + MiniLM (base) with `published`, 748 with `report`.
+Gives:    712 hits of MF + MiniLM (base) with `notebook`, 748 with `report`.
 Command:  python fuse.py --ratings out/ratings.safetensors --factors out/pmf-fit.safetensors \\
               --embeddings out/minilm-report.safetensors
 Prints:   Precision, Recall and NDCG on the validation part for every alpha of the grid.
@@ -122,8 +122,8 @@ def centroids(users, items, embeddings, n_users):
     return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
 
 
-def published_profiles(users, items, ratings, times, embeddings, n_users, highest):
-    """Mean of the embeddings of all items rated, weighted as in the published run, (U, D).
+def notebook_profiles(users, items, ratings, times, embeddings, n_users, highest):
+    """Mean of the embeddings of all items rated, weighted as in the notebook's run, (U, D).
 
         w = exp((t - tmin) / (tmax - tmin)) r / highest rating
 
@@ -158,10 +158,10 @@ class Content(NamedTuple):
         return self.profiles[users] @ self.items.T  # (B, I)
 
 
-def published_content(task, embeddings):
+def notebook_content(task, embeddings):
     """The weighted mean of the cosines to what the user rated."""
     columns = task.users, task.items, task.ratings, task.times
-    profiles = published_profiles(*columns, embeddings, task.n_users, task.highest)  # (U, D)
+    profiles = notebook_profiles(*columns, embeddings, task.n_users, task.highest)  # (U, D)
     return Content(profiles, embeddings)
 
 
@@ -201,7 +201,7 @@ def min_max(scores, among=True):
     return np.where(flat, 0.0, (scores - low) / np.where(flat, 1, span))
 
 
-def published_fusion(cf, content, candidates, alpha=0.85):
+def notebook_fusion(cf, content, candidates, alpha=0.85):
     """alpha minmax(cf over ALL train items) + (1 - alpha) minmax(content over the candidates)."""
     return alpha * min_max(cf) + (1 - alpha) * min_max(content, candidates)
 
@@ -226,12 +226,12 @@ class Recipe:
     reproduces: bool = True  # it copies the report, whose rows that were not run are listed too
 
 
-PUBLISHED = Recipe(
-    name="published",
+NOTEBOOK = Recipe(
+    name="notebook",
     suffix="",
     factors="pmf",
-    content=published_content,
-    fusion=published_fusion,
+    content=notebook_content,
+    fusion=notebook_fusion,
     alpha=0.85,
     alone={"MF only": "pmf"},
 )
@@ -259,7 +259,7 @@ OURS = Recipe(
     encoder="minilm",
     reproduces=False,
 )
-RECIPES = {recipe.name: recipe for recipe in (PUBLISHED, REPORT, OURS)}
+RECIPES = {recipe.name: recipe for recipe in (NOTEBOOK, REPORT, OURS)}
 
 
 def hybrid_scores(users, U, V, content, seen, fusion, alpha):

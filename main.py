@@ -198,7 +198,7 @@ def write_2016(table, folder):
 class Prepare:
     data: Path = Path("data/ml-latest-small")  # folder of ratings.csv, movies.csv, maybe tags.csv
     out: Path = Path("out")  # folder for ratings.safetensors and documents*.txt
-    seed: int = 42  # of the train/test split (the published run's)
+    seed: int = 42  # of the train/test split (the notebook's)
     valid_seed: int = 7  # of the validation part, carved out of train
     valid_share: float = 0.1  # of each user's train rows
     liked: float = 0.0  # a rating from which a movie is liked; 0: .8 of the highest rating
@@ -381,7 +381,7 @@ def read_tags(path, movies, user_id=whole_id, movie_id=whole_id):
 def number_by_appearance(values, others):
     """Ids in order of first appearance among values (N,), then `others` in order: (I,).
 
-    The published run numbers its items so, and equal scores rank by that number.
+    The notebook's run numbers its items so, and equal scores rank by that number.
     """
     _, first = np.unique(values, return_index=True)
     ids = values[np.sort(first)]
@@ -701,7 +701,7 @@ def all_rows(out, settings):
     mf = evaluate(out.mf("pmf"), task.seen, task.relevant, k)
     for row, seed, scores in plain_rankers(task, settings.seed):
         result = evaluate(scores, task.seen, task.relevant, k)
-        yield entry_of(fuse.PUBLISHED, row, result, mf, seed)
+        yield entry_of(fuse.NOTEBOOK, row, result, mf, seed)
     for recipe in fuse.RECIPES.values():
         if out.own and recipe is fuse.REPORT and not out.path("pmf-fit").exists():
             continue  # nothing to choose its alpha by
@@ -925,7 +925,7 @@ def table2(out, index, results):
     rows = np.flatnonzero((task.users == index) & (task.ratings >= loved))
     last = rows[np.argsort(task.times[rows], kind="stable")][:-6:-1]
     profile = "; ".join(titles[item] for item in task.items[last])
-    recipe = fuse.PUBLISHED
+    recipe = fuse.NOTEBOOK
     scorers = {"MF only": out.mf(recipe.factors)}
     for row, names in content_rows(out, recipe):  # of several seeds, the first
         scorers[row] = partial(out.hybrid(recipe, names[0]), alpha=recipe.alpha) if names else None
@@ -939,7 +939,7 @@ def table2(out, index, results):
     shown = 3 if results["edition"] == REPORTED and str(user) == CASE_USER else 2
     head = ["row", "recommended", "the report's list"]
     return (
-        f"{marks(results)}Table II. The five best for user {user}, recipe `published`; of a row "
+        f"{marks(results)}Table II. The five best for user {user}, recipe `notebook`; of a row "
         "with several seeds, those of the first. Last five "
         f"rated {loved:g} or more in train, newest first: {profile}.\n\n"
         f"{markdown(head[:shown], [line[:shown] for line in lines])}"
@@ -1001,7 +1001,7 @@ class Recommend:
     to: Path | None = None  # CSV to write, not print: userId,rank,movieId,title,score
     new: Path | None = None  # CSV of title,genres,tags (parted by |): movies to join the others
     top: int = 5  # how many titles
-    recipe: Literal["published", "report", "ours"] = "ours"  # see fuse.py
+    recipe: Literal["notebook", "report", "ours"] = "ours"  # see fuse.py
     split: bool = False  # the evaluation's lists: movies of the test part are unseen
     encoder: str = ""  # minilm, minilm-tuned, ..; empty: minilm-tuned, with recipe ours minilm
     weights: str = "data/minilm"  # MiniLM, which encodes what is new
@@ -1057,7 +1057,7 @@ def recommend(argv):
     Recipe ours knows all ratings here, and names the rated movies that add most to a score. With
     --split, and in the other recipes, the factors are the evaluation's, fitted on the train part;
     those recipes show the fused, the collaborative and the content score, on the scale on which
-    they are added: min-max per user (published), sigmoid and cosine (report).
+    they are added: min-max per user (notebook), sigmoid and cosine (report).
     """
     s = parse(Recommend, recommend.__doc__, argv, top=1)
     split = s.split or s.recipe != "ours"

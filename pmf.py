@@ -96,7 +96,7 @@ def _epoch(users, items, ratings, U, V, cache_u, cache_v, step, sigmoid):
     """One pass over the ratings in their order, in place; returns the sum of squared errors.
 
     users, items (N,) int32; ratings (N,); U, cache_u (U, K); V, cache_v (I, K);
-    step = (lr, reg, gamma, 1 - gamma, 1e-8). The order of operations is the published run's: with
+    step = (lr, reg, gamma, 1 - gamma, 1e-8). The order of operations is the notebook's: with
     strict float64 it decides the last bit, and the last bits decide some ten hits of 739.
     """
     # float32 numbers, if the factors are: a plain 0 or 1 would turn the sums into float64
@@ -121,7 +121,7 @@ _epoch_fast = compiled(_epoch, nogil=True, fastmath=True)
 
 
 def scale_ratings(ratings):
-    """Ratings (N,) min-max scaled to [0, 1] and rounded to float32 (the published run)."""
+    """Ratings (N,) min-max scaled to [0, 1] and rounded to float32 (the notebook's run)."""
     low, high = float(ratings.min()), float(ratings.max())
     if low == high:
         raise BadInput(f"all {len(ratings)} train ratings are {low:g}; PMF has nothing to learn")

@@ -90,7 +90,7 @@ def save_tuning(out, name, rng, documents="documents.txt", **settings):
     """A tuned encoder's folder and embeddings, as contrastive.py and encode.py leave them."""
     weights = out / name / "model.safetensors"
     metrics.save(weights, {"w": rng.random(3)}, {})
-    record = {"recipe": "published", "encoder": "minilm", "max_steps": 0, "seed": 43} | settings
+    record = {"recipe": "notebook", "encoder": "minilm", "max_steps": 0, "seed": 43} | settings
     numbers = {"trainable": 3, "trainable_share": 1.0, "peak_memory_bytes": 5, "seconds": 2.0}
     numbers["inputs"] = {"ratings.safetensors": metrics.sha256(out / "ratings.safetensors")}
     (out / name / "training.json").write_text(json.dumps({"settings": record} | numbers))

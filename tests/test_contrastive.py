@@ -99,10 +99,10 @@ def test_the_profile_leaves_the_target_out():
 def test_pairs_of_a_small_case():
     users = np.repeat([0, 1], [5, 4])
     items = np.arange(9)
-    pairs = con.published_pairs(users, items, np.full(9, True), seed=0)
+    pairs = con.notebook_pairs(users, items, np.full(9, True), seed=0)
     every = {(a, b) for a in range(5) for b in range(a)}
     assert {tuple(sorted(p, reverse=True)) for p in pairs} == every  # all ten, each once; user 1: 4
-    assert len(con.published_pairs(users, items, np.full(9, False), seed=0)) == 0
+    assert len(con.notebook_pairs(users, items, np.full(9, False), seed=0)) == 0
 
 
 def test_triplets_of_a_small_case():
@@ -113,7 +113,7 @@ def test_triplets_of_a_small_case():
     assert sorted(map(tuple, found)) == [(0, 0, 2), (0, 1, 2)]  # user 1: one liked; 2: no disliked
 
 
-@pytest.mark.parametrize("build", [con.published_pairs, con.triplets])
+@pytest.mark.parametrize("build", [con.notebook_pairs, con.triplets])
 def test_seeds(build):
     rng = np.random.default_rng(0)
     users, items = np.repeat(np.arange(20), 50), np.tile(np.arange(50), 20)

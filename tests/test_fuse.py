@@ -31,27 +31,27 @@ def test_sigmoid_is_finite_far_out():
     assert fuse.sigmoid(np.array([-1e9, 0, 1e9])).tolist() == [0, 0.5, 1]
 
 
-def test_published_profile_weighs_recency_and_rating():
+def test_notebook_profile_weighs_recency_and_rating():
     users, items = np.array([0, 0, 1]), np.array([0, 1, 2])
     ratings, times = np.array([5.0, 2.5, 4.0]), np.array([10, 11, 7])
     old, new = math.exp(0) * 5 / 5, math.exp(1) * 2.5 / 5
-    got = fuse.published_profiles(users, items, ratings, times, E2, 3, 5.0)
+    got = fuse.notebook_profiles(users, items, ratings, times, E2, 3, 5.0)
     assert got[0] == pytest.approx([old / (old + new), new / (old + new)], rel=1e-15)
     assert got[1] == pytest.approx(E2[2])  # a single time: its weight cancels
     assert got[2].tolist() == [0, 0]
 
 
-def test_published_profile_of_one_low_rating_is_that_item():
+def test_notebook_profile_of_one_low_rating_is_that_item():
     one = np.array([0]), np.array([2]), np.array([0.5]), np.array([9])
-    assert fuse.published_profiles(*one, E2, 1, 5.0)[0] == pytest.approx(E2[2])
+    assert fuse.notebook_profiles(*one, E2, 1, 5.0)[0] == pytest.approx(E2[2])
 
 
-def test_published_profile_equals_the_double_loop():
+def test_notebook_profile_equals_the_double_loop():
     rng = np.random.default_rng(0)
     users, items = rng.integers(0, 5, 60), rng.integers(0, 9, 60)
     ratings, times = rng.integers(1, 11, 60) / 2, rng.integers(0, 1000, 60)
     e = rng.normal(size=(9, 4))
-    got = fuse.published_profiles(users, items, ratings, times, e, 5, 5.0) @ e.T  # (U, I)
+    got = fuse.notebook_profiles(users, items, ratings, times, e, 5, 5.0) @ e.T  # (U, I)
     for u in range(5):
         rows = np.flatnonzero(users == u)
         low, high = times[rows].min(), times[rows].max()
@@ -142,9 +142,9 @@ def test_content_of_the_report_is_the_cosine_to_the_centroid_of_the_liked():
     )
 
 
-def test_content_as_published_is_the_weighted_mean_of_cosines():
+def test_content_of_the_notebook_is_the_weighted_mean_of_cosines():
     task = fuse.ranking_task(DATA)
-    content = fuse.published_content(task, E4)
+    content = fuse.notebook_content(task, E4)
     w = [math.exp(0) * 5 / 5, math.exp(1 / 2) * 4 / 5, math.exp(1) * 3.5 / 5]
     cosines = E4[[0, 1, 2]] @ E4[3]
     expected = sum(a * b for a, b in zip(w, cosines, strict=True)) / sum(w)
@@ -152,17 +152,17 @@ def test_content_as_published_is_the_weighted_mean_of_cosines():
 
 
 def test_the_recipes_are_fixed():
-    assert (fuse.PUBLISHED.alpha, fuse.REPORT.alpha, fuse.OURS.alpha) == (0.85, None, None)
+    assert (fuse.NOTEBOOK.alpha, fuse.REPORT.alpha, fuse.OURS.alpha) == (0.85, None, None)
     assert [recipe.reproduces for recipe in fuse.RECIPES.values()] == [True, True, False]
     for changed in (fuse.OURS, fuse.Settings("", "", "")):
         with pytest.raises(dataclasses.FrozenInstanceError):
             changed.k = 1
 
 
-def test_published_fusion_scales_cf_over_all_and_content_over_candidates():
+def test_notebook_fusion_scales_cf_over_all_and_content_over_candidates():
     cf, content = np.array([[0.0, 1, 2]]), np.array([[1.0, 3, 9]])
     free = np.array([[True, True, False]])  # the third item is seen
-    got = fuse.published_fusion(cf, content, free)  # alpha is .85 unless told
+    got = fuse.notebook_fusion(cf, content, free)  # alpha is .85 unless told
     assert got[0, :2] == pytest.approx([0.85 * 0 + 0.15 * 0, 0.85 * 1 / 2 + 0.15 * 1])
 
 
@@ -223,7 +223,7 @@ def test_the_command_prints_the_curve_and_marks_its_best(tmp_path, monkeypatch, 
         fuse.main()
 
 
-@pytest.mark.parametrize("recipe", [fuse.PUBLISHED, fuse.REPORT])
+@pytest.mark.parametrize("recipe", [fuse.NOTEBOOK, fuse.REPORT])
 def test_a_recipe_at_its_ends_ranks_as_its_parts(recipe):
     rng, users = np.random.default_rng(2), np.array([1, 2])  # with two candidates or more
     task, embeddings = fuse.ranking_task(DATA), rng.normal(size=(4, 3))

@@ -287,10 +287,10 @@ def results(**changes):
     numbers = {"users": 600, "hits": 739, "precision": 0.0493, "recall": 0.0883, "ndcg": 0.0888}
     numbers |= {"ndcg_own_hits": 0.2768}
     numbers |= {f"{name}_se": 0.001 for name in metrics.NAMES[1:]}
-    base = {"recipe": "published", "alpha": None, "seed": 42, "status": "ok"} | numbers
+    base = {"recipe": "notebook", "alpha": None, "seed": 42, "status": "ok"} | numbers
     tuned = base | {"row": "MF + MiniLM (tuned)", "alpha": 0.85}
     tuned |= {"difference_to_mf": {"ndcg": [0.01, -0.01, 0.03]}}
-    missing = {"recipe": "published", "row": "MF + Qwen3-4B (base)", "hits": None, "alpha": None}
+    missing = {"recipe": "notebook", "row": "MF + Qwen3-4B (base)", "hits": None, "alpha": None}
     missing["status"] = "not run: <why>"
     other = tuned | {"hits": 741, "seed": 43, "alpha": 0.7}
     rows = [base | {"row": "MF only"}, tuned, other, missing]
@@ -300,7 +300,7 @@ def results(**changes):
 
 def test_table1_has_means_ranges_reasons_and_marks():
     table = main.table1(results())
-    assert "| published | MF only | 600 | 739 | 0.0493 ± 0.0010 |" in table
+    assert "| notebook | MF only | 600 | 739 | 0.0493 ± 0.0010 |" in table
     assert "| 740 (739..741, 2 seeds) |" in table and "| 0.70..0.85 |" in table
     assert "| not run: <why> |" in table and "762, 0.051, 0.096, 0.286" in table
     assert "edition" not in table and "Quick run" not in table
@@ -324,10 +324,10 @@ def test_the_screen_shows_a_narrow_table():
     shown = main.screen_table(results()).splitlines()
     assert max(map(len, shown)) <= 100
     assert shown[1].split() == [
-        *["published", "MF", "only", "739", "0.0493", "0.0883", "0.0888", "739"]
+        *["notebook", "MF", "only", "739", "0.0493", "0.0883", "0.0888", "739"]
     ]
     assert shown[2].split()[5:] == ["740", "0.0493", "0.0883", "0.0888", "735"]
-    assert shown[3].split() == ["published", "MF", "+", "Qwen3-4B", "(base)", "not", "run", "762"]
+    assert shown[3].split() == ["notebook", "MF", "+", "Qwen3-4B", "(base)", "not", "run", "762"]
 
 
 def test_figure1_is_well_formed_and_its_bars_have_the_lengths_of_the_numbers():
@@ -382,7 +382,7 @@ def test_evaluate_and_recommend_end_to_end_on_a_small_folder(artefacts, capsys):
     assert rows["report", "MF + MiniLM (base)"]["validation_curve"][0]["alpha"] == 0
     assert {row["status"] for row in rows.values()} == {"ok"}  # the report's others are not listed
     assert len({row["users"] for row in rows.values() if row["status"] == "ok"}) == 1
-    assert rows["published", "MF only"]["seed"] == 8  # the factors' own
+    assert rows["notebook", "MF only"]["seed"] == 8  # the factors' own
     assert {row for recipe, row in rows if recipe == "ours"} == {
         "Ranking PMF, no text",
         "MF + MiniLM (base)",
@@ -392,7 +392,7 @@ def test_evaluate_and_recommend_end_to_end_on_a_small_folder(artefacts, capsys):
     assert "the five best for user 1, recipe" in (artefacts / "table2.md").read_text().lower()
     capsys.readouterr()
     options = ["--user", "5", "--top", "1", "--encoder", "minilm", "--out", str(artefacts)]
-    for recipe in ("published", "report"):
+    for recipe in ("notebook", "report"):
         main.recommend([*options, "--recipe", recipe])
         title, line = capsys.readouterr().out.splitlines()[::2]
         fused, cf, content = map(float, line.split()[1:4])
@@ -440,7 +440,7 @@ def test_mpnet_is_the_prior_of_ours_as_well_and_rows_by_it_are_no_minilms(artefa
 def test_the_figures_are_those_of_the_functions_by_hand(artefacts):
     """One row of each late fusion from its files with the fusions alone."""
     rows, out = evaluated(artefacts), main.Artefacts(artefacts)
-    for recipe in (fuse.PUBLISHED, fuse.REPORT):
+    for recipe in (fuse.NOTEBOOK, fuse.REPORT):
         entry = rows[recipe.name, "MF + MiniLM (base)"]
         arrays = metrics.load(out.path(recipe.factors))
         n = out.task.n_items

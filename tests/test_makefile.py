@@ -155,7 +155,7 @@ def test_make_seeds_tunes_with_the_next_two_seeds_and_make_all_keeps_them_up_to_
     }
     assert f"encode.py out/{rows[-1]}.safetensors" in made and len(made) == 7 + 8 + 1
     for row in rows:
-        recipe, n = "report" if "report" in row else "published", int(row[-1])
+        recipe, n = "report" if "report" in row else "notebook", int(row[-1])
         line = next(line for line in log.splitlines() if f"--out out/{row} " in line)
         words = line.split()
         assert words[words.index("--seed") + 1] == str(42 + n - 1)

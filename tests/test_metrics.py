@@ -37,7 +37,7 @@ def test_metrics_of_a_list_of_three():
 def test_true_ndcg_and_own_hits_differ_when_relevant_items_are_missed():
     got = metrics.metrics_at_k(np.array([[True, False, False]]), np.array([3]))
     assert got["ndcg"] == pytest.approx(1 / (1 + LOG3 + 1 / 2), rel=1e-15)
-    assert got["ndcg_own_hits"] == [1.0]  # one hit at rank 1: the published run's "NDCG"
+    assert got["ndcg_own_hits"] == [1.0]  # one hit at rank 1: the notebook's "NDCG"
 
 
 def test_ideal_stops_at_k_and_recall_does_not():

@@ -103,10 +103,10 @@ def test_the_arrays_are_the_file(out):
 def test_the_table_has_its_own_rows_and_nothing_of_the_report(out, capsys):
     rows = evaluated(out)
     assert list(rows) == [
-        ("published", "Random"),
-        ("published", "Most popular"),
-        ("published", "MF only"),
-        ("published", "MF + MiniLM (base)"),
+        ("notebook", "Random"),
+        ("notebook", "Most popular"),
+        ("notebook", "MF only"),
+        ("notebook", "MF + MiniLM (base)"),
         ("ours", "Ranking PMF, no text"),
         ("ours", "MF + MiniLM (base)"),
     ]
@@ -118,7 +118,7 @@ def test_the_table_has_its_own_rows_and_nothing_of_the_report(out, capsys):
         assert word not in shown
     assert main.OWN in shown
     by_hand = hits_of_most_popular(rows_of(), out)
-    assert rows["published", "Most popular"]["hits"] == by_hand
+    assert rows["notebook", "Most popular"]["hits"] == by_hand
     assert rows["ours", "MF + MiniLM (base)"]["hits"] > by_hand  # the halves are there to be found
 
 
@@ -148,10 +148,10 @@ def test_table2_is_made_when_a_user_is_named(out):
     assert "not run" not in table and "Reservoir Dogs" not in table
 
 
-def test_published_profiles_without_times_weigh_by_rating_alone(out):
+def test_notebook_profiles_without_times_weigh_by_rating_alone(out):
     task = main.Artefacts(out).task
     e = np.random.default_rng(1).normal(size=(task.n_items, 3))
-    content = fuse.published_content(task, e)
+    content = fuse.notebook_content(task, e)
     mine = task.users == 4
     weights, vectors = task.ratings[mine] / 10, e[task.items[mine]]
     assert content.profiles[4] == pytest.approx(weights @ vectors / weights.sum())
@@ -323,5 +323,5 @@ def test_results_of_the_reports_edition_still_list_what_was_not_run(artefacts, m
     monkeypatch.setitem(main.EDITIONS, "its sha256", main.OWN)
     monkeypatch.setattr(main, "CASE_USER", "2")
     rows = evaluated(artefacts)
-    assert rows["published", "MF + Qwen3-4B (tuned)"]["status"].startswith("not run: ")
+    assert rows["notebook", "MF + Qwen3-4B (tuned)"]["status"].startswith("not run: ")
     assert "user 2" in (artefacts / "table2.md").read_text()

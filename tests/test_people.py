@@ -175,7 +175,7 @@ def test_without_split_the_other_recipes_strike_what_the_test_part_holds(out, ca
     files = main.Artefacts(out)
     titles, user = files.titles(), files.data["test_users"] == 2
     tested = {titles[item] for item in files.data["test_items"][user]}
-    options = ["--user", "5", "--top", "40", "--encoder", "minilm", "--recipe", "published"]
+    options = ["--user", "5", "--top", "40", "--encoder", "minilm", "--recipe", "notebook"]
     main.recommend([*options, "--out", str(out)])
     known = {row[4] for row in shown(capsys, numbers=3)}
     main.recommend([*options, "--split", "--out", str(out)])
@@ -183,8 +183,8 @@ def test_without_split_the_other_recipes_strike_what_the_test_part_holds(out, ca
     assert known == split - tested and known < split
 
 
-def test_published_with_split_is_table_2(out, capsys):
-    files, line = main.Artefacts(out), ["--recipe", "published", "--split", "--encoder", "minilm"]
+def test_notebook_with_split_is_table_2(out, capsys):
+    files, line = main.Artefacts(out), ["--recipe", "notebook", "--split", "--encoder", "minilm"]
     table = main.table2(files, 2, {"edition": "mine", "quick": False})
     main.recommend(["--user", "5", *line, "--out", str(out)])
     short = dict(zip(files.titles(), files.short_titles(), strict=True))
@@ -472,7 +472,7 @@ def test_runs_hold_every_list_and_what_was_to_be_found(artefacts):
     U, V = files.factors("pmf")
     users = np.flatnonzero(np.diff(task.relevant[0]))
     best = metrics.best_items(partial(fuse.mf_scores, U=U, V=V), task.seen, users, 3)
-    name = "published.mf-only"
+    name = "notebook.mf-only"
     lines = [
         f"{ids[u]} Q0 {movies[i]} {rank} {4 - rank} {name}"
         for u, row in zip(users, best, strict=True)
@@ -480,7 +480,7 @@ def test_runs_hold_every_list_and_what_was_to_be_found(artefacts):
     ]
     assert (out / f"runs/{name}.run").read_text().splitlines() == lines
     assert {p.stem for p in out.glob("runs/*.run")} >= {
-        "published.random",
+        "notebook.random",
         "ours.ranking-pmf-no-text",
         "report.mf-minilm-base",
     }
@@ -515,9 +515,9 @@ def test_the_nearest_titles_are_first_those_that_hold_the_words(out, capsys):
 
 
 def test_an_encoder_that_nobody_makes_is_named(out, capsys):
-    options = ["--user", 5, "--recipe", "published", "--out", out]
+    options = ["--user", 5, "--recipe", "notebook", "--out", out]
     error = refused("recommend", "--encoder", "mnilm", *options, capsys=capsys)
-    assert "--encoder mnilm: recipe published takes minilm, minilm-tuned, " in error
+    assert "--encoder mnilm: recipe notebook takes minilm, minilm-tuned, " in error
     error = refused("recommend", "--encoder", "mpnet", *options, capsys=capsys)
     assert "mpnet.safetensors is missing; `make help` names what makes it" in error
 

@@ -95,7 +95,7 @@ def test_the_way_from_movielens_files_to_a_row_of_the_table(tiny, tmp_path, monk
     embed_file("qwen3-0.6b", (None, texts), out / "qwen3-0.6b-tuned.safetensors", *more)
     main.run_evaluate(["--out", str(out), "--k", "3", "--user", "2", "--quick"])
     rows = json.loads((out / "results.json").read_text())["rows"]
-    rows = {row["row"]: row for row in rows if row["recipe"] == "published"}
+    rows = {row["row"]: row for row in rows if row["recipe"] == "notebook"}
     for row in ("MF + Qwen3-0.6B (base)", "MF + Qwen3-0.6B (tuned)"):
         assert rows[row]["status"] == "ok" and rows[row]["users"] == rows["MF only"]["users"]
     tuning = rows["MF + Qwen3-0.6B (tuned)"]["tuning"]
@@ -376,7 +376,7 @@ def test_an_untrained_adapter(tiny, data, tmp_path):
 # The 4B model, in counts
 
 
-def test_trainable_parameters_of_the_published_run():
+def test_trainable_parameters_of_the_notebooks_run():
     """5,898,240 of 4,027,672,576 (.146 %): r (in + out) over q and v of 36 layers."""
     with torch.device("meta"):
         model = transformers.AutoModel.from_config(transformers.Qwen3Config(**tiny_qwen.QWEN_4B))

@@ -51,10 +51,10 @@ def test_the_numbers_of_the_map_are_the_recorded_ones(rows):
     assert 12 <= len(MAP) <= 16
     gives = {function: text for _, _, function, text in MAP}
     hits = {
-        "_move": ("published", "MF only"),
-        "published_fusion": ("published", "MF + MiniLM (base)"),
+        "_move": ("notebook", "MF only"),
+        "notebook_fusion": ("notebook", "MF + MiniLM (base)"),
         "eq1": ("report", "MF + MiniLM (base)"),
-        "pair_loss": ("published", "MF + MiniLM (tuned)"),
+        "pair_loss": ("notebook", "MF + MiniLM (tuned)"),
         "triplet_loss": ("report", "MF + MiniLM (tuned)"),
         "fit_ranking": ("ours", "Ranking PMF, no text"),
         "regress": ("ours", "MF + MiniLM (base)"),

@@ -129,12 +129,12 @@ def test_what_was_made_with_other_settings_is_refused(artefacts, capsys, name, s
 def test_recommend_refuses_what_evaluate_refuses(artefacts, capsys):
     resave(artefacts / "minilm.safetensors", nf4=True)
     arguments = ["--user", 5, "--encoder", "minilm", "--out", artefacts]
-    for recipe in ("ours", "published"):
+    for recipe in ("ours", "notebook"):
         arguments += ["--recipe", recipe]
         assert "nf4 = True, not False" in refused("recommend", *arguments, capsys=capsys)
     save_tuning(artefacts, "minilm-tuned", np.random.default_rng(4), recipe="ours")
     arguments[3] = "minilm-tuned"
-    assert "recipe = 'ours', not 'published'" in refused("recommend", *arguments, capsys=capsys)
+    assert "recipe = 'ours', not 'notebook'" in refused("recommend", *arguments, capsys=capsys)
 
 
 def test_factors_with_a_text_prior_are_not_those_without(artefacts, capsys):
@@ -154,7 +154,7 @@ def test_factors_of_the_whole_train_part_do_not_choose_alpha(artefacts, monkeypa
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"recipe": "ours"}, "recipe = 'ours', not 'published'"),
+        ({"recipe": "ours"}, "recipe = 'ours', not 'notebook'"),
         ({"max_steps": 20}, "max_steps = 20"),
         ({"encoder": "mpnet"}, "encoder = 'mpnet', not 'minilm'"),
     ],
@@ -236,7 +236,7 @@ def test_another_file_under_the_name_of_factors_is_one_line(artefacts, capsys):
 
 def test_a_run_without_any_hit_is_still_a_table(artefacts):
     rows = evaluated(artefacts, "--k", "1")
-    assert rows["published", "MF only"]["status"] == "ok"
+    assert rows["notebook", "MF only"]["status"] == "ok"
     nothing = json.loads((artefacts / "results.json").read_text())
     for row in nothing["rows"]:
         row |= {name: 0.0 for name in ("hits", *main.METRICS) if row["status"] == "ok"}
@@ -295,7 +295,7 @@ def test_a_user_with_nothing_left_is_told_so(folder, capsys):
     rows = "".join(f"1,{m},{1 + m % 5},{m}\n" for m in range(1, 13))
     (folder / "ratings.csv").write_text(f"userId,movieId,rating,timestamp\n{rows}")
     out = make_artefacts(folder)
-    arguments = ["--user", 1, "--recipe", "published", "--encoder", "minilm", "--out", out]
+    arguments = ["--user", 1, "--recipe", "notebook", "--encoder", "minilm", "--out", out]
     for split in ([], ["--split"]):
         assert "none is left" in refused("recommend", *arguments, *split, capsys=capsys)
 

@@ -1,4 +1,4 @@
-"""The published run on the real data, exactly: Table I's first rows, Table II, the alpha curve.
+"""The notebook's run on the real data, exactly: Table I's first rows, Table II, the alpha curve.
 
 Skipped where data/ml-latest-small is missing or is another edition than the report's.
 """
@@ -27,7 +27,7 @@ def rounded(result):
 
 @pytest.fixture(scope="module")
 def out(tmp_path_factory):
-    """out/ with the published split, documents and factors."""
+    """out/ with the notebook's split, documents and factors."""
     if not all((DATA / name).is_file() for name in main.FILES):
         pytest.skip("data/ml-latest-small is missing; `make data` fetches it")
     if main.edition_of(DATA) != "2018-09":
@@ -50,7 +50,7 @@ def out(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def minilm(out):
-    """MiniLM embeddings of the published documents."""
+    """MiniLM embeddings of the notebook's documents."""
     if not (MINILM / "model.safetensors").is_file():
         pytest.skip(f"no MiniLM weights in {MINILM}; `make data` fetches them")
     import encode
@@ -61,7 +61,7 @@ def minilm(out):
     return encode.embed(encoder, ids)
 
 
-def test_the_split_has_the_published_sizes(out):
+def test_the_split_has_the_notebooks_sizes(out):
     data = metrics.load(out / "ratings.safetensors")
     assert len(data["train_users"]) == 80_419 and len(data["test_users"]) == 20_417
     assert len(data["user_ids"]) == 610 and len(data["movie_ids"]) == 9_742
@@ -103,7 +103,7 @@ def hybrid(files, recipe, embeddings):
 
 def test_mf_plus_minilm_base_has_712_hits(out, minilm):
     files = main.Artefacts(out)
-    result = measured(files, partial(hybrid(files, fuse.PUBLISHED, minilm), alpha=0.85))
+    result = measured(files, partial(hybrid(files, fuse.NOTEBOOK, minilm), alpha=0.85))
     assert result["hits"].sum() == 712
     expected = {"precision": 0.0475, "recall": 0.0907, "ndcg_own_hits": 0.2782, "ndcg": 0.0890}
     assert rounded(result) == expected
@@ -112,7 +112,7 @@ def test_mf_plus_minilm_base_has_712_hits(out, minilm):
 @pytest.mark.parametrize(
     ("alpha", "hits"), [(1.0, 739), (0.95, 750), (0.85, 724), (0.5, 421), (0.0, 68)]
 )
-def test_eq1_as_written_on_the_published_text(out, minilm, alpha, hits):
+def test_eq1_as_written_on_the_notebooks_text(out, minilm, alpha, hits):
     files = main.Artefacts(out)
     scores = partial(hybrid(files, fuse.REPORT, minilm), alpha=alpha)
     assert measured(files, scores)["hits"].sum() == hits
@@ -123,19 +123,19 @@ def test_table2_has_the_reports_profile_and_mf_column(out):
     results = {"edition": main.REPORTED, "quick": False}
     table = main.table2(files, files.index("user_ids", "400", "user"), results)
     profile = "Donnie Darko; The Godfather: Part II; Forrest Gump; Heat; Requiem for a Dream"
-    assert "user 400, recipe `published`; of a row" in table
+    assert "user 400, recipe `notebook`; of a row" in table
     assert "Last five rated 4.5 or more in train" in table
     assert f"newest first: {profile}." in table
     ours = re.search(r"\| MF only \| (.*?) \|", table)[1]
     assert ours == main.REPORT_TABLE2["MF only"]
 
 
-def test_tuning_has_the_published_number_of_pairs_and_sees_no_validation_row(out):
+def test_tuning_has_the_notebooks_number_of_pairs_and_sees_no_validation_row(out):
     import contrastive
 
     data = metrics.load(out / "ratings.safetensors")
     s = contrastive.Settings("", *[Path()] * 3, seed=42)
-    pairs = contrastive.Published(data, s).items  # (P, 2)
+    pairs = contrastive.Notebook(data, s).items  # (P, 2)
     assert len(pairs) == 5970 and (pairs[:, 0] != pairs[:, 1]).all()
     report, valid = contrastive.Report(data, s), data["valid"]
     n = np.int64(len(data["movie_ids"]))

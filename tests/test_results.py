@@ -108,13 +108,13 @@ def test_the_record_is_a_whole_run_on_the_reports_data():
 def test_the_tuning_table_says_what_was_trained_and_what_it_cost():
     cost = {"trainable": 147456, "trainable_share": 0.0065, "peak_memory_bytes": 3e9}
     rows = [
-        {"recipe": "published", "row": "MF only", "seed": 42, "hits": 739},
-        {"recipe": "published", "row": "base", "seed": 42, "hits": 712, "tuning": {}},
+        {"recipe": "notebook", "row": "MF only", "seed": 42, "hits": 739},
+        {"recipe": "notebook", "row": "base", "seed": 42, "hits": 712, "tuning": {}},
         {"recipe": "report", "row": "LoRA", "seed": 7, "hits": 7, "tuning": cost | {"seconds": 90}},
     ]
     lines = record.tuning_table({"rows": rows}).splitlines()[4:]
     assert lines == [
-        "| published | base | 42 | none |  |  | 712 |",
+        "| notebook | base | 42 | none |  |  | 712 |",
         "| report | LoRA | 7 | 147,456 (0.65%) | 3.00 GB | 1.5 | 7 |",
     ]
 

@@ -10,7 +10,7 @@ from small import ended, evaluated, save_embeddings, save_tuning
 
 import main
 import metrics
-from fuse import PUBLISHED, RECIPES
+from fuse import NOTEBOOK, RECIPES
 
 
 @pytest.fixture
@@ -32,29 +32,29 @@ def test_every_row_that_is_compared_is_one_of_table_1():
 
 def test_a_difference_is_that_of_the_two_rows_means_and_draws_their_seeds(rows, monkeypatch):
     results = json.loads((rows / "results.json").read_text())
-    ask = [("published", "MF + MiniLM (tuned)", "MF + MPNet (base)")]
+    ask = [("notebook", "MF + MiniLM (tuned)", "MF + MPNet (base)")]
     monkeypatch.setattr(size, "QUESTIONS", {"why": ask})
     (found,) = size.differences(main.Artefacts(rows), results)
     means = {
         name: np.mean([r["ndcg"] for r in results["rows"] if (r["recipe"], r["row"]) == name])
-        for name in (("published", ask[0][1]), ("published", ask[0][2]))
+        for name in (("notebook", ask[0][1]), ("notebook", ask[0][2]))
     }
     a, b = means.values()
     mean, low, high = found["difference"]
     assert mean == pytest.approx(a - b) and low <= mean <= high
-    assert size.ndcg_of(main.Artefacts(rows), results, PUBLISHED, ask[0][1]).shape[0] == 2
+    assert size.ndcg_of(main.Artefacts(rows), results, NOTEBOOK, ask[0][1]).shape[0] == 2
 
 
 def test_a_row_that_is_missing_or_old_is_refused(rows, monkeypatch, capsys):
     arguments = ("--out", rows)
     error = ended(size, *arguments, monkeypatch=monkeypatch, capsys=capsys)
-    assert "lacks files of MF + MPNet (NF4 + LoRA), recipe published" in error
+    assert "lacks files of MF + MPNet (NF4 + LoRA), recipe notebook" in error
     assert not (rows / "size.md").exists()
     results = json.loads((rows / "results.json").read_text())
     for row in results["rows"]:
         row["hits"] = row["hits"] and row["hits"] + 1
     with pytest.raises(metrics.BadInput, match=r"its results\.json is old"):
-        size.ndcg_of(main.Artefacts(rows), results, PUBLISHED, "MF + MPNet (base)")
+        size.ndcg_of(main.Artefacts(rows), results, NOTEBOOK, "MF + MPNet (base)")
 
 
 def test_the_row_table_has_the_size_of_every_encoder_and_the_means_of_seeds(rows):

@@ -126,7 +126,7 @@ def test_an_adapter_opens_with_plain_peft(data, tmp_path, monkeypatch):
 
 @needs_minilm
 def test_the_pair_loss_and_its_gradient_equal_sentence_transformers(data):
-    """MultipleNegativesRankingLoss on the same pairs, dropout off: what the published run used."""
+    """MultipleNegativesRankingLoss on the same pairs, dropout off: what the notebook's run used."""
     settings = con.Settings(str(MINILM), data[0], data[1], Path("out"))
     encoder = con.build(settings, *enc.find(str(MINILM)))
     examples = con.read_inputs(settings)[0]

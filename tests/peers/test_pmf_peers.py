@@ -1,4 +1,4 @@
-"""pmf.py against Cornac 3's PMF with the published settings on the real data: the same bits."""
+"""pmf.py against Cornac 3's PMF with the notebook's settings on the real data: the same bits."""
 
 from pathlib import Path
 

@@ -10,8 +10,8 @@ from small import evaluated, make_artefacts, make_folder
 K = 5
 NAMES = ("precision", "recall", "ndcg")
 FILES = {
-    ("published", "MF only"): "published.mf-only",
-    ("published", "Most popular"): "published.most-popular",
+    ("notebook", "MF only"): "notebook.mf-only",
+    ("notebook", "Most popular"): "notebook.most-popular",
     ("report", "MF + MiniLM (base)"): "report.mf-minilm-base",
     ("ours", "MF + MiniLM (base)"): "ours.mf-minilm-base",
 }

@@ -48,7 +48,7 @@ ITERATIONS = 15  # of implicit
 SWEEPS, SWEEPS_EXACT = 15, 17  # of ours, until the objective is no worse than implicit's
 REST = 0.5  # seconds before each timed call: the other side's idle threads stop spinning
 ROWS = {  # job -> what is done, beside whom, and the ratio that is asked for
-    "pmf": ("PMF, published settings", "Cornac PMF", "4 (AMD EPYC), 2.5 (Intel Xeon)"),
+    "pmf": ("PMF, notebook's settings", "Cornac PMF", "4 (AMD EPYC), 2.5 (Intel Xeon)"),
     "fast": ("PMF, `--fast`", "Cornac PMF", "12 (AMD EPYC), 10 (Intel Xeon)"),
     "fast-2": ("the same, `--threads 2`", "Cornac, one thread", "20 (AMD EPYC), 17 (Intel Xeon)"),
     "evaluation": ("factors to metrics at 25, 600 users", "Cornac ranking_eval", "20"),
@@ -56,7 +56,7 @@ ROWS = {  # job -> what is done, beside whom, and the ratio that is asked for
     "ranking": ("scores to metrics at 25", "ranx, Run of our lists + evaluate", "1"),
     "encoding": ("MiniLM, texts to vectors", "sentence-transformers, defaults", "1.5"),
     "encoding-best": ("the same", "sentence-transformers, best batch", "1.25"),
-    "tuning": ("MiniLM, steps of tuning, published pairs", "sentence-transformers", "1.5"),
+    "tuning": ("MiniLM, steps of tuning, notebook's pairs", "sentence-transformers", "1.5"),
     "als": ("PMF for ranking, `--fast`", "implicit ALS, conjugate gradient", "1"),
     "als-cores": ("the same on all cores", "implicit ALS, conjugate gradient", "1"),
     "als-exact": ("the same on all cores", "implicit ALS, exact", "1"),
@@ -64,7 +64,7 @@ ROWS = {  # job -> what is done, beside whom, and the ratio that is asked for
 COMMANDS = {  # what the table shows -> what Python is given, timed as a whole
     "python -c 'import numpy'": "-c 'import numpy'",
     "main.py --help": "main.py --help",
-    "main.py recommend": "main.py recommend --user 400 --recipe published --encoder minilm --out .",
+    "main.py recommend": "main.py recommend --user 400 --recipe notebook --encoder minilm --out .",
     "pmf.py --help": "pmf.py --help",
 }
 PEERS = ("cornac", "ranx", "sentence-transformers", "implicit")
@@ -134,7 +134,7 @@ def pmf_cornac(s, fast=False):
 
 
 def cornac_pmf(columns, epochs, variant="non_linear", k=100):
-    """Cornac's PMF with the published settings: a function that gives U and V."""
+    """Cornac's PMF with the notebook's settings: a function that gives U and V."""
     import cornac
 
     data = cornac.data.Dataset.from_uir(triples(columns))
@@ -166,7 +166,7 @@ def same_loss(ours, peer, s):
 
 
 def factors_and_task(s):
-    """U (U, K), V (I, K) of the published PMF, and the Task of finding the test part."""
+    """U (U, K), V (I, K) of the report's PMF, and the Task of finding the test part."""
     out = Artefacts(s.out)
     return *out.factors("pmf"), out.task
 
@@ -276,7 +276,7 @@ def encoding_peer(s, batches=(32,)):
 
 
 def tuning_task(s):
-    """Settings of the published recipe for one epoch, cut after s.steps, and its pairs."""
+    """Settings of the notebook's recipe for one epoch, cut after s.steps, and its pairs."""
     import contrastive
 
     paths = {"ratings": s.out / "ratings.safetensors", "texts": s.out / "documents.txt"}

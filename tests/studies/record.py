@@ -45,11 +45,11 @@ RUNS = {  # command -> what it writes, its record first
     "make qwen-size": ("qwen_size.json", "qwen_size.md"),
 }
 README_ROWS = {  # (recipe, row) of Table I -> what the README calls it
-    ("published", "Most popular"): "most rated movies",
-    ("published", "MF only"): "`published`: MF only",
-    ("published", "MF + MiniLM (base)"): "`published`: MF + MiniLM (base)",
-    ("published", "MF + MPNet (base)"): "`published`: MF + MPNet (base)",
-    ("published", "MF + MiniLM (tuned)"): "`published`: MF + MiniLM (tuned)",
+    ("notebook", "Most popular"): "most rated movies",
+    ("notebook", "MF only"): "`notebook`: MF only",
+    ("notebook", "MF + MiniLM (base)"): "`notebook`: MF + MiniLM (base)",
+    ("notebook", "MF + MPNet (base)"): "`notebook`: MF + MPNet (base)",
+    ("notebook", "MF + MiniLM (tuned)"): "`notebook`: MF + MiniLM (tuned)",
     ("report", "MF + MiniLM (base)"): "`report`: MF + MiniLM (base)",
     ("report", "MF + MiniLM (NF4 + LoRA)"): "`report`: MF + MiniLM (NF4 + LoRA)",
     ("report", "MF + MiniLM (tuned)"): "`report`: MF + MiniLM (tuned)",

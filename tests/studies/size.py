@@ -39,7 +39,7 @@ QUESTIONS = {  # what is asked -> (recipe, row, the row that is taken from it)
     "a larger encoder": [
         (recipe, f"{OTHER} ({kind})", f"{ONE} ({kind})")
         for recipe, kinds in (
-            ("published", ("base", "NF4 + LoRA")),
+            ("notebook", ("base", "NF4 + LoRA")),
             ("report", ("base", "NF4 + LoRA")),
             ("ours", ("base",)),
         )
@@ -47,16 +47,16 @@ QUESTIONS = {  # what is asked -> (recipe, row, the row that is taken from it)
     ],
     "weights in NF4": [
         (recipe, f"{encoder} (NF4)", f"{encoder} (base)")
-        for recipe in ("published", "report")
+        for recipe in ("notebook", "report")
         for encoder in (ONE, OTHER)
     ],
     "LoRA on NF4": [
         (recipe, f"{encoder} (NF4 + LoRA)", f"{encoder} (NF4)")
-        for recipe in ("published", "report")
+        for recipe in ("notebook", "report")
         for encoder in (ONE, OTHER)
     ],
     "all weights, not LoRA on NF4": [
-        (recipe, f"{ONE} (tuned)", f"{ONE} (NF4 + LoRA)") for recipe in ("published", "report")
+        (recipe, f"{ONE} (tuned)", f"{ONE} (NF4 + LoRA)") for recipe in ("notebook", "report")
     ],
 }
 
