@@ -3,8 +3,9 @@
     min over U, V of  1/2 sum_(u,i) (r'_ui - g(u_u . v_i))^2 + reg/2 sum_(u,i) (|u_u|^2 + |v_i|^2)
 
 r' is the rating; for the sigmoid variant it is min-max scaled to [0, 1] and g is the logistic
-function, for the linear one g is the identity. Both sums run over the N ratings, so regularisation
-grows with a row's count. Each rating in turn moves its user and then its item:
+function as Cornac computes it (in float32, and 0 or 1 beyond 6); for the linear one g is the
+identity. Both sums run over the N ratings, so regularisation grows with a row's count. Each rating
+in turn moves its user and then its item:
 
     pull = (r' - g(u . v)) g'(u . v)                       g' = g (1 - g) for the logistic, else 1
     move u by the gradient pull v - reg u, then v by the gradient pull u - reg v of the moved u
@@ -14,33 +15,39 @@ A move of x is a step of RMSprop with one cache per cell (Tieleman & Hinton 2012
     cache = gamma cache + (1 - gamma) gradient^2;   x += lr gradient / (sqrt(cache) + 1e-8)
 
 Gives:    the factors of Cornac 3's PMF to the bit, and with them the 739 hits of MF only.
-Command:  python pmf.py --ratings out/ratings.safetensors --out out/pmf.safetensors
+Command:  python pmf.py --ratings out/ratings.safetensors --out out/pmf.safetensors [--fast]
 Writes:   user_factors (U, K), item_factors (I, K), and loss (epochs,), the mean squared error of r'
 
-Recipe `ours` has another model, the last section: P@25 .171 without text and .174 with it, where
-MF only has .049.
-python pmf.py ranking [--embeddings out/minilm-no-leak.safetensors] [--all]
+Recipe `ours` has another model, the PMF for ranking, with formulas (R) and (S) in the middle of
+this file; its settings are chosen on the validation part of the data at hand.
+python pmf.py choose   --embeddings out/minilm-no-tags.safetensors --out out/ours.json
+python pmf.py ranking  --embeddings out/minilm-no-leak.safetensors --choice out/ours.json [--all]
+
+Legend: U users, I items, N ratings, K factors, D dimensions.
 """
 
+import json
 import math
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numba import njit, prange
 
 import metrics
-from metrics import SEEDS, BadInput, group_by_user, load, load_embeddings
+from metrics import SEEDS, BadInput, group_by_user
+
+# ------------------------------------------------------------------------------------------------
+# PMF by SGD, as the report ran it
+# ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Settings:
-    ratings: Path  # ratings.safetensors of `main.py prepare`
-    out: Path  # the factors to write
+class PMF:
     k: int = 100  # K, factors per user and item
     epochs: int = 200  # passes over the train ratings
     lr: float = 0.005  # RMSprop step size
@@ -48,21 +55,6 @@ class Settings:
     gamma: float = 0.9  # decay of the RMSprop cache
     seed: int = 42  # of the initial factors, N(0, 0.001^2)
     variant: Literal["sigmoid", "linear"] = "sigmoid"  # g: logistic function or identity
-    fast: bool = False  # float32, sums (large data: ratings too) in another order; equal loss
-    threads: int = 1  # more with --fast alone; on small data their order of ratings ranks worse
-    fit_part: bool = False  # leave the validation part of the train rows out
-
-
-# --fast visits the ratings block by block where the item factors and their caches are more than
-# LARGE bytes; a block holds BLOCK bytes of them, which stay in its core's cache. Smaller data keep
-# the order given, for in another one ml-latest-small ranks a tenth worse, at an equal loss.
-BLOCK = 2 * 2**20
-LARGE = 8 * BLOCK
-PARTS = 64  # ranking: part p has rows p, p + 64, ..: popular items are neighbours, so deal them
-
-# ------------------------------------------------------------------------------------------------
-# PMF by SGD. The kernel: arrays and scalars of one float type, no random numbers
-# ------------------------------------------------------------------------------------------------
 
 
 def compiled(function, **options):
@@ -75,7 +67,7 @@ def compiled(function, **options):
 
 @njit(inline="always")
 def _logistic(s):
-    """Logistic function, rounded to float32 and cut to 0 and 1 beyond 6, as Cornac has it."""
+    """g: the logistic function, rounded to float32 and cut to 0 and 1 beyond 6."""
     z = np.float32(s)
     if abs(z) > 6:
         return np.float32(z > 6)
@@ -120,12 +112,55 @@ _epoch_strict = compiled(_epoch, nogil=True)
 _epoch_fast = compiled(_epoch, nogil=True, fastmath=True)
 
 
+def fit(users, items, ratings, n_users, n_items, s=PMF(), name="PMF"):
+    """User factors U (U, K), item factors V (I, K) and the mean squared error of each epoch.
+
+    users, items: (N,) int32 ids, visited in this order; ratings: (N,); s: a PMF. The factors start
+    as draws of RandomState(seed), U first. name is shown by the progress bar. Raises BadInput on
+    what has no fit.
+    """
+    targets, sigmoid = targets_of(users, items, ratings, n_users, n_items, s)  # (N,)
+    rng = np.random.RandomState(s.seed)
+    U = rng.normal(0, 0.001, (n_users, s.k))  # (U, K)
+    V = rng.normal(0, 0.001, (n_items, s.k))  # (I, K)
+    model = U, V, np.zeros_like(U), np.zeros_like(V), step_of(s, np.float64), sigmoid
+    loss = np.zeros(s.epochs)  # (epochs,)
+    for t in epochs(s, name, loss):
+        loss[t] = _epoch_strict(users, items, targets, *model) / len(users)
+    return U, V, loss
+
+
+def step_of(s, dtype):
+    """(lr, reg, gamma, 1 - gamma, 1e-8) of _epoch: float32 constants, promoted to dtype."""
+    lr, reg, gamma, one = np.float32([s.lr, s.reg, s.gamma, 1])
+    return tuple(map(dtype, (lr, reg, gamma, one - gamma, 1e-8)))
+
+
+def targets_of(users, items, ratings, n_users, n_items, s):
+    """(r' (N,) float64, whether g is the logistic function); refuses what has no fit."""
+    check_ratings(users, items, ratings, n_users, n_items)
+    sigmoid = {"sigmoid": True, "linear": False}[s.variant]
+    scaled = scale_ratings(ratings) if sigmoid else ratings.astype(np.float32)
+    return scaled.astype(np.float64), sigmoid
+
+
 def scale_ratings(ratings):
     """Ratings (N,) min-max scaled to [0, 1] and rounded to float32 (the notebook's run)."""
     low, high = float(ratings.min()), float(ratings.max())
     if low == high:
         raise BadInput(f"all {len(ratings)} train ratings are {low:g}; PMF has nothing to learn")
     return ((ratings.astype(np.float64) - low) / (high - low)).astype(np.float32)
+
+
+def epochs(s, name, loss):
+    """0, 1 .. epochs - 1, under a progress bar that shows the loss (epochs,) so far."""
+    with metrics.progress(s.epochs, name, unit="epoch") as bar:
+        for t in range(s.epochs):
+            yield t
+            if not np.isfinite(loss[t]):
+                raise BadInput(f"PMF diverged in epoch {t + 1}; lower --lr ({s.lr}) or --k")
+            bar.set_postfix_str(f"mse {loss[t]:.5f}")
+            bar.update()
 
 
 def check_ratings(users, items, ratings, n_users, n_items):
@@ -135,6 +170,38 @@ def check_ratings(users, items, ratings, n_users, n_items):
     for name, ids, size in (("users", users, n_users), ("items", items, n_items)):
         if ids.min() < 0 or ids.max() >= size:
             raise BadInput(f"{name} are {ids.min()} to {ids.max()}, not within 0 to {size - 1}")
+
+
+# ------------------------------------------------------------------------------------------------
+# The same, fast: in float32, with sums in another order. It learns as well, but its bytes hold for
+# one processor and compiler. Large data are visited block by block, on one thread or more.
+# ------------------------------------------------------------------------------------------------
+
+# Blocks are cut where the item factors and their caches are more than LARGE bytes; a block holds
+# BLOCK bytes of them, which stay in its core's cache. Smaller data keep the order given, for in
+# another one ml-latest-small ranks a tenth worse, at an equal loss.
+BLOCK = 2 * 2**20
+LARGE = 8 * BLOCK
+
+
+def fit_fast(users, items, ratings, n_users, n_items, s=PMF(), threads=1, name="PMF"):
+    """As fit(); with more threads than one, small data are cut into blocks too, and rank worse."""
+    targets, sigmoid = targets_of(users, items, ratings, n_users, n_items, s)  # (N,)
+    rng = np.random.RandomState(s.seed)
+    padding = (0, 0), (0, -s.k % 8)  # zeros up to a multiple of 8 columns: whole vectors
+    U = np.pad(rng.normal(0, 0.001, (n_users, s.k)).astype(np.float32), padding)
+    V = np.pad(rng.normal(0, 0.001, (n_items, s.k)).astype(np.float32), padding)
+    model = U, V, np.zeros_like(U), np.zeros_like(V), step_of(s, np.float32), sigmoid
+    size = 2 * V.nbytes
+    parts = max(threads, math.ceil(size / BLOCK) if size > LARGE else 1)
+    rounds = rounds_of(users, items, targets.astype(np.float32), parts, threads)
+    loss = np.zeros(s.epochs)  # (epochs,)
+    with ThreadPoolExecutor(threads) as pool:
+        for t in epochs(s, name, loss):
+            for blocks in rounds:  # the blocks of a round side by side
+                squares = pool.map(lambda block: _epoch_fast(*block, *model), blocks)
+                loss[t] += sum(squares) / len(users)
+    return U[:, : s.k].copy(), V[:, : s.k].copy(), loss
 
 
 def parts_of(ids, parts):
@@ -159,58 +226,25 @@ def rounds_of(users, items, ratings, parts, threads=1):
     return [[blocks[a * parts + (a + r) % parts] for a in range(groups)] for r in range(parts)]
 
 
-def fit(users, items, ratings, n_users, n_items, settings):
-    """User factors (U, K), item factors (I, K) and the mean squared error of each epoch.
-
-    users, items: (N,) int32 ids, visited in this order; ratings: (N,). The factors start as N(0,
-    0.001^2) draws of RandomState(seed), U first. settings.fast learns as well, but its bytes hold
-    for one processor and compiler: 741 and 755 hits, not 739. Raises BadInput on what has no fit.
-    """
-    s = settings
-    if s.threads < 1 or (s.threads > 1 and not s.fast):
-        raise BadInput(f"--threads {s.threads}: 1, or more with --fast (another order)")
-    check_ratings(users, items, ratings, n_users, n_items)
-    dtype, epoch = (np.float32, _epoch_fast) if s.fast else (np.float64, _epoch_strict)
-    sigmoid = {"sigmoid": True, "linear": False}[s.variant]
-    rng = np.random.RandomState(s.seed)
-    padding = (0, 0), (0, -s.k % 8)  # zeros up to a multiple of 8 columns: whole vectors
-    U = np.pad(rng.normal(0, 0.001, (n_users, s.k)).astype(dtype), padding)  # (U, K + zeros)
-    V = np.pad(rng.normal(0, 0.001, (n_items, s.k)).astype(dtype), padding)  # (I, K + zeros)
-    lr, reg, gamma, one = np.float32([s.lr, s.reg, s.gamma, 1])
-    step = tuple(map(dtype, (lr, reg, gamma, one - gamma, 1e-8)))  # float32 constants, promoted
-    model = U, V, np.zeros_like(U), np.zeros_like(V), step, sigmoid
-    targets = (scale_ratings(ratings) if sigmoid else ratings.astype(np.float32)).astype(dtype)
-    size = 2 * V.nbytes if s.fast else 0
-    parts = max(s.threads, math.ceil(size / BLOCK) if size > LARGE else 1)
-    rounds = rounds_of(users, items, targets, parts, s.threads)
-    loss = np.zeros(s.epochs)  # (epochs,)
-    bar = metrics.progress(s.epochs, str(s.out), unit="epoch")
-    with ThreadPoolExecutor(s.threads) as pool, bar:
-        for t in range(s.epochs):
-            for blocks in rounds:  # the blocks of a round side by side
-                loss[t] += sum(pool.map(lambda block: epoch(*block, *model), blocks)) / len(users)
-            if not np.isfinite(loss[t]):
-                raise BadInput(f"PMF diverged in epoch {t + 1}; lower --lr ({s.lr}) or --k")
-            bar.set_postfix_str(f"mse {loss[t]:.5f}")
-            bar.update()
-    return U[:, : s.k].copy(), V[:, : s.k].copy(), loss
-
-
 # ------------------------------------------------------------------------------------------------
 # PMF for ranking (recipe `ours`): a missing rating is a zero of small weight, and the text of an
 # item is the prior of its factors. Minimise over P (U, K), Q (I, K), W (D, K)
 #
 #   sum_rated w_ui (t_ui - p_u.q_i)^2 + m sum_missing (p_u.q_i)^2
-#     + sum_u a_u |p_u|^2 + sum_i b_i |q_i - e_i W|^2 + ridge |W|^2                            (R)
+#     + reg ( sum_u a_u |p_u|^2 + sum_i b_i |q_i - e_i W|^2 / (1 - text) + |W|^2 / text )       (R)
 #
 # t_ui = rating / highest, w_ui = 1, m the weight of a missing entry (Hu, Koren & Volinsky 2008);
-# a_u = reg (n_u + m I)^power with n_u ratings of user u, b_i alike (Rendle et al. 2022); e_i the
-# text features of item i: the Gaussian prior q_i ~ N(e_i W, 1/b_i) is the idea of Collaborative
-# Topic Regression (Wang & Blei 2011). Only users and items with a rating enter the sums; an item
-# without one takes its prior e_i W. Without text (D = 0), t = 1 and power 0 this is weighted MF.
+# a_u = (n_u + m I) / their mean over the users, n_u the ratings of user u, and b_i alike (Rendle et
+# al. 2022), so that the mean strength of a prior is reg on data of any size. e_i is the unit
+# embedding of the item's text: q_i = e_i W + a rest, both Gaussian (the idea of Collaborative Topic
+# Regression, Wang & Blei 2011). `text` is the share of the variance of q_i that its text explains;
+# whatever it is, text and rest together have the variance 1 / (reg b_i) at b_i = 1. With text = 0
+# there is no W, and with t = 1 too (R) is weighted MF. Only users and items with a rating enter the
+# sums; an item without one takes e_i W.
 #
 # In one coordinate x_k of one row, x = q_i say, (R) is a parabola. One step takes x_k to its
-# minimum: minus slope / curve, half the first and half the second derivative. With y = p_u:
+# minimum: minus slope / curve, half the first and half the second derivative. With y = p_u and
+# b = reg b_i / (1 - text):
 #
 #   slope = m (x G)_k + b (x_k - prior_k) - sum_rated error y_k              G = sum_all y'y (K, K)
 #   curve = m G_kk + b + sum_rated (w - m) y_k^2             error = w t - (w - m) x.y          (S)
@@ -218,21 +252,19 @@ def fit(users, items, ratings, n_users, n_items, settings):
 # A sweep takes these steps for all of P, solves for W, takes them for all of Q. (R) never rises.
 # ------------------------------------------------------------------------------------------------
 
+PARTS = 64  # part p has the rows p, p + 64, ..: popular items are neighbours, so deal them
+
 
 @dataclass(frozen=True)
 class Ranking:
-    ratings: Path = Path("out/ratings.safetensors")  # of `main.py prepare`
-    out: Path = Path("out/pmf-ours.safetensors")  # the factors to write
-    embeddings: Path | None = None  # of encode.py, the prior; none: no prior, cold items get zeros
-    k: int = 128  # K; from here to ridge chosen on validation, see results/choices.md
+    k: int = 128  # K; this and the next three are chosen for the data at hand, see choose()
     missing: float = 0.1  # m, weight of a missing entry against 1 of a rating
-    reg: float = 0.014  # of a_u and b_i; with 0, (R) may have no finite minimum
-    power: float = 1.0  # 1: regularisation per rating; 0: the same for every row
-    ridge: float = 1.0  # weight of |W|^2
+    reg: float = 2.8  # mean strength of the priors of user and item factors
+    text: float = 0.2  # share of an item's prior variance that its text explains; below 1
+    power: float = 1.0  # a_u and b_i are taken to this power; 0: the same for every row
     sweeps: int = 15  # passes over users and items; more change nothing that ranking sees
     seed: int = 42  # of the initial factors, N(0, 0.01 / K)
     fast: bool = False  # float32: as good, the objective the same to some 1e-6
-    all: bool = False  # the test part too: for `main.py recommend`, where nothing is measured
 
 
 @partial(compiled, parallel=True, fastmath={"reassoc", "contract"})
@@ -241,8 +273,8 @@ def half_sweep(starts, others, targets, weights, missing, X, Y, spectrum, prior,
 
     Row r shares ratings with the rows others[starts[r]:starts[r + 1]] (int32) of Y (C, K), targets
     and weights (N,) alike; one without any stays. Y is turned(), so that G = diag(spectrum (K,)).
-    prior (R, K); reg (R,) is a_u or b_i; all, `missing` too, of one float type. Rows do not see
-    each other, so the threads' order changes nothing.
+    prior (R, K); reg (R,) is b of (S); all, `missing` too, of one float type. Rows do not see each
+    other, so the threads' order changes nothing.
     """
     for part in prange(PARTS):
         for r in range(part, len(X), PARTS):
@@ -294,35 +326,41 @@ def by_row(rows, others, targets, weights, n_rows):
 
 
 def strengths(rows, n_rows, n_others, s):
-    """a_u of (R) for users, b_i for items: (R,); 0 for a row without ratings."""
+    """reg a_u of (R) for users, reg b_i for items: (R,); 0 for a row without ratings.
+
+    rows: (N,) of the ratings; n_others: how many rows of the other side have a rating.
+    """
     counts = np.bincount(rows, minlength=n_rows)  # (R,)
-    return np.where(counts > 0, s.reg * (counts + s.missing * n_others) ** s.power, 0.0)
-
-
-def text_features(embeddings):
-    """e_i of (R): unit embeddings and a 1 for the intercept, (I, D + 1)."""
-    return np.hstack([embeddings.astype(np.float64), np.ones((len(embeddings), 1))])
+    relative = counts + s.missing * n_others  # (R,)
+    relative /= relative[counts > 0].mean()  # a_u
+    return np.where(counts > 0, s.reg * relative**s.power, 0.0)
 
 
 def regress(features, Q, reg, ridge):
-    """W (D, K) that minimises (R) for given item factors Q (I, K), in closed form."""
+    """W (D, K) that minimises sum_i reg_i |q_i - e_i W|^2 + ridge |W|^2, in closed form.
+
+    features: e_i (I, D); Q (I, K); reg (I,).
+    """
     weighted = features * reg[:, None]  # (I, D)
     system = features.T @ weighted + ridge * np.eye(features.shape[1], dtype=Q.dtype)  # (D, D)
     return np.linalg.solve(system, weighted.T @ Q)
 
 
-def fit_ranking(users, items, targets, weights, n_users, n_items, settings, features=None):
-    """P (U, K), Q (I, K) and W (D, K) that minimise (R), by settings.sweeps sweeps.
+def fit_ranking(
+    users, items, targets, weights, n_users, n_items, s=Ranking(), features=None, name="PMF"
+):
+    """P (U, K), Q (I, K) and W (D, K) that minimise (R), by s.sweeps sweeps.
 
-    users, items (N,) int32; targets, weights (N,); features (I, D) as of text_features, or None.
-    n_items may count items without ratings: they get features @ W. The same machine gives the same
-    bytes twice; another processor may differ in the last bits. Raises BadInput on what has no fit.
+    users, items (N,) int32; targets, weights (N,); s: a Ranking; features (I, D): unit embeddings
+    of the items' texts, or None. n_items may count items without ratings: they get features @ W,
+    by a regression on the others' factors if s.text is 0. The same machine gives the same bytes
+    twice; another processor may differ in the last bits. Raises BadInput on what has no fit.
     """
-    s, rng = settings, np.random.default_rng(settings.seed)
     check_ratings(users, items, targets, n_users, n_items)
     if features is not None and len(features) != n_items:
         raise BadInput(f"text features of {len(features)} items, ratings of {n_items}")
-    dtype = np.float32 if s.fast else np.float64
+    dtype, rng = np.float32 if s.fast else np.float64, np.random.default_rng(s.seed)
+    text = 0.0 if features is None else s.text
     features = (np.zeros((n_items, 0)) if features is None else features).astype(dtype)  # (I, D)
     targets, weights = targets.astype(dtype), weights.astype(dtype)  # (N,)
     missing, sd = dtype(s.missing), 0.1 / math.sqrt(s.k)
@@ -332,38 +370,23 @@ def fit_ranking(users, items, targets, weights, n_users, n_items, settings, feat
     cold_u, cold_i = np.diff(by_user[0]) == 0, np.diff(by_item[0]) == 0  # (U,), (I,) not rated
     P[cold_u], Q[cold_i] = 0, 0  # outside the sums
     reg_u = strengths(users, n_users, np.sum(~cold_i), s).astype(dtype)  # (U,)
-    reg_i = strengths(items, n_items, np.sum(~cold_u), s).astype(dtype)  # (I,)
+    reg_i = (strengths(items, n_items, np.sum(~cold_u), s) / (1 - text)).astype(dtype)  # (I,)
     W, zero = np.zeros((features.shape[1], s.k), dtype), np.zeros_like(P)  # (D, K), (U, K)
-    with metrics.progress(s.sweeps, str(s.out), unit="sweep") as bar:
+    with metrics.progress(s.sweeps, name, unit="sweep") as bar:
         for sweep in range(s.sweeps):
             spectrum, Q, P, W = turned(Q, P, W)
             half_sweep(*by_user, missing, P, Q, spectrum, zero, reg_u)
             _refuse_infinite(P, s)
-            if sweep:  # the first Q is noise: nothing to regress on
-                W = regress(features, Q, reg_i, s.ridge)
+            if text and sweep:  # the first Q is noise: nothing to regress on
+                W = regress(features, Q, reg_i, dtype(s.reg / text))
             spectrum, P, Q, W = turned(P, Q, W)
             half_sweep(*by_item, missing, Q, P, spectrum, features @ W, reg_i)
             _refuse_infinite(Q, s)
             bar.update()
+    if not text:  # what it says of items without ratings is worth having all the same
+        W = regress(features, Q, reg_i, dtype(s.reg / Ranking.text))
     Q[cold_i] = (features @ W)[cold_i]
     return P, Q, W
-
-
-def solve_users(Q, by_user, missing, reg):
-    """The P (U, K) that minimises (R) for given Q (I, K), in closed form: sweeps only come near it.
-
-    by_user as of by_row(); reg (U,) is a_u. fuse.new_user does it for somebody who is not in P.
-    """
-    starts, items, targets, weights = by_user
-    rated = Q[np.unique(items)]  # (I, K) without the cold ones
-    gram = missing * rated.T @ rated  # (K, K)
-    P = np.zeros((len(starts) - 1, Q.shape[1]), Q.dtype)  # (U, K)
-    for u in np.flatnonzero(np.diff(starts)):
-        own = slice(starts[u], starts[u + 1])  # the user's ratings
-        Z, w = Q[items[own]], weights[own]  # (n, K), (n,)
-        system = gram + (Z.T * (w - missing)) @ Z + reg[u] * np.eye(len(gram))  # (K, K)
-        P[u] = np.linalg.solve(system, Z.T @ (w * targets[own]))
-    return P
 
 
 def _refuse_infinite(X, s):
@@ -371,47 +394,211 @@ def _refuse_infinite(X, s):
         raise BadInput(f"no finite factors with --reg {s.reg}, --power {s.power}; raise --reg")
 
 
+# ------------------------------------------------------------------------------------------------
+# The settings of the PMF for ranking, chosen for the data at hand
+# ------------------------------------------------------------------------------------------------
+
+SEARCH = {  # the values of a setting; of those as good as the best, the first is taken
+    "text": (0.0, 0.2, 0.5),
+    "reg": (2.8, 2.0, 4.0, 5.6),
+    "missing": (0.1, 0.05, 0.2),
+    "k": (128, 256, 512),
+}
+MARGIN = 0.001  # NDCG: values this near to the best are as good
+SWEEPS = 8  # of the fits that are compared
+LIST = 25  # NDCG@25
+PER_DRAW, MOST = 300_000, 1_000_000  # ratings, see draws_of
+
+
+class Draw(NamedTuple):
+    """One draw of a validation part: what is fitted, and what is to be found."""
+
+    known: tuple  # users, items (n,) int32, targets, weights (n,)
+    seen: tuple  # group_by_user pair of the same ratings
+    relevant: tuple  # group_by_user pair: the liked ones among those held out
+
+
+def draws_of(users, items, targets, liked, n_users):
+    """The Draws of ratings (N,), liked (N,) bool: each holds out a tenth of each user's ratings.
+
+    A draw is a noisy judge where ratings are few, so there are 1 to 10 of them, as many as together
+    have PER_DRAW ratings. Of more than MOST ratings a random sample of users is taken.
+    """
+    if len(users) > MOST:
+        order = np.random.default_rng(0).permutation(n_users)  # (U,)
+        counts = np.bincount(users, minlength=n_users)[order]
+        taken = np.zeros(n_users, bool)
+        taken[order[np.cumsum(counts) <= MOST]] = True
+        rows = taken[users]  # (N,)
+        users, items, targets, liked = (x[rows] for x in (users, items, targets, liked))
+    for seed in range(7, 7 + min(max(PER_DRAW // len(users), 1), 10)):
+        kept, held = metrics.split_per_user(users, 0.1, seed)
+        find = held[liked[held]]
+        if len(find) == 0:
+            continue
+        known = users[kept], items[kept], targets[kept], np.ones(len(kept))
+        yield Draw(
+            known,
+            group_by_user(users[kept], items[kept], n_users),
+            group_by_user(users[find], items[find], n_users),
+        )
+
+
+def ndcg_of(draw, n_users, n_items, s, features):
+    """NDCG@25 of a Ranking on a Draw: fitted to what is known, measured on what is held out."""
+    P, Q, _ = fit_ranking(*draw.known, n_users, n_items, s, features, name="")
+    found = metrics.evaluate(lambda users: P[users] @ Q.T, draw.seen, draw.relevant, LIST)
+    return float(found["ndcg"].mean())
+
+
+def choose(users, items, targets, liked, n_users, n_items, s=Ranking(), features=None, fixed=()):
+    """(the best Ranking, the curve) for these ratings, by the mean NDCG@25 over the draws.
+
+    users .. n_items and features as of fit_ranking; liked (N,) bool: what should be found. One
+    setting after the other goes through its values in SEARCH, from those of s on; those named in
+    `fixed` stay as they are. The curve is a list of {setting: value, .., "ndcg": mean, "draws": of
+    each}; it is empty, and s is returned, where no draw holds out a liked rating.
+    """
+    draws, curve = list(draws_of(users, items, targets, liked, n_users)), {}
+
+    def measure(point):
+        if point not in curve:
+            short = replace(point, sweeps=SWEEPS, fast=True)
+            curve[point] = [ndcg_of(draw, n_users, n_items, short, features) for draw in draws]
+        return np.mean(curve[point])
+
+    for name in SEARCH:
+        if name in fixed or (name == "text" and features is None) or not draws:
+            continue
+        points, means = [], []
+        for value in SEARCH[name]:
+            points.append(replace(s, **{name: value}))
+            means.append(measure(points[-1]))
+            if name == "k" and means[-1] < max(means[:-1], default=0) + MARGIN:
+                break  # more factors take longer and do not pay
+        s = next(p for p, mean in zip(points, means, strict=True) if mean >= max(means) - MARGIN)
+    values = ({name: getattr(point, name) for name in SEARCH} for point in curve)
+    means = ({"ndcg": float(np.mean(found)), "draws": found} for found in curve.values())
+    return s, [point | mean for point, mean in zip(values, means, strict=True)]
+
+
+# ------------------------------------------------------------------------------------------------
+# The commands
+# ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Settings(PMF):
+    ratings: Path = Path("out/ratings.safetensors")  # of `main.py prepare`
+    out: Path = Path("out/pmf.safetensors")  # the factors to write
+    fast: bool = False  # float32, sums (large data: ratings too) in another order; equal loss
+    threads: int = 1  # more with --fast alone; on small data their order of ratings ranks worse
+    fit_part: bool = False  # leave the validation part of the train rows out
+
+
+@dataclass(frozen=True)
+class Choose:
+    ratings: Path = Path("out/ratings.safetensors")  # of `main.py prepare`
+    embeddings: Path | None = None  # of encode.py; of texts without tags: who tags has often rated
+    out: Path = Path("out/ours.json")  # what was chosen, and the NDCG@25 of all that was tried
+    k: int | None = None  # K, the factors; here and below: a value given is not chosen, but kept
+    missing: float | None = None  # m, weight of a missing entry against 1 of a rating
+    reg: float | None = None  # mean strength of the priors of user and item factors
+    text: float | None = None  # share of an item's prior variance that its text explains
+
+
+@dataclass(frozen=True)
+class Fit(Ranking):
+    ratings: Path = Path("out/ratings.safetensors")  # of `main.py prepare`
+    out: Path = Path("out/pmf-ours.safetensors")  # the factors to write
+    embeddings: Path | None = None  # of encode.py, the prior; none: no prior, cold items get zeros
+    choice: Path | None = None  # of `pmf.py choose`: its k, missing, reg and text are taken
+    all: bool = False  # the test part too: for `main.py recommend`, where nothing is measured
+
+
+BOUNDS = {"k": 1, "missing": (0, 1), "reg": 1e-6, "text": (0, 0.99)}
+
+
 def read_train(path, fit_part=False, test_too=False):
-    """Train users, items, ratings (N,) of prepare's file; U, I of train, I of all; the highest."""
+    """Train users, items, ratings (N,) of prepare's file, U, I of train, and all its arrays."""
     names = [f"train_{column}" for column in ("users", "items", "ratings")]
-    data = load(path, names=[*names, "valid", "user_ids", "movie_ids", "highest"])
+    data = metrics.load(path, names=[*names, "valid", "user_ids", "movie_ids", "liked", "highest"])
     rows = ~data["valid"] if fit_part else slice(None)  # (N,)
-    sizes = len(data["user_ids"]), int(data["train_items"].max()) + 1, len(data["movie_ids"])
     columns = [data[name][rows] for name in names]
     if test_too:
         tests = (data[name.replace("train", "test")] for name in names)
         columns = [np.concatenate(both) for both in zip(columns, tests, strict=True)]
-    return *columns, *sizes, float(data["highest"])
+    return *columns, len(data["user_ids"]), int(data["train_items"].max()) + 1, data
+
+
+def main_choose(argv):
+    s = metrics.parse(Choose, __doc__, argv)
+    given = {name: getattr(s, name) for name in SEARCH if getattr(s, name) is not None}
+    check_bounds(given)
+    with metrics.stage(s.out, "settings of `ours`, chosen on the validation part") as figure:
+        users, items, ratings, n_users, n_items, data = read_train(s.ratings)
+        features, inputs = None, [s.ratings]
+        if s.embeddings:
+            features = metrics.load_embeddings(s.embeddings, s.ratings)[:n_items]  # (I, D)
+            inputs.append(s.embeddings)
+        case = users, items, ratings / float(data["highest"]), ratings >= float(data["liked"])
+        best, curve = choose(*case, n_users, n_items, Ranking(**given), features, given)
+        chosen = {name: getattr(best, name) for name in SEARCH}
+        record = metrics.origin({"given": given}, inputs) | {"chosen": chosen, "curve": curve}
+        with metrics.whole(s.out) as new:
+            new.write_text(json.dumps(record, indent=1))
+        figure(", ".join(f"{name} {value:g}" for name, value in chosen.items()))
+        figure(f"{len(curve)} points on {len(curve[0]['draws']) if curve else 0} draws")
 
 
 def main_ranking(argv):
-    bounds = {"k": 1, "missing": (0, 1), "reg": 1e-6, "sweeps": 1, "ridge": 0, "seed": SEEDS}
-    s = metrics.parse(Ranking, __doc__, argv, **bounds)  # 1. settings
+    s = metrics.parse(Fit, __doc__, argv, **BOUNDS, sweeps=1, seed=SEEDS)  # 1. settings
+    model = Ranking(**{name: getattr(s, name) for name in vars(Ranking())})
+    inputs = [path for path in (s.ratings, s.embeddings, s.choice) if path]
+    if s.choice:
+        if any(getattr(s, name) != getattr(Ranking, name) for name in SEARCH):
+            raise BadInput(f"--choice holds {', '.join(SEARCH)}: give them to `pmf.py choose`")
+        model = replace(model, **chosen_in(s.choice, s.ratings))
     with metrics.stage(s.out, "PMF for ranking") as figure:
-        read = read_train(s.ratings, test_too=s.all)  # 2. ratings
-        users, items, ratings, n_users, _, n_items, highest = read
-        features, inputs, weights = None, [s.ratings], np.ones(len(ratings))  # .., (N,)
-        if s.embeddings:  # 3. text
-            embeddings = load_embeddings(s.embeddings, s.ratings)  # (I, D)
-            features, inputs = text_features(embeddings), [*inputs, s.embeddings]
-        case = users, items, ratings / highest, weights, n_users, n_items
-        P, Q, W = fit_ranking(*case, s, features)  # 4. fit
-        if s.all:
-            reg = strengths(users, n_users, len(np.unique(items)), s)  # (U,)
-            P = solve_users(Q, by_row(*case[:5]), s.missing, reg)
-        arrays = {"user_factors": P, "item_factors": Q, "text_weights": W}
-        metrics.save(s.out, arrays, s, inputs)  # 5. write
+        users, items, ratings, n_users, _, data = read_train(s.ratings, test_too=s.all)  # 2. data
+        features = metrics.load_embeddings(s.embeddings, s.ratings) if s.embeddings else None
+        targets, weights = ratings / float(data["highest"]), np.ones(len(ratings))  # (N,)
+        shape = n_users, len(data["movie_ids"])
+        P, Q, W = fit_ranking(users, items, targets, weights, *shape, model, features, str(s.out))
+        arrays = {"user_factors": P, "item_factors": Q, "text_weights": W}  # 3. fitted; 4. write
+        metrics.save(s.out, arrays, vars(model) | {"all": s.all}, inputs)
         figure(f"{s.sweeps} sweeps over {len(ratings):,} ratings")
 
 
+def chosen_in(path, ratings):
+    """The settings in a file that main_choose wrote for these ratings."""
+    record = metrics.read_json(path, "chosen", "inputs")
+    metrics.require(path, record["inputs"], {ratings.name: metrics.sha256(ratings)})
+    check_bounds(record["chosen"])
+    return {name: record["chosen"][name] for name in SEARCH}
+
+
+def check_bounds(settings):
+    """Refuse a setting of SEARCH that is off its bounds."""
+    for name, value in settings.items():
+        bound = BOUNDS[name]
+        least, most = bound if isinstance(bound, tuple) else (bound, math.inf)
+        if not least <= value <= most:
+            raise BadInput(f"{name} is {value}, not between {least} and {most}")
+
+
 def main():
-    if sys.argv[1:2] == ["ranking"]:
-        return main_ranking(sys.argv[2:])
-    bounds = {"k": 1, "epochs": 1, "lr": 0, "reg": 0, "gamma": (0, 1), "seed": SEEDS}
+    commands = {"choose": main_choose, "ranking": main_ranking}
+    if command := commands.get(sys.argv[1] if sys.argv[1:] else ""):
+        return command(sys.argv[2:])
+    bounds = {"k": 1, "epochs": 1, "lr": 0, "reg": 0, "gamma": (0, 1), "seed": SEEDS, "threads": 1}
     s = metrics.parse(Settings, __doc__, **bounds)  # 1. settings
+    if s.threads > 1 and not s.fast:
+        raise BadInput(f"--threads {s.threads}: 1, or more with --fast (another order)")
     with metrics.stage(s.out, "PMF") as figure:
-        *columns, n_users, n_items, _, _ = read_train(s.ratings, s.fit_part)  # 2. ratings
-        U, V, loss = fit(*columns, n_users, n_items, s)  # 3. fit
+        *columns, n_users, n_items, _ = read_train(s.ratings, s.fit_part)  # 2. ratings
+        fitted = partial(fit_fast, threads=s.threads) if s.fast else fit
+        U, V, loss = fitted(*columns, n_users, n_items, s, name=str(s.out))  # 3. fit
         arrays = {"user_factors": U, "item_factors": V, "loss": loss}
         metrics.save(s.out, arrays, s, [s.ratings])  # 4. write
         figure(f"mse {loss[-1]:.4f}")

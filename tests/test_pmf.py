@@ -27,8 +27,7 @@ ROOT = Path(__file__).parents[1]
 RECORDED = json.loads((Path(__file__).parent / "recorded" / "cornac_pmf.json").read_text())
 
 
-def settings(**changes):
-    return pmf.Settings(ratings=Path("r"), out=Path("o"), **changes)
+settings = pmf.PMF
 
 
 def small():
@@ -47,8 +46,9 @@ def test_factors_are_bit_identical_to_cornacs(variant):
 
 def test_the_defaults_are_the_notebooks_run():
     notebook = {"k": 100, "epochs": 200, "lr": 0.005, "reg": 0.001, "gamma": 0.9, "seed": 42}
-    notebook |= {"variant": "sigmoid", "fast": False, "threads": 1, "fit_part": False}
-    assert dataclasses.asdict(settings()) == {"ratings": Path("r"), "out": Path("o")} | notebook
+    assert dataclasses.asdict(pmf.PMF()) == notebook | {"variant": "sigmoid"}
+    command = pmf.Settings()
+    assert (command.fast, command.threads, command.fit_part) == (False, 1, False)
 
 
 def test_the_logistic_function_is_cut_beyond_6():
@@ -157,7 +157,7 @@ def test_same_seed_same_bytes_other_seed_other_factors():
 
 def test_fast_is_float32_and_learns_the_same():
     strict = pmf.fit(*small(), 6, 8, settings(k=5, epochs=20))
-    fast = pmf.fit(*small(), 6, 8, settings(k=5, epochs=20, fast=True))
+    fast = pmf.fit_fast(*small(), 6, 8, settings(k=5, epochs=20))
     assert fast[0].dtype == np.float32
     assert fast[2][-1] == pytest.approx(strict[2][-1], rel=1e-3)
 
@@ -217,33 +217,26 @@ def test_parts_are_cut_where_the_ratings_are_even():
 
 @pytest.mark.parametrize(("block", "parts"), [(2 * 60 * 16 * 4, 1), (2 * 60 * 16 * 4 - 1, 2)])
 def test_fast_takes_blocks_where_the_items_and_caches_outgrow_the_cache(block, parts, monkeypatch):
-    """60 items of 9 factors, 16 with the zeros, in float32; strict keeps the order given."""
+    """60 items of 9 factors, 16 with the zeros, in float32."""
     case, asked, whole = many(), [], pmf.rounds_of
     monkeypatch.setattr(pmf, "rounds_of", lambda *a: asked.append(a[3]) or whole(*a))
     monkeypatch.setattr(pmf, "BLOCK", block)
     monkeypatch.setattr(pmf, "LARGE", block)
-    for fast in (True, False):
-        pmf.fit(*case, settings(k=9, epochs=1, fast=fast))
-    assert asked == [parts, 1]
+    pmf.fit_fast(*case, settings(k=9, epochs=1))
+    assert asked == [parts]
 
 
 def test_threads_give_the_bytes_of_one_thread_on_the_rounds_one_after_the_other():
     users, items, ratings, *shape = many()
-    s = settings(k=9, epochs=4, fast=True)
+    s = settings(k=9, epochs=4)
     blocks = [block for blocks in pmf.rounds_of(users, items, ratings, 2) for block in blocks]
     columns = [np.concatenate(column) for column in zip(*blocks, strict=True)]
-    plain = pmf.fit(*columns, *shape, s)
+    plain = pmf.fit_fast(*columns, *shape, s)
     for _ in range(3):
-        dealt = pmf.fit(users, items, ratings, *shape, dataclasses.replace(s, threads=2))
+        dealt = pmf.fit_fast(users, items, ratings, *shape, s, threads=2)
         assert dealt[0].tobytes() == plain[0].tobytes()
         assert dealt[1].tobytes() == plain[1].tobytes()
         assert dealt[2] == pytest.approx(plain[2], rel=1e-12)
-
-
-@pytest.mark.parametrize("changes", [{"threads": 2}, {"threads": 0, "fast": True}])
-def test_threads_are_for_fast_alone_and_at_least_one(changes):
-    with pytest.raises(BadInput, match=f"--threads {changes['threads']}"):
-        pmf.fit(*small(), 6, 8, settings(k=4, epochs=1, **changes))
 
 
 @pytest.mark.parametrize(
@@ -365,8 +358,8 @@ def test_turning_makes_the_gram_diagonal_and_keeps_every_score_and_length():
 def test_ranking_factors_that_are_not_finite_are_a_clear_error():
     case, features = ranking_case()
     for k in (2, 8):
-        with pytest.raises(BadInput, match=r"no finite factors with --reg 0.014, --power 400"):
-            pmf.fit_ranking(*case, pmf.Ranking(k=k, power=400.0))
+        with pytest.raises(BadInput, match=r"no finite factors with --reg 2.8, --power 4000"):
+            pmf.fit_ranking(*case, pmf.Ranking(k=k, power=4000.0))
     features[3, 1] = np.nan  # not a number: only Q sees it
     with pytest.raises(BadInput, match="no finite factors"):
         pmf.fit_ranking(*case, pmf.Ranking(k=2, sweeps=1), features)
@@ -381,13 +374,6 @@ def test_a_tiny_regularisation_is_still_finite():
         value = ranking_objective(P, Q, W, *case[:4], s)
         assert value < case[3] @ case[2] ** 2  # that of all 0
         assert 1e-6 * (np.sum(P**2) + np.sum(Q**2)) <= value
-
-
-def test_the_ranking_defaults_are_those_chosen_on_validation():
-    chosen = {"k": 128, "missing": 0.1, "reg": 0.014, "power": 1.0, "sweeps": 15, "ridge": 1.0}
-    found = dataclasses.asdict(pmf.Ranking())
-    assert {name: found[name] for name in chosen} == chosen
-    assert (found["seed"], found["fast"], found["all"]) == (42, False, False)
 
 
 def test_ranking_starts_at_normal_draws_of_length_a_tenth_where_there_are_ratings():
@@ -407,36 +393,40 @@ def test_text_features_of_other_items_are_refused():
 
 
 def test_strengths_by_hand():
-    s = pmf.Ranking(reg=0.01, missing=0.5, power=2.0)
+    """3 ratings and 1, with .5 for each of 4 others: 5 and 3, whose mean is 4."""
+    s = pmf.Ranking(reg=0.1, missing=0.5, power=2.0)
     got = pmf.strengths(np.array([0, 0, 0, 2]), 3, 4, s)
-    assert got == pytest.approx([0.01 * (3 + 0.5 * 4) ** 2, 0, 0.01 * (1 + 0.5 * 4) ** 2])
+    assert got == pytest.approx([0.1 * (5 / 4) ** 2, 0, 0.1 * (3 / 4) ** 2])
 
 
 def test_the_objective_equals_the_double_loop():
     (users, items, targets, weights, n_users, n_items), features = ranking_case()
-    s, rng = pmf.Ranking(missing=0.2, reg=0.05, ridge=0.7, power=0.5), np.random.default_rng(1)
+    s, rng = pmf.Ranking(missing=0.2, reg=0.05, text=0.4, power=0.5), np.random.default_rng(1)
     P, Q, W = (rng.normal(size=(n, 2)) for n in (n_users, n_items, 3))
     rated = {(u, i): n for n, (u, i) in enumerate(zip(users, items, strict=True))}
     warm_users, warm_items = sorted(set(users)), sorted(set(items))
-    total = 0.7 * sum(W.flatten() ** 2)
+    total = 0.05 / 0.4 * sum(W.flatten() ** 2)
+    mean_a = len(users) / len(warm_users) + 0.2 * len(warm_items)
+    mean_b = len(users) / len(warm_items) + 0.2 * len(warm_users)
     for u in warm_users:
-        total += 0.05 * (sum(users == u) + 0.2 * len(warm_items)) ** 0.5 * sum(P[u] ** 2)
+        a = (sum(users == u) + 0.2 * len(warm_items)) / mean_a
+        total += 0.05 * a**0.5 * sum(P[u] ** 2)
         for i in warm_items:
             n = rated.get((u, i))
             w, t = (0.2, 0.0) if n is None else (weights[n], targets[n])
             total += w * (t - P[u] @ Q[i]) ** 2
     for i in warm_items:
-        b = 0.05 * (sum(items == i) + 0.2 * len(warm_users)) ** 0.5
-        total += b * sum((Q[i] - features[i] @ W) ** 2)
+        b = (sum(items == i) + 0.2 * len(warm_users)) / mean_b
+        total += 0.05 / 0.6 * b**0.5 * sum((Q[i] - features[i] @ W) ** 2)
     got = ranking_objective(P, Q, W, users, items, targets, weights, s, features)
     assert got == pytest.approx(total, rel=1e-12)
 
 
 def test_every_half_sweep_and_every_regression_lowers_the_objective():
     (users, items, targets, weights, n_users, n_items), features = ranking_case()
-    s, rng = pmf.Ranking(missing=0.2, reg=0.05), np.random.default_rng(1)
+    s, rng = pmf.Ranking(missing=0.2, reg=0.5, text=0.3), np.random.default_rng(1)
     reg_u = pmf.strengths(users, n_users, len(np.unique(items)), s)
-    reg_i = pmf.strengths(items, n_items, n_users, s)
+    reg_i = pmf.strengths(items, n_items, n_users, s) / 0.7
     P, Q = rng.normal(size=(n_users, 4)), rng.normal(size=(n_items, 4)) * (reg_i > 0)[:, None]
     W = np.zeros((3, 4))
     by_user = pmf.by_row(users, items, targets, weights, n_users)
@@ -452,7 +442,7 @@ def test_every_half_sweep_and_every_regression_lowers_the_objective():
         spectrum, Q, P, W = pmf.turned(Q, P, W)
         pmf.half_sweep(*by_user, s.missing, P, Q, spectrum, np.zeros_like(P), reg_u)
         note()
-        W = pmf.regress(features, Q, reg_i, s.ridge)
+        W = pmf.regress(features, Q, reg_i, s.reg / s.text)
         note()
         spectrum, P, Q, W = pmf.turned(P, Q, W)
         pmf.half_sweep(*by_item, s.missing, Q, P, spectrum, features @ W, reg_i)
@@ -465,10 +455,11 @@ def test_the_result_is_the_closed_form_optimum_of_each_block(text):
     """After many sweeps each p_u, each q_i and W solve their own least squares in plain NumPy."""
     case, features = ranking_case()
     users, items, targets, weights, n_users, n_items = case
-    s = pmf.Ranking(k=3, missing=0.2, reg=0.05, sweeps=600, seed=3)
+    s = pmf.Ranking(k=3, missing=0.2, reg=0.5, text=0.3, sweeps=600, seed=3)
     features = features if text else np.zeros((n_items, 0))
     P, Q, W = pmf.fit_ranking(*case, s, features if text else None)
     reg_u, reg_i = pmf.strengths(users, n_users, 9, s), pmf.strengths(items, n_items, n_users, s)
+    reg_i = reg_i / (0.7 if text else 1)
     full_w, full_t = np.full((n_users, 9), s.missing), np.zeros((n_users, 9))  # warm items: 0 .. 8
     full_w[users, items], full_t[users, items] = weights, targets
     q, prior = Q[:9], features @ W
@@ -481,7 +472,9 @@ def test_the_result_is_the_closed_form_optimum_of_each_block(text):
         best = np.linalg.solve(system, P.T @ (full_w[:, i] * full_t[:, i]) + reg_i[i] * prior[i])
         assert Q[i] == pytest.approx(best, abs=1e-7)
     root = np.sqrt(reg_i)[:, None]
-    rows = np.vstack([root * features, np.sqrt(s.ridge) * np.eye(features.shape[1])])  # (I + D, D)
+    rows = np.vstack(
+        [root * features, np.sqrt(0.5 / 0.3) * np.eye(features.shape[1])]
+    )  # (I + D, D)
     wanted = np.vstack([root * Q, np.zeros((features.shape[1], 3))])
     assert pytest.approx(np.linalg.lstsq(rows, wanted)[0], abs=1e-7) == W
     assert np.abs(Q[:9]).max() > 0.1  # not the trivial optimum
@@ -489,7 +482,7 @@ def test_the_result_is_the_closed_form_optimum_of_each_block(text):
 
 def test_a_cold_item_takes_its_prior_and_moves_nobody():
     case, features = ranking_case()
-    s = pmf.Ranking(k=4, sweeps=8)
+    s = pmf.Ranking(k=4, sweeps=8, reg=0.5)
     P, Q, W = pmf.fit_ranking(*case, s, features)
     assert np.array_equal(Q[9:], (features @ W)[9:])
     assert np.abs(Q[9:]).min() > 0
@@ -523,19 +516,105 @@ def test_ranking_fast_is_float32_and_ends_at_the_same_objective():
     assert values[1] == pytest.approx(values[0], rel=1e-6)
 
 
-def test_text_features_are_the_embeddings_and_a_one():
-    got = pmf.text_features(np.array([[1.0, 0], [3, 5]], dtype=np.float32))
-    assert got.tolist() == [[1, 0, 1], [3, 5, 1]] and got.dtype == np.float64
+def test_without_weight_of_the_text_only_cold_items_take_something_from_it():
+    case, features = ranking_case()
+    s = pmf.Ranking(k=4, sweeps=8, reg=0.5, text=0.0)
+    P, Q, W = pmf.fit_ranking(*case, s, features)
+    plain = pmf.fit_ranking(*case, s)
+    assert np.array_equal(P, plain[0]) and np.array_equal(Q[:9], plain[1][:9])
+    assert np.array_equal(Q[9:], features[9:] @ W) and np.abs(Q[9:]).min() > 0
 
 
-# The two commands
+# The choice of the settings
+
+
+def tastes(n_users=60, n_items=200, n_kinds=4, seed=0):
+    """Users who like one kind of items: (users, items, targets, liked), the kind of each item."""
+    rng = np.random.default_rng(seed)
+    kinds, taste = np.arange(n_items) % n_kinds, np.arange(n_users) % n_kinds  # (I,), (U,)
+    own = kinds == taste[:, None]  # (U, I)
+    users, items = np.nonzero(rng.random((n_users, n_items)) < np.where(own, 0.15, 0.02))
+    liked = own[users, items]  # (N,)
+    columns = users.astype(np.int32), items.astype(np.int32), np.where(liked, 1.0, 0.4), liked
+    return columns, kinds
+
+
+@pytest.fixture
+def short_search(monkeypatch):
+    monkeypatch.setattr(pmf, "SEARCH", {"text": (0.0, 0.2, 0.5), "k": (4,)})
+    monkeypatch.setattr(pmf, "PER_DRAW", 5000)
+
+
+def test_a_text_that_is_the_truth_is_chosen_and_noise_is_not(short_search):
+    columns, kinds = tastes()
+    truth = np.eye(4)[kinds]  # (I, 4) unit
+    noise = np.random.default_rng(1).normal(size=(200, 40))
+    noise /= np.linalg.norm(noise, axis=1, keepdims=True)
+    start = pmf.Ranking(k=4, reg=1.0)
+    best, curve = pmf.choose(*columns, 60, 200, start, truth)
+    assert best.text > 0 and best.reg == 1.0
+    assert [row["text"] for row in curve] == [0, 0.2, 0.5]
+    assert curve[1]["ndcg"] > curve[0]["ndcg"] + pmf.MARGIN
+    best, _ = pmf.choose(*columns, 60, 200, start, noise)
+    assert best.text == 0
+
+
+def test_of_equally_good_values_the_first_is_taken_and_given_ones_stay(monkeypatch):
+    """NDCG by hand: the second reg is better by the margin's half, then K = 8 pays, 16 not."""
+    gains = {(2.0, 4): 0.5, (3.0, 4): 0.5005, (2.0, 8): 0.51, (2.0, 16): 0.5109, (2.0, 32): 0.9}
+    monkeypatch.setattr(pmf, "SEARCH", {"text": (0.0, 0.2), "reg": (2.0, 3.0), "k": (4, 8, 16, 32)})
+    monkeypatch.setattr(pmf, "ndcg_of", lambda draw, u, i, s, features: gains[s.reg, s.k])
+    columns, _ = tastes()
+    best, curve = pmf.choose(*columns, 60, 200, pmf.Ranking(k=4, reg=2.0, text=0.3), None)
+    assert (best.text, best.reg, best.k) == (0.3, 2.0, 8)
+    assert [(row["reg"], row["k"]) for row in curve] == list(gains)[:4]  # K = 32 is not tried
+    best, curve = pmf.choose(*columns, 60, 200, pmf.Ranking(k=4, reg=3.0), None, ("reg", "k"))
+    assert (best.reg, best.k, curve) == (3.0, 4, [])
+
+
+def test_draws_hold_out_a_tenth_and_are_as_many_as_the_ratings_are_few(monkeypatch):
+    (users, items, targets, liked), _ = tastes()
+    monkeypatch.setattr(pmf, "PER_DRAW", 3 * len(users) + 1)
+    draws = list(pmf.draws_of(users, items, targets, liked, 60))
+    assert len(draws) == 3
+    kept, held = metrics.split_per_user(users, 0.1, 8)
+    known, seen, relevant = draws[1]
+    assert np.array_equal(known[1], items[kept]) and (known[3] == 1).all()
+    assert np.array_equal(seen[1], items[kept])
+    found = [(u, i) for u in range(60) for i in relevant[1][relevant[0][u] : relevant[0][u + 1]]]
+    held = held[liked[held]]
+    assert sorted(found) == sorted(zip(users[held], items[held], strict=True))
+    monkeypatch.setattr(pmf, "MOST", len(users) // 2)
+    for draw in pmf.draws_of(users, items, targets, liked, 60):
+        some = np.unique(draw.known[0])
+        assert 20 < len(some) < 40 and len(draw.known[0]) <= len(users) // 2
+        assert np.isin(users, some).sum() > len(draw.known[0])  # whole users, but for the tenth
+
+
+def test_items_that_nobody_rates_change_no_list():
+    """Twice the catalogue, half of it never rated: the others keep their scores."""
+    (users, items, targets, _), _ = tastes()
+    weights, s = np.ones(len(users)), pmf.Ranking(k=4, reg=1.0)
+    features = np.random.default_rng(2).normal(size=(400, 6))
+    P, Q, _ = pmf.fit_ranking(users, items, targets, weights, 60, 200, s, features[:200])
+    P2, Q2, _ = pmf.fit_ranking(users, items, targets, weights, 60, 400, s, features)
+    assert pytest.approx(P @ Q.T, abs=2e-3) == P2 @ Q2[:200].T  # their first draws differ
+
+
+def test_data_of_which_nothing_liked_can_be_held_out_keep_the_defaults():
+    one = np.zeros(1, np.int32)
+    s, curve = pmf.choose(one, one, np.ones(1), np.ones(1, bool), 1, 1)
+    assert (s, curve) == (pmf.Ranking(), [])
+
+
+# The commands
 
 
 def ranking_files(folder, n_texts=11):
     (users, items, targets, _, n_users, n_items), features = ranking_case()
     arrays = {"train_users": users, "train_items": items, "train_ratings": targets * 5}
     arrays |= {"valid": np.arange(30) % 5 == 0, "user_ids": np.arange(n_users)}
-    arrays |= {"highest": np.array(5.0)}
+    arrays |= {"liked": np.array(3.0), "highest": np.array(5.0)}
     metrics.save(folder / "r.safetensors", arrays | {"movie_ids": np.arange(n_items)}, {})
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)  # (I, D)
     metrics.save(folder / "e.safetensors", {"embeddings": unit[:n_texts]}, {})
@@ -579,7 +658,7 @@ def test_the_ranking_command(command, capsys, text):
     e = metrics.load("e.safetensors")["embeddings"]
     features, inputs = None, {"r.safetensors"}
     if text:
-        features, inputs = pmf.text_features(e), inputs | {"e.safetensors"}
+        features, inputs = e, inputs | {"e.safetensors"}
     s, ones = pmf.Ranking(k=4), np.ones(len(items))
     wanted = pmf.fit_ranking(users, items, ratings / 5, ones, 7, 11, s, features)
     for name, array in zip(("user_factors", "item_factors", "text_weights"), wanted, strict=True):
@@ -596,7 +675,14 @@ def test_embeddings_of_other_items_are_a_clear_error(command, tmp_path):
 
 BOUNDS = ["--k 0", "--seed -1", "--seed 4294967296"]
 PMF_BOUNDS = ["--epochs 0", "--lr -.1", "--reg -.1", "--gamma -.1", "--gamma 1.1", "--threads 2"]
-RANKING_BOUNDS = ["--missing -.1", "--missing 1.1", "--reg 0", "--sweeps 0", "--ridge -.1"]
+RANKING_BOUNDS = [
+    "--missing -.1",
+    "--missing 1.1",
+    "--reg 0",
+    "--sweeps 0",
+    "--text -.1",
+    "--text 1",
+]
 
 
 @pytest.mark.parametrize(
@@ -612,7 +698,7 @@ def test_settings_out_of_their_bounds_are_refused(command, line):
     [
         "--k 1 --epochs 1 --lr 0 --reg 0 --gamma 0 --variant linear",
         "--k 1 --epochs 1 --gamma 1 --seed 0",
-        "ranking --k 1 --missing 0 --sweeps 1 --ridge 0 --seed 0",
+        "ranking --k 1 --missing 0 --sweeps 1 --text 0 --seed 0",
         "ranking --k 1 --missing 1 --sweeps 1 --reg 1e-6",
     ],
 )

@@ -91,15 +91,19 @@ def ranking_objective(P, Q, W, users, items, targets, weights, settings, feature
     s, features = settings, np.zeros((len(Q), 0)) if features is None else features
     n_u, n_i = np.bincount(users, minlength=len(P)), np.bincount(items, minlength=len(Q))
     warm_u, warm_i = n_u > 0, n_i > 0  # (U,), (I,) those in the sums
-    a = s.reg * (n_u + s.missing * warm_i.sum()) ** s.power * warm_u  # (U,)
-    b = s.reg * (n_i + s.missing * warm_u.sum()) ** s.power * warm_i  # (I,)
+    a, b = n_u + s.missing * warm_i.sum(), n_i + s.missing * warm_u.sum()  # (U,), (I,)
+    a = s.reg * (a / a[warm_u].mean()) ** s.power * warm_u  # (U,)
+    b = s.reg * (b / b[warm_i].mean()) ** s.power * warm_i  # (I,)
     p, q = P[warm_u], Q[warm_i]
     logits = np.einsum("nk,nk->n", P[users], Q[items])  # (N,)
     everywhere = np.sum((p.T @ p) * (q.T @ q))  # sum over all (u, i) of (p_u.q_i)^2
     fitted = np.sum(weights * (targets - logits) ** 2)
     fitted += s.missing * (everywhere - np.sum(logits**2))
-    distance = np.sum((Q - features @ W) ** 2, axis=1)  # (I,)
-    return fitted + a @ np.sum(P**2, axis=1) + b @ distance + s.ridge * np.sum(W**2)
+    fitted += a @ np.sum(P**2, axis=1)
+    if features.shape[1] == 0 or s.text == 0:
+        return fitted + b @ np.sum(Q**2, axis=1)
+    rest = np.sum((Q - features @ W) ** 2, axis=1)  # (I,)
+    return fitted + b @ rest / (1 - s.text) + s.reg * np.sum(W**2) / s.text
 
 
 def centred(embeddings, known):
