@@ -1,4 +1,4 @@
-"""Ranking metrics in plain NumPy, and below them what every script shares: settings and files.
+"""Ranking metrics in plain NumPy, and below them what the scripts share: settings and files.
 
 For a user with relevant items R and a recommended list l_1 .. l_K (binary gain g_k = [l_k in R]):
 
@@ -12,37 +12,48 @@ Users without a relevant item are skipped and counted; every mean is over the ot
 Gives:  P = R = 2/3 and NDCG = (1 + 1/2) / (1 + 1/log2(3) + 1/2) = 0.704 for a list of K = 3 that
         has hits at ranks 1 and 3, of a user with three relevant items.
 
-The file imports nothing of the project and has no command.
+The file imports nothing of the project and has no command; it needs NumPy alone.
 
 Legend: U users, I items, N ratings, K list length (in pmf.py: factors), D dimensions, B batch.
 """
 
-import argparse
-import contextlib
-import ctypes
-import dataclasses
-import hashlib
-import importlib.metadata
-import inspect
-import json
 import math
-import os
-import platform
-import re
-import sys
-import tempfile
-import time
-import types
-import typing
-from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 
 NAMES = ("hits", "precision", "recall", "ndcg", "ndcg_own_hits")
 
 # ------------------------------------------------------------------------------------------------
-# The split
+# The metrics of lists
+# ------------------------------------------------------------------------------------------------
+
+
+def metrics_at_k(gains, n_relevant):
+    """Per-user metrics of a list of K items, K = gains.shape[1].
+
+    gains: (B, K) bool, whether the item at each rank is relevant. n_relevant: (B,) |R| >= 1.
+    Precision divides by K even if fewer items could be recommended; recall by |R| even if |R| > K;
+    NDCG by the ideal DCG over min(|R|, K) hits; ndcg_own_hits by the ideal DCG over the list's own
+    hits (0 without a hit). Returns a dict of (B,) arrays by NAMES. Raises ValueError on |R| < 1.
+    """
+    n_rows, k = gains.shape
+    if n_rows and np.min(n_relevant) < 1:
+        raise ValueError("metrics_at_k: recall is undefined without a relevant item; skip the user")
+    discount = 1 / np.log2(np.arange(2, k + 2))  # (K,) of rank 1 .. K
+    ideal = np.concatenate([[0.0], np.cumsum(discount)])  # (K + 1,) DCG of 0 .. K leading hits
+    hits = gains.sum(axis=1)  # (B,)
+    dcg = (gains * discount).sum(axis=1)  # (B,)
+    return {
+        "hits": hits,
+        "precision": hits / k,  # Precision@K
+        "recall": hits / n_relevant,  # Recall@K
+        "ndcg": dcg / ideal[np.minimum(n_relevant, k)],  # NDCG@K
+        "ndcg_own_hits": dcg / ideal[np.maximum(hits, 1)],  # the report's "NDCG"
+    }
+
+
+# ------------------------------------------------------------------------------------------------
+# The split, top-K, and the metrics of a ranker
 # ------------------------------------------------------------------------------------------------
 
 
@@ -123,30 +134,6 @@ def _lower_bound(scores, k, groups_per_k=8):
     n_groups = n_items // depth  # G; the last few items, I - depth G < depth, are in none
     dealt = scores[:, : depth * n_groups].reshape(n_rows, depth, n_groups)  # a view
     return np.partition(dealt.max(axis=1), n_groups - k, axis=1)[:, n_groups - k, None]
-
-
-def metrics_at_k(gains, n_relevant):
-    """Per-user metrics of a list of K items, K = gains.shape[1].
-
-    gains: (B, K) bool, whether the item at each rank is relevant. n_relevant: (B,) |R| >= 1.
-    Precision divides by K even if fewer items could be recommended; recall by |R| even if |R| > K;
-    NDCG by the ideal DCG over min(|R|, K) hits; ndcg_own_hits by the ideal DCG over the list's own
-    hits (0 without a hit). Returns a dict of (B,) arrays by NAMES. Raises ValueError on |R| < 1.
-    """
-    n_rows, k = gains.shape
-    if n_rows and np.min(n_relevant) < 1:
-        raise ValueError("metrics_at_k: recall is undefined without a relevant item; skip the user")
-    discount = 1 / np.log2(np.arange(2, k + 2))  # (K,) of rank 1 .. K
-    ideal = np.concatenate([[0.0], np.cumsum(discount)])  # (K + 1,) DCG of 0 .. K leading hits
-    hits = gains.sum(axis=1)  # (B,)
-    dcg = (gains * discount).sum(axis=1)  # (B,)
-    return {
-        "hits": hits,
-        "precision": hits / k,  # Precision@K
-        "recall": hits / n_relevant,  # Recall@K
-        "ndcg": dcg / ideal[np.minimum(n_relevant, k)],  # NDCG@K
-        "ndcg_own_hits": dcg / ideal[np.maximum(hits, 1)],  # the report's "NDCG"
-    }
 
 
 def best_items(score, seen, users, k):
@@ -242,6 +229,23 @@ def paired_bootstrap(a, b, draws=10_000, seed=0, level=0.95):
 # ------------------------------------------------------------------------------------------------
 # What every script shares: settings, errors, arrays on disk
 # ------------------------------------------------------------------------------------------------
+
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import os
+import platform
+import re
+import sys
+import tempfile
+import time
+import types
+import typing
+from pathlib import Path
 
 
 class BadInput(ValueError):
@@ -371,17 +375,6 @@ def read_text(path):
         raise BadInput(f"{path}:{line}: not UTF-8; save it so (in Excel: CSV UTF-8)") from None
 
 
-def read_texts(path):
-    """The lines of a text file, one document each."""
-    if not Path(path).is_file():
-        raise BadInput(f"{path} is missing; `python main.py prepare` writes it")
-    texts = read_text(path).removesuffix("\n").split("\n")
-    for number, text in enumerate(texts, 1):
-        if not text.strip():
-            raise BadInput(f"{path}: line {number} is empty; every item needs a text")
-    return texts
-
-
 def read_json(path, *keys):
     """The object in a JSON file; refuses one that is cut or lacks a key."""
     try:
@@ -392,22 +385,6 @@ def read_json(path, *keys):
         if not isinstance(found, dict) or key not in found:
             raise BadInput(f"{path} has no {key!r}; delete it and run make again")
     return found
-
-
-def peak_memory():
-    """The most bytes that this process has held so far; None where nobody counts them."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024  # elsewhere it counts KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def release_memory():
-    """Give freed memory back: the C library of Linux keeps it, in pieces too small to use."""
-    with contextlib.suppress(AttributeError, TypeError):  # no such library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def versions():
@@ -488,6 +465,8 @@ def save(path, arrays, settings, inputs=()):
     The metadata holds it as one JSON text, because a safetensors file with several metadata entries
     is not the same bytes twice.
     """
+    import safetensors.numpy  # here and below: the first half of this file needs NumPy alone
+
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     metadata = {"provenance": json.dumps(origin(settings, inputs), sort_keys=True)}
     with whole(path) as temporary:
@@ -496,6 +475,8 @@ def save(path, arrays, settings, inputs=()):
 
 def provenance(path):
     """{"settings", "inputs", "versions"} of a file that save() wrote."""
+    import safetensors
+
     if not Path(path).exists():
         raise BadInput(f"{path} is missing; `make all` builds it")
     open(path, "rb").close()  # says so where it may not be read
@@ -520,6 +501,8 @@ def load(path, inputs=(), names=(), **settings):
     Refuses one that was made from other inputs or with other settings, lacks one of the names, or
     is not finite.
     """
+    import safetensors.numpy
+
     made = provenance(path)
     require(path, made["settings"], settings)
     for source in map(Path, inputs):
@@ -535,39 +518,6 @@ def load(path, inputs=(), names=(), **settings):
             found = f"row {row} of {name} is not finite"
             raise BadInput(f"{path}: {found}; delete it and run make again")
     return arrays
-
-
-def in_parts(path, parts, make, settings, inputs, write=True):
-    """make(rows) of all parts, which are arrays of row numbers; the result is in the order of rows.
-
-    Each part is kept in the folder `path`.parts, where a run after a break reads it, until the
-    caller calls remove_parts(path). Returns the values (n, ..).
-    """
-    found, new, wanted = [], 0, origin(settings, inputs)
-    with progress(sum(map(len, parts)), str(path), unit=" rows") as bar:
-        for number, rows in enumerate(parts):
-            file = Path(f"{path}.parts", f"{number:04}.safetensors")
-            part = load(file) if file.exists() and provenance(file) == wanted else {"rows": ()}
-            if not np.array_equal(part["rows"], rows):
-                part = {"rows": rows, "values": make(rows)}
-                new += 1
-                if write:
-                    save(file, part, settings, inputs)
-            found.append(part["values"])
-            release_memory()
-            bar.update(len(rows))
-    if new < len(parts):
-        print(f"{path}: {len(parts) - new} of {len(parts)} parts were there from an earlier run")
-    return np.concatenate(found)[np.argsort(np.concatenate(parts))]
-
-
-def remove_parts(path):
-    """Delete what in_parts kept, older parts too; the folder unless more is in it."""
-    folder = Path(f"{path}.parts")
-    for file in folder.glob("[0-9][0-9][0-9][0-9].safetensors"):
-        file.unlink()
-    if not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def check_texts(path, digests, ratings):
