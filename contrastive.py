@@ -39,7 +39,7 @@ import transformers
 
 import encode as enc
 import metrics
-from metrics import BadInput, group_by_user, read_json, sha256
+from metrics import BadInput, group_by_user, sha256
 
 DISLIKED = 0.5  # of the highest rating; Report silent: we take the lower half of the scale
 PER_USER = 10  # examples a user, in the notebook's run; Report silent: the same for triplets
@@ -311,12 +311,6 @@ def write_model(folder, encoder, base):
             shutil.copyfile(path, new)
 
 
-def written(folder):
-    """The files in a folder that this script wrote: training.json lists them."""
-    record = Path(folder, "training.json")
-    return ["training.json", *read_json(record, "files")["files"]] if record.is_file() else []
-
-
 def peak_memory():
     """The most bytes that this process has held so far; None where nobody counts them."""
     try:
@@ -344,10 +338,10 @@ def save(s, encoder, base, losses, seconds):
         "seconds": round(seconds, 1),
         "losses": losses,
     }
-    with metrics.whole(s.out, written) as new, enc.one_line(f"{s.out} cannot be written"):
+    with metrics.whole(s.out, folder=True) as new, enc.one_line(f"{s.out} cannot be written"):
         write_model(new, encoder, base)
         files = sorted(path for path in new.rglob("*") if path.is_file())
-        record["files"] = [str(path.relative_to(new)) for path in files]
+        record["files"] = {str(path.relative_to(new)): sha256(path) for path in files}
         (new / "training.json").write_text(json.dumps(record, indent=1))
 
 
@@ -386,7 +380,7 @@ def main():
     s = read_settings(Settings, __doc__)
     enc.start_processes()
     examples, texts = read_inputs(s)
-    with metrics.stage(s.out, f"tuning of {s.encoder}, recipe {s.recipe}", written) as figure:
+    with metrics.stage(s.out, f"tuning of {s.encoder}, recipe {s.recipe}", folder=True) as figure:
         # 2. The encoder
         facts, folder = enc.find(s.encoder, s.weights)
         encoder = build(s, facts, folder)

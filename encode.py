@@ -175,6 +175,7 @@ QWEN_06B = replace(
 ENCODERS = {"minilm": MINILM, "mpnet": MPNET, "qwen3-0.6b": QWEN_06B, "qwen3-4b": QWEN_4B}
 MODULES = ["Transformer", "Pooling", "Normalize"]  # of sentence-transformers; the last is optional
 TEXT_FILES = ("sentence_*_config.json", "config_sentence_transformers.json")  # both are optional
+LONGEST = 1_000_000  # characters a text: a tokenizer's memory grows to 60 times its text
 PART = 256  # texts, at least, whose vectors are kept in a file until all are there
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 
@@ -396,14 +397,15 @@ def parts_of(lengths, budget):
 def in_parts(path, parts, make, settings, inputs, write=True):
     """make(rows) of all parts, which are arrays of row numbers; the result is in the order of rows.
 
-    Each part is kept in the folder `path`.parts, where a run after a break reads it, until the
-    caller calls remove_parts(path). Returns the values (n, ..).
+    Each part is kept in the folder `path`.parts, where a run after a break reads it; the caller
+    removes it. Returns the values (n, ..).
     """
     found, new, wanted = [], 0, metrics.origin(settings, inputs)
     with metrics.progress(sum(map(len, parts)), str(path), unit=" rows") as bar:
         for number, rows in enumerate(parts):
             file = Path(f"{path}.parts", f"{number:04}.safetensors")
-            part = load(file) if file.exists() and provenance(file) == wanted else {"rows": ()}
+            ours = file.exists() and wanted.items() <= provenance(file).items()
+            part = load(file) if ours else {"rows": ()}
             if not np.array_equal(part["rows"], rows):
                 part = {"rows": rows, "values": make(rows)}
                 new += 1
@@ -415,15 +417,6 @@ def in_parts(path, parts, make, settings, inputs, write=True):
     if new < len(parts):
         print(f"{path}: {len(parts) - new} of {len(parts)} parts were there from an earlier run")
     return np.concatenate(found)[np.argsort(np.concatenate(parts))]
-
-
-def remove_parts(path):
-    """Delete what in_parts kept, older parts too; the folder unless more is in it."""
-    folder = Path(f"{path}.parts")
-    for file in folder.glob("[0-9][0-9][0-9][0-9].safetensors"):
-        file.unlink()
-    if not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def release_memory():
@@ -457,6 +450,8 @@ def read_texts(path):
     for number, text in enumerate(texts, 1):
         if not text.strip():
             raise BadInput(f"{path}: line {number} is empty; every item needs a text")
+        if len(text) > LONGEST:
+            raise BadInput(f"{path}: line {number} has {len(text):,} characters; {LONGEST:,} fit")
     return texts
 
 
@@ -485,7 +480,7 @@ def main():
             dist.barrier()
         if rank == 0:
             metrics.save(s.out, {"embeddings": vectors}, s, inputs)
-            remove_parts(s.out)
+            metrics.remove_ours(f"{s.out}.parts")
 
 
 if __name__ == "__main__":
