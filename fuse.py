@@ -1,51 +1,113 @@
-"""Late fusion of collaborative and content scores: Eq. (1) of the report, and the other recipes.
+"""Late fusion of collaborative and content scores: Eq. (1) of the report, and the notebook's own.
 
     S_ui = alpha sigma(S_CF(u, i)) + (1 - alpha) cos(E_u, E_i)                              Eq. (1)
 
 S_CF = u_u . v_i, the product of user and item factors; E_i the unit embedding of item i's text, E_u
-the unit centroid of the embeddings of the items that the user liked. A recipe says what the content
-score is and how it is added to the collaborative one:
+the unit centroid of the embeddings of the items that the user liked. What the authors ran is
+another fusion (notebook_fusion): min-max of both scores per user, alpha = 0.85, and a content score
+weighted by recency and rating (notebook_profiles). grid_search chooses alpha; main.py says which
+files of factors and embeddings make a row of Table I.
 
-    report     Eq. (1) as written; alpha is chosen on the validation part
-    notebook   what the authors ran: min-max of both scores per user, alpha = 0.85, and a content
-               score weighted by recency and rating (notebook_profiles)
-    ours       the ranking PMF alone, whose item factors have the text as their prior (pmf.py)
+The last section is for people and movies that were not fitted: new_user, reasons, similar.
 
-A section near the end is for people and movies that were not fitted: new_user, reasons, similar.
+Gives:    712 hits of MF + MiniLM (base) with notebook_scores, 748 with report_scores.
 
-Gives:    712 hits of MF + MiniLM (base) with `notebook`, 748 with `report`.
-Command:  python fuse.py --ratings out/ratings.safetensors --factors out/pmf-fit.safetensors \\
-              --embeddings out/minilm-report.safetensors
-Prints:   Precision, Recall and NDCG on the validation part for every alpha of the grid.
-
-The file imports neither numba nor torch. A scorer is a function of a block of users (B,) that
-returns (B, I) scores: what metrics.evaluate takes. Here scorers are plain functions whose first
-argument is that block; functools.partial binds the others.
+The file is NumPy and metrics.py: functions of arrays, without a command. A scorer is a function of
+a block of users (B,) that returns (B, I) scores: what metrics.evaluate takes. Scorers here have
+that block as their first argument; functools.partial binds the others.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
 import metrics
-from metrics import evaluate, group_by_user, load, load_embeddings, pairs_of_block
+from metrics import evaluate, group_by_user, pairs_of_block
 
 ALPHAS = np.linspace(0, 1, 21)  # the grid, both ends included
-# For new movies in `ours`; 0: none. Chosen on validation with a tenth of the movies new, see
+# For new movies in ours_scores; 0: none. Chosen on validation with a tenth of the movies new, see
 # results/choices.md; where most movies have no rating, a smaller one is better.
 ALLOWANCE = 0.2
 
+# ------------------------------------------------------------------------------------------------
+# The fusions: cf and content are (B, I) scores, alpha in [0, 1] is the share of cf
+# ------------------------------------------------------------------------------------------------
 
-@dataclass(frozen=True)
-class Settings:
-    ratings: Path  # ratings.safetensors of `main.py prepare`
-    factors: Path  # factors of pmf.py, fitted with --fit-part
-    embeddings: Path  # embeddings of encode.py
-    k: int = 25  # length of the list
+
+def sigmoid(x):
+    """Logistic function of an array, without overflow."""
+    return 0.5 * (1 + np.tanh(0.5 * x))
+
+
+def eq1(cf, content, alpha):
+    """Eq. (1) of the report, (B, I): cf is u_u . v_i and content the cosine."""
+    return alpha * sigmoid(cf) + (1 - alpha) * content  # Eq. (1)
+
+
+def min_max(scores, among=True):
+    """Each row scaled so that its items `among` (bool, (B, I)) span [0, 1]; 0 if all are equal.
+
+    NaN stays NaN, and top_k refuses it.
+    """
+    low = np.min(scores, axis=1, where=among, initial=np.inf, keepdims=True)  # (B, 1)
+    high = np.max(scores, axis=1, where=among, initial=-np.inf, keepdims=True)  # (B, 1)
+    with np.errstate(invalid="ignore"):
+        span = high - low
+    flat = span <= 0  # (B, 1)
+    return np.where(flat, 0.0, (scores - low) / np.where(flat, 1, span))
+
+
+def notebook_fusion(cf, content, candidates, alpha=0.85):
+    """alpha minmax(cf over ALL train items) + (1 - alpha) minmax(content over the candidates).
+
+    candidates: (B, I) bool, the items that the user has not seen.
+    """
+    return alpha * min_max(cf) + (1 - alpha) * min_max(content, candidates)
+
+
+# ------------------------------------------------------------------------------------------------
+# User profiles
+# ------------------------------------------------------------------------------------------------
+
+
+def weighted_sums(weights, users, items, embeddings, n_users):
+    """Sums of weighted item embeddings: weights, users, items (N,), embeddings (I, D) -> (U, D)."""
+    starts, order = group_by_user(users, np.arange(len(users)), n_users)  # (U + 1,), (N,)
+    sums = np.zeros((n_users, embeddings.shape[1]))  # (U, D)
+    for user, rows in enumerate(np.split(order, starts[1:-1])):
+        sums[user] = weights[rows] @ embeddings[items[rows]]
+    return sums
+
+
+def centroids(users, items, embeddings, n_users):
+    """E_u of Eq. (1): unit sum of the embeddings of the items liked, (U, D).
+
+    users, items: (N,) the liked pairs. A user who liked nothing has the zero vector: cosine 0.
+    """
+    sums = weighted_sums(np.ones(len(users)), users, items, embeddings, n_users)  # (U, D)
+    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
+
+
+def notebook_profiles(users, items, ratings, times, embeddings, n_users, highest):
+    """Mean of the embeddings of all items rated, weighted as in the notebook's run, (U, D).
+
+        w = exp((t - tmin) / (tmax - tmin)) r / highest rating
+
+    with t the user's own rating times; where all are equal, so is the first factor, and it cancels.
+    The mean is not normalised: profile . E_i is the weighted mean of the cosines of item i to the
+    items rated. users .. times: (N,).
+    """
+    first = np.full(n_users, np.inf)  # (U,)
+    last = np.full(n_users, -np.inf)  # (U,)
+    np.minimum.at(first, users, times)
+    np.maximum.at(last, users, times)
+    span = np.maximum(last - first, 1)  # (U,)
+    recency = (times - first[users]) / span[users]  # (N,)
+    weights = np.exp(recency) * ratings / highest  # (N,)
+    total = np.bincount(users, weights, n_users)  # (U,)
+    sums = weighted_sums(weights, users, items, embeddings, n_users)  # (U, D)
+    return sums / np.where(total > 0, total, 1)[:, None]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -100,177 +162,41 @@ def candidates_of(seen, users, n_items):
 
 
 # ------------------------------------------------------------------------------------------------
-# User profiles
+# Scorers
 # ------------------------------------------------------------------------------------------------
-
-
-def weighted_sums(weights, users, items, embeddings, n_users):
-    """Sums of weighted item embeddings: weights, users, items (N,), embeddings (I, D) -> (U, D)."""
-    starts, order = group_by_user(users, np.arange(len(users)), n_users)  # (U + 1,), (N,)
-    sums = np.zeros((n_users, embeddings.shape[1]))  # (U, D)
-    for user, rows in enumerate(np.split(order, starts[1:-1])):
-        sums[user] = weights[rows] @ embeddings[items[rows]]
-    return sums
-
-
-def centroids(users, items, embeddings, n_users):
-    """E_u of Eq. (1): unit sum of the embeddings of the items liked, (U, D).
-
-    users, items: (N,) the liked pairs. A user who liked nothing has the zero vector: cosine 0.
-    """
-    sums = weighted_sums(np.ones(len(users)), users, items, embeddings, n_users)  # (U, D)
-    return sums / np.maximum(np.linalg.norm(sums, axis=1, keepdims=True), 1e-12)
-
-
-def notebook_profiles(users, items, ratings, times, embeddings, n_users, highest):
-    """Mean of the embeddings of all items rated, weighted as in the notebook's run, (U, D).
-
-        w = exp((t - tmin) / (tmax - tmin)) r / highest rating
-
-    with t the user's own rating times; where all are equal, so is the first factor, and it cancels.
-    The mean is not normalised: profile . E_i is the weighted mean of the cosines of item i to the
-    items rated. users .. times: (N,).
-    """
-    first = np.full(n_users, np.inf)  # (U,)
-    last = np.full(n_users, -np.inf)  # (U,)
-    np.minimum.at(first, users, times)
-    np.maximum.at(last, users, times)
-    span = np.maximum(last - first, 1)  # (U,)
-    recency = (times - first[users]) / span[users]  # (N,)
-    weights = np.exp(recency) * ratings / highest  # (N,)
-    total = np.bincount(users, weights, n_users)  # (U,)
-    sums = weighted_sums(weights, users, items, embeddings, n_users)  # (U, D)
-    return sums / np.where(total > 0, total, 1)[:, None]
-
-
-# ------------------------------------------------------------------------------------------------
-# The content score of a recipe: profiles[u] . items[i]
-# ------------------------------------------------------------------------------------------------
-
-
-class Content(NamedTuple):
-    """What the content scores of all users and items are computed from."""
-
-    profiles: np.ndarray  # (U, D)
-    items: np.ndarray  # (I, D)
-
-    def scores(self, users):
-        return self.profiles[users] @ self.items.T  # (B, I)
-
-
-def notebook_content(task, embeddings):
-    """The weighted mean of the cosines to what the user rated."""
-    columns = task.users, task.items, task.ratings, task.times
-    profiles = notebook_profiles(*columns, embeddings, task.n_users, task.highest)  # (U, D)
-    return Content(profiles, embeddings)
-
-
-def report_content(task, embeddings):
-    """cos(E_u, E_i) of Eq. (1)."""
-    liked = task.ratings >= task.liked  # (N,)
-    users, items = task.users[liked], task.items[liked]
-    return Content(centroids(users, items, embeddings, task.n_users), embeddings)
-
-
-# ------------------------------------------------------------------------------------------------
-# The fusion of a recipe: (cf, content, candidates, alpha) -> (B, I). cf and content are (B, I);
-# candidates (B, I) bool are the items that the user has not seen; alpha in [0, 1] is cf's share.
-# ------------------------------------------------------------------------------------------------
-
-
-def sigmoid(x):
-    """Logistic function of an array, without overflow."""
-    return 0.5 * (1 + np.tanh(0.5 * x))
-
-
-def eq1(cf, content, candidates, alpha):
-    """Eq. (1) of the report; cf is u_u . v_i and content the cosine."""
-    return alpha * sigmoid(cf) + (1 - alpha) * content  # Eq. (1)
-
-
-def min_max(scores, among=True):
-    """Each row scaled so that its items `among` (bool, (B, I)) span [0, 1]; 0 if all are equal.
-
-    NaN stays NaN, and top_k refuses it.
-    """
-    low = np.min(scores, axis=1, where=among, initial=np.inf, keepdims=True)  # (B, 1)
-    high = np.max(scores, axis=1, where=among, initial=-np.inf, keepdims=True)  # (B, 1)
-    with np.errstate(invalid="ignore"):
-        span = high - low
-    flat = span <= 0  # (B, 1)
-    return np.where(flat, 0.0, (scores - low) / np.where(flat, 1, span))
-
-
-def notebook_fusion(cf, content, candidates, alpha=0.85):
-    """alpha minmax(cf over ALL train items) + (1 - alpha) minmax(content over the candidates)."""
-    return alpha * min_max(cf) + (1 - alpha) * min_max(content, candidates)
-
-
-# ------------------------------------------------------------------------------------------------
-# Recipes and scorers
-# ------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a row of Table I gets its scores; suffix, factors and `alone` name files in out/."""
-
-    name: str
-    suffix: str  # of the movies' texts, documents<suffix>.txt, and of their embeddings
-    factors: str  # of pmf.py
-    content: Callable | None  # (task, embeddings) -> Content; None: no late fusion
-    fusion: Callable | None  # (cf, content, candidates, alpha) -> scores
-    alpha: float | None  # None: grid search on the validation part
-    alone: dict  # row without late fusion -> its factors
-    encoder: str = "minilm-tuned"  # that recommend takes unless told
-    reproduces: bool = True  # it copies the report, whose rows that were not run are listed too
-
-
-NOTEBOOK = Recipe(
-    name="notebook",
-    suffix="",
-    factors="pmf",
-    content=notebook_content,
-    fusion=notebook_fusion,
-    alpha=0.85,
-    alone={"MF only": "pmf"},
-)
-REPORT = Recipe(
-    name="report",
-    suffix="-report",
-    factors="pmf",
-    content=report_content,
-    fusion=eq1,
-    alpha=None,
-    alone={"MF only": "pmf"},
-)
-OURS = Recipe(
-    name="ours",
-    suffix="-no-leak",
-    factors="pmf-ours",
-    content=None,
-    fusion=None,
-    alpha=None,
-    alone={
-        "Ranking PMF, no text": "pmf-ranking",
-        "MF + MiniLM (base)": "pmf-ours",
-        "MF + MPNet (base)": "pmf-ours-mpnet",
-    },
-    encoder="minilm",
-    reproduces=False,
-)
-RECIPES = {recipe.name: recipe for recipe in (NOTEBOOK, REPORT, OURS)}
-
-
-def hybrid_scores(users, U, V, content, seen, fusion, alpha):
-    """(B, I): U (U, K) and V (I, K) factors, a Content, `seen` of a Task, a recipe's fusion."""
-    candidates = candidates_of(seen, users, len(V))  # (B, I)
-    return fusion(mf_scores(users, U, V), content.scores(users), candidates, alpha)
 
 
 def mf_scores(users, U, V):
-    """PMF alone: u_u . v_i, (B, I)."""
+    """PMF alone: u_u . v_i, (B, I); U (U, K) and V (I, K) are factors."""
     return U[users] @ V.T
+
+
+def report_scores(task, U, V, embeddings):
+    """Eq. (1) as the report has it: a scorer of (users, alpha).
+
+    E_u is the centroid of what a user of the Task liked; embeddings (I, D), of length 1.
+    """
+    liked = task.ratings >= task.liked  # (N,)
+    E = centroids(task.users[liked], task.items[liked], embeddings, task.n_users)  # (U, D)
+
+    def scores(users, alpha):
+        cosine = E[users] @ embeddings.T  # (B, I)
+        return eq1(mf_scores(users, U, V), cosine, alpha)
+
+    return scores
+
+
+def notebook_scores(task, U, V, embeddings):
+    """The late fusion that the authors ran: a scorer of (users, alpha); arguments as above."""
+    columns = task.users, task.items, task.ratings, task.times
+    profiles = notebook_profiles(*columns, embeddings, task.n_users, task.highest)  # (U, D)
+
+    def scores(users, alpha):
+        content = profiles[users] @ embeddings.T  # (B, I)
+        candidates = candidates_of(task.seen, users, len(V))  # (B, I)
+        return notebook_fusion(mf_scores(users, U, V), content, candidates, alpha)
+
+    return scores
 
 
 def ours_scores(users, U, V, known, allowance=ALLOWANCE):
@@ -297,59 +223,6 @@ def random_scores(users, seed, n_items):
 
 
 # ------------------------------------------------------------------------------------------------
-# New people, new movies, reasons, similar movies. For one user and fixed items, (R) of pmf.py has a
-# closed form:
-#
-#   p = A^-1 Z't       A = m Q'Q + (1 - m) Z'Z + a 1       a = reg (n + m I)^power             (P)
-#
-# Q (I, K) holds the factors of the rated items, Z (n, K) those of the n that the user rated, t (n,)
-# the ratings over the highest. So a score is a sum over what was rated: sum_j t_j z_j' A^-1 q_i.
-# ------------------------------------------------------------------------------------------------
-
-
-def new_user(items, targets, Q, rated, missing, reg, power):
-    """p (K,) and A^-1 (K, K) of (P).
-
-    items, targets: (n,) what the user rated, and t. Q: (I, K), of which those count that anybody
-    `rated` (ids, each once); missing, reg and power as Q was fitted.
-    """
-    Z, Q = Q[items], Q[rated]  # (n, K), (I, K)
-    a = reg * (len(items) + missing * len(Q)) ** power
-    A = missing * Q.T @ Q + (1 - missing) * Z.T @ Z + a * np.eye(Q.shape[1])  # (K, K)
-    inverse = np.linalg.inv(A)  # (K, K)
-    return inverse @ (Z.T @ targets), inverse  # (P)
-
-
-def new_items(embeddings, W):
-    """Factors e_i W of (R) for M new movies, (M, K): embeddings (M, D), W (D + 1, K)."""
-    return embeddings @ W[:-1] + W[-1]  # the last row is the intercept's
-
-
-def reasons(shown, items, targets, inverse, Q):
-    """(S, n): what each of the n items that a person rated adds to the scores of the S shown.
-
-    items, targets: (n,) as of new_user, which gave the inverse; Q (I, K). A row's sum is p.q_i.
-    """
-    return Q[shown] @ inverse @ (Q[items].T * targets)
-
-
-def similar(item, *spaces):
-    """(I,) cosines of one item to all; of several spaces (I, .) the mean of their standard scores.
-
-    Standard scores are taken over the other items.
-    """
-    cosines = []
-    for X in spaces:
-        lengths = np.linalg.norm(X, axis=1)  # (I,)
-        cosines.append(X @ X[item] / np.maximum(lengths * lengths[item], 1e-12))  # (I,)
-    if len(spaces) == 1:
-        return cosines[0]
-    others = [np.delete(c, item) for c in cosines]  # (I - 1,) each
-    pairs = zip(cosines, others, strict=True)
-    return np.mean([(c - o.mean()) / max(o.std(), 1e-12) for c, o in pairs], axis=0)
-
-
-# ------------------------------------------------------------------------------------------------
 # Grid search of alpha
 # ------------------------------------------------------------------------------------------------
 
@@ -369,31 +242,55 @@ def grid_search(scores, task, k, alphas=ALPHAS):
     return best["alpha"], curve
 
 
-def validation_search(recipe, data, U, V, embeddings, k=25):
-    """grid_search of a recipe on the validation part of a ratings.safetensors.
+# ------------------------------------------------------------------------------------------------
+# New people, new movies, reasons, similar movies. For one user and fixed items, (R) of pmf.py has a
+# closed form, which is called folding in:
+#
+#   A p = Z't          A = m Q'Q + (1 - m) Z'Z + a 1       a = reg (n + m I)^power             (F)
+#
+# Q (I, K) holds the factors of the rated items, Z (n, K) those of the n that the user rated, t (n,)
+# the ratings over the highest. So a score is a sum over what was rated: sum_j t_j z_j' A^-1 q_i.
+# ------------------------------------------------------------------------------------------------
 
-    data: its arrays; U, V: factors fitted on the fit part; embeddings (I, D) of the train items.
+
+def new_user(items, targets, Q, rated, missing, reg, power, gram=None):
+    """p (K,) and A (K, K) of (F).
+
+    items, targets: (n,) what the user rated, and t. Q: (I, K), of which those count that anybody
+    `rated` (ids, each once); missing, reg and power as Q was fitted. gram: Q[rated]'Q[rated], which
+    many users can share.
     """
-    task = ranking_task(data, validation=True)
-    bound = {"content": recipe.content(task, embeddings), "seen": task.seen}
-    scores = partial(hybrid_scores, U=U, V=V, fusion=recipe.fusion, **bound)
-    return grid_search(scores, task, k)
+    Z = Q[items]  # (n, K)
+    gram = Q[rated].T @ Q[rated] if gram is None else gram  # (K, K)
+    a = reg * (len(items) + missing * len(rated)) ** power
+    A = missing * gram + (1 - missing) * Z.T @ Z + a * np.eye(Q.shape[1])  # (K, K)
+    return np.linalg.solve(A, Z.T @ targets), A  # (F)
 
 
-def main():
-    settings = metrics.parse(Settings, __doc__, k=1)
-    data = load(settings.ratings)
-    names = ["user_factors", "item_factors"]
-    factors = load(settings.factors, [settings.ratings], names, fit_part=True)
-    U, V = (factors[name] for name in names)  # (U, K), (I, K)
-    embeddings = load_embeddings(settings.embeddings, settings.ratings)[: len(V)]  # (I, D)
-    best, curve = validation_search(REPORT, data, U, V, embeddings, settings.k)
-    print(f"alpha  P@{settings.k}   R@{settings.k}   NDCG@{settings.k}   (validation)")
-    for row in curve:
-        mark = "  <- best" if row["alpha"] == best else ""
-        numbers = " ".join(f"{row[name]:.4f}" for name in ("precision", "recall", "ndcg"))
-        print(f"{row['alpha']:.2f}   {numbers}{mark}")
+def new_items(embeddings, W):
+    """Factors e_i W of (R) for M new movies, (M, K): embeddings (M, D), W (D + 1, K)."""
+    return embeddings @ W[:-1] + W[-1]  # the last row is the intercept's
 
 
-if __name__ == "__main__":
-    metrics.run(main)
+def reasons(shown, items, targets, A, Q):
+    """(S, n): what each of the n items that a person rated adds to the scores of the S shown.
+
+    items, targets: (n,) as of new_user, which gave A; Q (I, K). A row's sum is p.q_i.
+    """
+    return np.linalg.solve(A, Q[shown].T).T @ (Q[items].T * targets)
+
+
+def similar(item, *spaces):
+    """(I,) cosines of one item to all; of several spaces (I, .) the mean of their standard scores.
+
+    Standard scores are taken over the other items.
+    """
+    cosines = []
+    for X in spaces:
+        lengths = np.linalg.norm(X, axis=1)  # (I,)
+        cosines.append(X @ X[item] / np.maximum(lengths * lengths[item], 1e-12))  # (I,)
+    if len(spaces) == 1:
+        return cosines[0]
+    others = [np.delete(c, item) for c in cosines]  # (I - 1,) each
+    pairs = zip(cosines, others, strict=True)
+    return np.mean([(c - o.mean()) / max(o.std(), 1e-12) for c, o in pairs], axis=0)

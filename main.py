@@ -10,7 +10,10 @@ Commands, in the order of the Makefile (each has --help):
   python main.py recommend  --user 400, or --ratings my.csv: titles, their scores, and why
   python main.py similar    --movie "Heat (1995)", or --text "a quiet western"
 
-Only this file reads rating files and movie files. The recipes of the tables are those of fuse.py.
+Only this file reads rating files and movie files. A recipe (below) says which files make a row:
+  notebook  what the authors ran: fuse.notebook_scores with alpha = 0.85
+  report    Eq. (1) as written, fuse.report_scores; alpha is chosen on the validation part
+  ours      the ranking PMF alone, whose item factors have the text as their prior (pmf.py)
 Legend: U users, I items, N ratings, K factors (of a list: its length), D dimensions.
 """
 
@@ -69,16 +72,38 @@ EDITIONS = {  # sha256 of ratings.csv, movies.csv, tags.csv -> name
 }
 OWN = "own data: not the report's"  # the edition of all other files
 CASE_USER = "400"  # of the report's Table II
-TRAIN = {"all": False}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How rows of Table I get their scores, and from which files in out/."""
+
+    name: str
+    suffix: str  # of the movies' texts, documents<suffix>.txt, and of their embeddings
+    alone: dict  # row without late fusion -> its factors
+    fused: Callable | None = None  # late fusion: (task, U, V, embeddings) -> scorer of fuse.py
+    alpha: float | None = None  # of the late fusion; None: grid search on the validation part
+    reproduces: bool = True  # it copies the report, whose rows that were not run are listed too
+
+
+NOTEBOOK = Recipe("notebook", "", {"MF only": "pmf"}, fuse.notebook_scores, alpha=0.85)
+REPORT = Recipe("report", "-report", {"MF only": "pmf"}, fuse.report_scores)
+OURS_ROWS = {
+    "Ranking PMF, no text": "pmf-ranking",
+    "Ranking PMF, MiniLM as prior": "pmf-ours",
+    "Ranking PMF, MPNet as prior": "pmf-ours-mpnet",
+}
+OURS = Recipe("ours", "-no-leak", OURS_ROWS, reproduces=False)
+RECIPES = (NOTEBOOK, REPORT, OURS)
 FACTORS = {  # factors in out/ -> embeddings that must be their prior, settings they must have
     "pmf": ("", {"variant": "sigmoid", "fit_part": False}),
     "pmf-fit": ("", {"variant": "sigmoid", "fit_part": True}),
-    "pmf-ranking": ("", TRAIN),
-    "pmf-ours": ("minilm-no-leak", TRAIN),
-    "pmf-ours-mpnet": ("mpnet-no-leak", TRAIN),
+    "pmf-ranking": ("", {"all": False}),
+    "pmf-ours": ("minilm-no-leak", {"all": False}),
+    "pmf-ours-mpnet": ("mpnet-no-leak", {"all": False}),
     "pmf-all": ("minilm", {"all": True}),
 }
-CONTENT_ROWS = {  # row of Table I -> its embeddings: out/<name><suffix of the recipe>.safetensors
+CONTENT_ROWS = {  # row with late fusion -> its embeddings: out/<name><suffix>.safetensors
     "MF + MiniLM (base)": "minilm",
     "MF + MiniLM (tuned)": "minilm-tuned",
     "MF + MiniLM (NF4)": "minilm-nf4",
@@ -541,12 +566,10 @@ def prepare(argv):
 @dataclass(frozen=True)
 class Evaluate:
     out: Path = Path("out")  # folder of the artefacts, and of the tables
-    baselines: Path = Path("results/baselines.json")  # EASE and weighted MF, recorded
     k: int = 25  # length of the list
     seed: int = 42  # of the row Random
     user: str = ""  # whose case Table II shows; none: 400, on own data there is no Table II then
     quick: bool = False  # mark the tables as those of a shortened run
-    runs: bool = False  # each row's lists too, and what was to be found, as TREC files in out/runs/
 
 
 class Artefacts:
@@ -579,11 +602,15 @@ class Artefacts:
         arrays = load(path, inputs, ["user_factors", "item_factors"], **settings)
         return arrays["user_factors"], arrays["item_factors"][: self.task.n_items]
 
-    def embeddings(self, name, suffix):
-        """(I, D) of encode.py, of the task's items, from the texts written with the ratings."""
+    def require_texts(self, name, suffix):
+        """Refuse embeddings of other texts than those written with the ratings."""
         documents, made_from = f"documents{suffix}.txt", provenance(self.path(name))["inputs"]
         wanted = {documents: self.record.get("texts", {}).get(documents)}
         metrics.require(self.path(name), made_from, wanted)
+
+    def embeddings(self, name, suffix):
+        """(I, D) of encode.py, of the task's items, from the texts written with the ratings."""
+        self.require_texts(name, suffix)
         return metrics.load_embeddings(self.path(name), self.ratings)[: self.task.n_items]
 
     def mf(self, name):
@@ -592,11 +619,8 @@ class Artefacts:
         return partial(fuse.mf_scores, U=U, V=V)
 
     def hybrid(self, recipe, name):
-        """A recipe's scores with the embeddings of a name: a function of users and alpha."""
-        U, V = self.factors(recipe.factors)
-        content = recipe.content(self.task, self.embeddings(name, recipe.suffix))
-        bound = {"content": content, "seen": self.task.seen, "fusion": recipe.fusion}
-        return partial(fuse.hybrid_scores, U=U, V=V, **bound)
+        """A recipe's late fusion with the embeddings of a name: a function of users and alpha."""
+        return recipe.fused(self.task, *self.factors("pmf"), self.embeddings(name, recipe.suffix))
 
     @cached_property
     def number_of(self):
@@ -656,68 +680,42 @@ def run_evaluate(argv):
     out = Artefacts(settings.out)
     case = settings.user or ("" if out.own else CASE_USER)
     case = out.index("user_ids", case, "user") if case else None
-    ids = map(str, out.ids("user_ids") + out.ids("movie_ids"))
-    blank = [name for name in ids if len(name.split()) != 1]
-    if settings.runs and blank:
-        raise BadInput(f"--runs: TREC files have blanks between their cells, id {blank[0]!r} too")
     with stage(settings.out / "results.json", "Precision, Recall and NDCG of every row") as figure:
         results = {"edition": out.record["edition"], "k": settings.k, "quick": settings.quick}
         results |= {"versions": metrics.versions(), "ratings": sha256(out.ratings)}
-        results["rows"] = list(all_rows(out, settings))
-        lists = [row.pop("lists", None) for row in results["rows"]]  # (E, K) each
-        texts = {"results.json": json.dumps(results, indent=1), "table1.md": table1(results)}
+        results["rows"] = [entry for entry, _ in all_rows(out, settings)]
+        texts = {"table1.md": table1(results)}
         if case is not None:
             texts["table2.md"] = table2(out, case, results)
         texts["figure1.svg"] = figure1(results)
-        texts |= trec_files(out, results, lists) if settings.runs else {}
+        texts["results.json"] = json.dumps(results, indent=1)  # last: make looks at it alone
         write_texts(settings.out, texts)
         figure(f"{len(results['rows'])} rows, also in table1.md and figure1.svg")
     print(screen_table(results))
 
 
-def trec_files(out, results, lists):
-    """{file name: text} in TREC's formats: the lists of each row, and what was to be found."""
-    user_ids, movie_ids = out.ids("user_ids"), out.ids("movie_ids")
-    users = np.flatnonzero(np.diff(out.task.relevant[0]))  # (E,)
-    pairs = zip(*metrics.pairs_of_block(out.task.relevant, users), strict=True)
-    found = (f"{user_ids[users[row]]} 0 {movie_ids[item]} 1\n" for row, item in pairs)
-    texts = {"runs/qrels": "".join(found)}
-    for row, best in zip(results["rows"], lists, strict=True):
-        name = "-".join(re.findall(r"[\w.]+", f"{row['recipe']}.{row['row']}".lower()))
-        if f"runs/{name}.run" in texts:  # the row has several seeds
-            name += f"-{row['seed']}"
-        if best is not None:
-            texts[f"runs/{name}.run"] = "".join(
-                f"{user_ids[user]} Q0 {movie_ids[item]} {rank} {results['k'] - rank + 1} {name}\n"
-                for user, items in zip(users, best, strict=True)
-                for rank, item in enumerate(items[items >= 0], 1)
-            )
-    return texts
-
-
 def all_rows(out, settings):
-    """The entries of results.json, with their lists: two rankers without a model, then recipes."""
+    """(entry of results.json, its evaluate()) of two rankers without a model, then of the recipes.
+
+    A row that was not run has None for the second.
+    """
     task, k = out.task, settings.k
     mf = evaluate(out.mf("pmf"), task.seen, task.relevant, k)
     for row, seed, scores in plain_rankers(task, settings.seed):
         result = evaluate(scores, task.seen, task.relevant, k)
-        yield entry_of(fuse.NOTEBOOK, row, result, mf, seed)
-    for recipe in fuse.RECIPES.values():
-        if out.own and recipe is fuse.REPORT and not out.path("pmf-fit").exists():
+        yield entry_of(NOTEBOOK, row, result, mf, seed), result
+    for recipe in RECIPES:
+        if out.own and recipe is REPORT and not out.path("pmf-fit").exists():
             continue  # nothing to choose its alpha by
         for row, name in recipe.alone.items():
             if out.path(name).exists():
-                yield factors_entry(out, recipe, row, name, mf, k)
-        for row, names in content_rows(out, recipe) if recipe.content else ():
-            if not names:
-                yield not_run(recipe, row)
-                continue
-            found = [content_entry(out, recipe, row, name, mf, settings) for name in names]
-            entries, seeds = zip(*found, strict=True)  # S of each; seeds: (E,)
-            if len(seeds) > 1:
-                entries[0]["difference_over_seeds"] = metrics.paired_bootstrap(seeds, mf["ndcg"])
-            yield from entries
-    yield from recorded_rows(settings.baselines, out, mf, k)
+                yield factors_row(out, recipe, row, name, mf, k)
+        for row, encoder in content_rows(out, recipe):
+            name = encoder + recipe.suffix
+            if out.path(name).exists():
+                yield content_row(out, recipe, row, name, mf, settings)
+            else:
+                yield not_run(recipe, row), None
 
 
 def plain_rankers(task, seed):
@@ -727,66 +725,75 @@ def plain_rankers(task, seed):
     yield "Most popular", None, partial(fuse.constant_scores, values=counts)
 
 
-def factors_entry(out, recipe, row, name, mf, k):
-    """The entry of a row without late fusion: factors of pmf.py, perhaps with text as prior."""
+def factors_row(out, recipe, row, name, mf, k):
+    """A row without late fusion: factors of pmf.py, perhaps with text as prior."""
     if text := FACTORS[name][0]:
-        out.embeddings(text, recipe.suffix)  # refuses those of other texts
-        check_encoder(out, recipe, CONTENT_ROWS[row], text, quick=False)
+        out.require_texts(text, recipe.suffix)
+        require_encoder(out, text.removesuffix(recipe.suffix), text)
     result = evaluate(out.mf(name), out.task.seen, out.task.relevant, k)
-    return entry_of(recipe, row, result, mf, provenance(out.path(name))["settings"]["seed"])
+    seed = provenance(out.path(name))["settings"]["seed"]
+    return entry_of(recipe, row, result, mf, seed), result
 
 
 def content_rows(out, recipe):
-    """(row, names of its embeddings) of a recipe: one name a seed, or none if it was not run."""
-    for row, encoder in CONTENT_ROWS.items():
-        names = [f"{encoder}{recipe.suffix}{seed}" for seed in ("", "-2", "-3")]
-        found = [name for name in names if out.path(name).exists()]
-        if found or (row in REPORT_TABLE1 and recipe.reproduces and not out.own):
-            yield row, found
+    """(row, encoder) of a recipe's rows with late fusion that were run, or that the report has."""
+    for row, encoder in CONTENT_ROWS.items() if recipe.fused else ():
+        listed = row in REPORT_TABLE1 and not out.own
+        if out.path(encoder + recipe.suffix).exists() or listed:
+            yield row, encoder
 
 
-def content_entry(out, recipe, row, name, mf, settings):
-    """(entry, NDCG (E,)) of a row with text; alpha is the recipe's, or chosen on validation."""
-    tuning = check_encoder(out, recipe, CONTENT_ROWS[row], name, settings.quick)
-    alpha, curve = recipe.alpha, None
+def content_row(out, recipe, row, name, mf, settings):
+    """A row with late fusion, by the embeddings of a name; alpha is the recipe's, or chosen."""
+    encoder, tuning, alpha, more = CONTENT_ROWS[row], {}, recipe.alpha, {}
+    require_encoder(out, encoder, name)
+    if "tuned" in encoder or "lora" in encoder:
+        tuning = training_of(out, recipe, encoder, name, settings.quick)
     if alpha is None:
-        U, V = out.factors("pmf-fit")
-        embeddings = out.embeddings(name, recipe.suffix)
-        alpha, curve = fuse.validation_search(recipe, out.data, U, V, embeddings, settings.k)
+        alpha, curve = choose_alpha(out, recipe, name, settings.k)
+        more = {"validation_curve": curve}
     scores = partial(out.hybrid(recipe, name), alpha=alpha)
     result = evaluate(scores, out.task.seen, out.task.relevant, settings.k)
-    seed = provenance(out.path(recipe.factors))["settings"]["seed"]
-    entry = entry_of(recipe, row, result, mf, tuning.get("seed", seed), alpha) | {"tuning": tuning}
-    return entry | ({"validation_curve": curve} if curve else {}), result["ndcg"]
+    seed = tuning.get("seed", provenance(out.path("pmf"))["settings"]["seed"])
+    entry = entry_of(recipe, row, result, mf, seed, alpha)
+    return entry | {"tuning": tuning} | more, result
 
 
-def check_encoder(out, recipe, encoder, name, quick):
-    """What an encoder, minilm-tuned say, was tuned with and cost, {} if it was not.
+def choose_alpha(out, recipe, name, k):
+    """The alpha of a late fusion that is best on the validation part, and the curve of all."""
+    task = fuse.ranking_task(out.data, validation=True)
+    embeddings = out.embeddings(name, recipe.suffix)
+    return fuse.grid_search(recipe.fused(task, *out.factors("pmf-fit"), embeddings), task, k)
 
-    Refuses embeddings, those in out/ of this name, that another one made.
-    """
-    made, path = provenance(out.path(name)), out.folder / name / "training.json"
-    base = re.split("-nf4|-tuned", encoder)[0]
-    tuned = "tuned" in encoder or "lora" in encoder
+
+def require_encoder(out, encoder, name):
+    """Refuse the embeddings in out/ of this name if another encoder made them; minilm-nf4, say."""
     wanted = {"nf4": "nf4" in encoder or "qwen" in encoder}
-    wanted |= {} if tuned else {"encoder": base, "adapter": ""}
-    metrics.require(out.path(name), made["settings"], wanted)
-    if not tuned:
-        return {}
-    keys = ("trainable", "trainable_share", "peak_memory_bytes", "seconds")
-    record = metrics.read_json(path, "settings", "inputs", *keys)
+    if "tuned" not in encoder and "lora" not in encoder:
+        wanted |= {"encoder": re.split("-nf4", encoder)[0], "adapter": ""}
+    metrics.require(out.path(name), provenance(out.path(name))["settings"], wanted)
+
+
+def training_of(out, recipe, encoder, name, quick):
+    """The seed of a tuned encoder, and what its tuning trained and cost.
+
+    Refuses a tuning for something else, and embeddings of this name by other weights.
+    """
+    path = out.folder / name / "training.json"
+    costs = ("trainable", "trainable_share", "peak_memory_bytes", "seconds")
+    record = metrics.read_json(path, "settings", "inputs", *costs)
     metrics.require(path, record["inputs"], {out.ratings.name: sha256(out.ratings)})
-    wanted = {"recipe": recipe.name, "encoder": base} | ({} if quick else {"max_steps": 0})
-    metrics.require(path, record["settings"], wanted)
+    wanted = {"recipe": recipe.name, "encoder": re.split("-nf4|-tuned", encoder)[0]}
+    metrics.require(path, record["settings"], wanted | ({} if quick else {"max_steps": 0}))
     weights = {file.name: sha256(file) for file in path.parent.glob("*.safetensors")}
-    metrics.require(out.path(name), made["inputs"], weights)
-    return {"seed": record["settings"]["seed"]} | {key: record[key] for key in keys}
+    metrics.require(out.path(name), provenance(out.path(name))["inputs"], weights)
+    return {"seed": record["settings"]["seed"]} | {name: record[name] for name in costs}
 
 
 def entry_of(recipe, row, result, mf, seed, alpha=None):
     """An entry of results.json, with its difference to the row "MF only", whose result is mf."""
     entry = {"recipe": recipe.name, "row": row, **metrics.summary(result)}
-    entry |= {"alpha": alpha, "seed": seed, "lists": result.get("lists")}
+    entry |= {"alpha": alpha, "seed": seed}
     if row != "MF only":
         difference = metrics.paired_bootstrap(result["ndcg"], mf["ndcg"])
         entry["difference_to_mf"] = {"ndcg": difference}
@@ -799,27 +806,6 @@ def not_run(recipe, row):
     if "Qwen" in row:
         why = "not run: needs 8 GB of weights and a CUDA GPU, or hours; see `make qwen`"
     return {"recipe": recipe.name, "row": row, "hits": None, "alpha": None, "status": why}
-
-
-def recorded_rows(path, out, mf, k):
-    """The entries of EASE and weighted MF, if they were measured on this split, for lists of K."""
-    if not path.is_file():
-        return
-    record = metrics.read_json(path, "split", "k", "quick", "rows")
-    same = record["k"] == k and drawn(record["split"]) == drawn(provenance(out.ratings))
-    if record["quick"] or not same:
-        return
-    for row, measured in record["rows"].items():
-        means = {name: np.array(measured["test"][name]) for name in ("precision", "recall", "ndcg")}
-        result = {"users": mf["users"], "skipped": mf["skipped"], "hits": k * means["precision"]}
-        yield entry_of(fuse.OURS, row, result | means, mf, seed=None) | {"source": "recorded"}
-
-
-def drawn(made):
-    """What identifies a split: the file of ratings, how it was drawn, and what is to be found."""
-    keys, settings = ("seed", "valid_seed", "valid_share"), made["settings"]
-    liked = settings["edition"].partition("liked from")[2]  # "" unless it is not the usual one
-    return made["inputs"]["ratings.csv"], liked, *(settings[key] for key in keys)
 
 
 # ------------------------------------------------------------------------------------------------
@@ -835,26 +821,11 @@ def marks(results):
     return f"{edition}**Quick run: tuning was cut to a few steps; these are not the results.**\n\n"
 
 
-def merge_seeds(results):
-    """One entry per row: means over its seeds, with the hits and alpha of each.
-
-    Its "source" is the recipe, or "recorded"; "paper" the report's P, R, "NDCG" and hits, or ();
-    "difference" the one to MF only in NDCG with its interval, over the seeds if there are several.
-    """
-    groups = defaultdict(list)
-    for row in results["rows"]:
-        groups[row["recipe"], row["row"]].append(row)
-    merged = []
-    for (recipe, name), group in groups.items():
-        same = results["edition"] == REPORTED and fuse.RECIPES[recipe].reproduces
-        also = {"source": recipe, "paper": REPORT_TABLE1.get(name, ()) if same else ()}
-        one_seed = group[0].get("difference_to_mf", {}).get("ndcg")
-        also["difference"] = group[0].get("difference_over_seeds", one_seed)
-        numbers = [name for name, value in group[0].items() if isinstance(value, int | float)]
-        mean = {name: float(np.mean([row[name] for row in group])) for name in numbers}
-        each = {f"all_{name}": [row[name] for row in group] for name in ("hits", "alpha")}
-        merged.append(also | group[0] | mean | each)
-    return merged
+def reported(results, row):
+    """The report's P, R, "NDCG" and hits of a row; () where it has none, or is of other data."""
+    copies = row["recipe"] in (recipe.name for recipe in RECIPES if recipe.reproduces)
+    same = results["edition"] == REPORTED and copies
+    return REPORT_TABLE1.get(row["row"], ()) if same else ()
 
 
 def markdown(head, rows):
@@ -869,15 +840,18 @@ def table1(results):
     head = ["recipe", "row", "users", "hits", f"P@{k}", f"R@{k}", f"NDCG@{k}", "ndcg_own_hits"]
     head += ["alpha", 'report: hits, P, R, "NDCG"', "NDCG - MF only"]
     lines = []
-    for row in merge_seeds(results):
+    for row in results["rows"]:
         cells = [row["status"], *[""] * 6]
         if row["status"] == "ok":
-            cells = [f"{row['users']:.0f}", *_numbers(row)]
-        paper = "{3}, {0:.3f}, {1:.3f}, {2:.3f}".format(*row["paper"]) if row["paper"] else ""
+            means = [f"{row[name]:.4f} ± {row[name + '_se']:.4f}" for name in metrics.NAMES[1:]]
+            alpha = "" if row["alpha"] is None else f"{row['alpha']:.2f}"
+            cells = [str(row["users"]), str(row["hits"]), *means, alpha]
+        paper = reported(results, row)
+        paper = "{3}, {0:.3f}, {1:.3f}, {2:.3f}".format(*paper) if paper else ""
         difference = ""
-        if row["difference"]:
-            difference = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["difference"])
-        lines.append([row["source"], row["row"], *cells, paper, difference])
+        if "difference_to_mf" in row:
+            difference = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["difference_to_mf"]["ndcg"])
+        lines.append([row["recipe"], row["row"], *cells, paper, difference])
     count = sum(bool(cells[-1]) for cells in lines)
     if results["edition"] != REPORTED:
         for cells in (head, *lines):
@@ -885,22 +859,9 @@ def table1(results):
     return (
         f"{marks(results)}Table I. Means over users ± standard error, K = {k}; the last column is "
         "the difference to MF only in NDCG with its 95 % paired bootstrap interval, drawn from the "
-        f"users and, where there are several, the seeds. Of {count} such intervals about one in "
-        "twenty misses the true difference by chance.\n\n"
-        f"{markdown(head, lines)}"
+        f"users. Of {count} such intervals about one in twenty misses the true difference by "
+        f"chance.\n\n{markdown(head, lines)}"
     )
-
-
-def _numbers(row):
-    hits = row["all_hits"]
-    spread = f" ({min(hits)}..{max(hits)}, {len(hits)} seeds)" if len(hits) > 1 else ""
-    alpha = ""
-    if row["alpha"] is not None:
-        ends = sorted({f"{min(row['all_alpha']):.2f}", f"{max(row['all_alpha']):.2f}"})
-        alpha = "..".join(ends)  # of several seeds, unless they have the same
-    names = [name for name in metrics.NAMES[1:] if name in row]
-    means = [f"{row[name]:.4f} ± {row[name + '_se']:.4f}" for name in names]
-    return [f"{row['hits']:.0f}{spread}", *means, *[""] * (4 - len(means)), alpha]
 
 
 def screen_table(results):
@@ -909,12 +870,12 @@ def screen_table(results):
     last = "report's hits" if results["edition"] == REPORTED else ""
     head = "recipe", "row", "hits", f"P@{k}", f"R@{k}", f"NDCG@{k}", last
     lines = [marks(results) + line.format(*head).rstrip()]
-    for row in merge_seeds(results):
+    for row in results["rows"]:
         cells = ["not run", "", "", ""]
         if row["status"] == "ok":
-            cells = [f"{row['hits']:.0f}", *(f"{row[name]:.4f}" for name in METRICS)]
-        hits = row["paper"][-1] if row["paper"] else ""
-        lines.append(line.format(row["source"], row["row"], *cells, hits).rstrip())
+            cells = [str(row["hits"]), *(f"{row[name]:.4f}" for name in METRICS)]
+        hits = "".join(map(str, reported(results, row)[-1:]))
+        lines.append(line.format(row["recipe"], row["row"], *cells, hits).rstrip())
     return "\n".join(lines)
 
 
@@ -925,25 +886,28 @@ def table2(out, index, results):
     rows = np.flatnonzero((task.users == index) & (task.ratings >= loved))
     last = rows[np.argsort(task.times[rows], kind="stable")][:-6:-1]
     profile = "; ".join(titles[item] for item in task.items[last])
-    recipe = fuse.NOTEBOOK
-    scorers = {"MF only": out.mf(recipe.factors)}
-    for row, names in content_rows(out, recipe):  # of several seeds, the first
-        scorers[row] = partial(out.hybrid(recipe, names[0]), alpha=recipe.alpha) if names else None
     lines = []
-    for row, scores in scorers.items():
-        found = not_run(recipe, row)["status"]
+    for row, scores in notebook_rows(out):
+        shown = not_run(NOTEBOOK, row)["status"]
         if scores:
             best = metrics.best_items(scores, task.seen, [index], 5)[0]  # (5,)
-            found = "; ".join(titles[item] for item in best[best >= 0])
-        lines.append([row, found, REPORT_TABLE2.get(row, "")])
-    shown = 3 if results["edition"] == REPORTED and str(user) == CASE_USER else 2
+            shown = "; ".join(titles[item] for item in best[best >= 0])
+        lines.append([row, shown, REPORT_TABLE2.get(row, "")])
+    columns = 3 if results["edition"] == REPORTED and str(user) == CASE_USER else 2
     head = ["row", "recommended", "the report's list"]
     return (
-        f"{marks(results)}Table II. The five best for user {user}, recipe `notebook`; of a row "
-        "with several seeds, those of the first. Last five "
+        f"{marks(results)}Table II. The five best for user {user}, recipe `notebook`. Last five "
         f"rated {loved:g} or more in train, newest first: {profile}.\n\n"
-        f"{markdown(head[:shown], [line[:shown] for line in lines])}"
+        f"{markdown(head[:columns], [line[:columns] for line in lines])}"
     )
+
+
+def notebook_rows(out):
+    """(row, scorer of users, or None if it was not run) of recipe notebook."""
+    yield "MF only", out.mf("pmf")
+    for row, name in content_rows(out, NOTEBOOK):
+        run = out.path(name).exists()
+        yield row, partial(out.hybrid(NOTEBOOK, name), alpha=NOTEBOOK.alpha) if run else None
 
 
 METRICS = {"precision": "#4269d0", "recall": "#efb118", "ndcg": "#3ca951"}  # name -> its colour
@@ -951,7 +915,7 @@ METRICS = {"precision": "#4269d0", "recall": "#efb118", "ndcg": "#3ca951"}  # na
 
 def figure1(results, left=370, scale=1000):
     """Figure 1 as SVG: Precision, Recall and NDCG of every row; dashes are the report's P and R."""
-    rows = [row for row in merge_seeds(results) if row["row"] != "Random"]
+    rows = [row for row in results["rows"] if row["row"] != "Random"]
     longest = max(row[name] for row in rows for name in METRICS if row["status"] == "ok")
     width, height = left + int(scale * max(longest, 0.4)) + 50, 50 * len(rows) + 50
     parts = [f'<rect width="{width}" height="{height}" fill="white"/>']
@@ -963,9 +927,9 @@ def figure1(results, left=370, scale=1000):
         parts.append(_bar(left + 110 * i, 12, 12, colour))
         parts.append(_text(left + 110 * i + 18, 22, f"{metric}@{results['k']}"))
     for j, row in enumerate(rows):
-        y, paper = 50 + 50 * j, row["paper"][:2]  # P, R; its NDCG is another one
-        label = f"{row['source']}: {row['row']}"
-        label += "".join(f", {size}" for name, size in PARAMETERS.items() if f"+ {name} " in label)
+        y, paper = 50 + 50 * j, reported(results, row)[:2]  # P, R; its NDCG is another one
+        label = f"{row['recipe']}: {row['row']}"
+        label += "".join(f", {size}" for name, size in PARAMETERS.items() if name in row["row"])
         label += "" if row["status"] == "ok" else " (not run)"
         parts.append(_text(10, y + 22, label))
         for i, (metric, colour) in enumerate(METRICS.items()):
@@ -1001,9 +965,6 @@ class Recommend:
     to: Path | None = None  # CSV to write, not print: userId,rank,movieId,title,score
     new: Path | None = None  # CSV of title,genres,tags (parted by |): movies to join the others
     top: int = 5  # how many titles
-    recipe: Literal["notebook", "report", "ours"] = "ours"  # see fuse.py
-    split: bool = False  # the evaluation's lists: movies of the test part are unseen
-    encoder: str = ""  # minilm, minilm-tuned, ..; empty: minilm-tuned, with recipe ours minilm
     weights: str = "data/minilm"  # MiniLM, which encodes what is new
     out: Path = Path("out")  # folder of the artefacts
 
@@ -1022,131 +983,89 @@ class Ranker(NamedTuple):
     """Who gets a list, and of which movies."""
 
     ids: list  # (U,) user ids
-    users: np.ndarray  # (B,) who gets a list
     scores: Callable  # users -> (B, I)
     seen: tuple  # group_by_user pair
     movies: list  # (I,) movie ids
     titles: list  # (I,)
-    alpha: float | None = None  # of a late fusion, and
-    parts: tuple = ()  # its two scorers: the collaborative and the content score
-    rated: list | None = None  # (n,) short titles of what the person rated
+    rated: list | None = None  # (n,) short titles of what a single person rated
     reasons: Callable | None = None  # items (S,) -> (S, n), see fuse.reasons
 
 
-def chosen_alpha(out, recipe, encoder):
-    """The recipe's alpha, or the one that evaluate chose on the validation part and wrote down."""
-    if recipe.alpha is not None:
-        return recipe.alpha
-    path = out.folder / "results.json"
-    if not path.is_file():
-        raise BadInput(f"{path} is missing; `make all` builds it")
-    results = metrics.read_json(path, "ratings", "k", "rows")
-    metrics.require(path, results, {"ratings": sha256(out.ratings)})
-    if results["k"] != Evaluate.k:
-        print(f"{path} is of lists of {results['k']}, and so is its alpha", file=sys.stderr)
-    for row in results["rows"]:
-        mine = row["recipe"] == recipe.name and CONTENT_ROWS.get(row["row"]) == encoder
-        if mine and row["alpha"] is not None:
-            return row["alpha"]
-    raise BadInput(f"{path} has no alpha of {encoder} in recipe {recipe.name}; `make all` finds it")
-
-
 def recommend(argv):
-    """Titles for a user or somebody new, with their scores.
+    """Titles for a user or somebody new by all ratings, train and test part together.
 
-    Recipe ours knows all ratings here, and names the rated movies that add most to a score. With
-    --split, and in the other recipes, the factors are the evaluation's, fitted on the train part;
-    those recipes show the fused, the collaborative and the content score, on the scale on which
-    they are added: min-max per user (notebook), sigmoid and cosine (report).
+    The factors are those of recipe ours; beside a title stand the rated movies that add most to its
+    score.
     """
     s = parse(Recommend, recommend.__doc__, argv, top=1)
-    split = s.split or s.recipe != "ours"
     if s.all == bool(s.user or s.ratings) or (s.all and not s.to):
         raise BadInput("say for whom: --user, --ratings or both; or --all, with --to")
-    if split and (s.ratings or s.new):
-        raise BadInput("--ratings and --new need recipe ours without --split")
-    encoders = ["minilm"] if s.recipe == "ours" else CONTENT_ROWS.values()
-    if s.encoder and s.encoder not in encoders:
-        raise BadInput(f"--encoder {s.encoder}: recipe {s.recipe} takes {', '.join(encoders)}")
     if s.to and s.to.is_file() and s.to.read_bytes().partition(b"\n")[0] != LISTS.encode():
         raise BadInput(f"{s.to} holds no lists of this command and stays; name another path")
-    ranker = split_ranker if split else whole_ranker
     if s.to:
         with stage(s.to, f"the {s.top} best movies"):
-            return write_lists(s.to, ranker(s), s.top)
-    ranker = ranker(s)
+            return write_lists(s.to, ranker_of(s), s.top)
+    ranker = ranker_of(s)
     who = [f"user {s.user}"] if s.user else []
     who += [str(s.ratings)] if s.ratings else []
-    encoder = s.encoder or fuse.RECIPES[s.recipe].encoder
-    alpha = "" if ranker.alpha is None else f", alpha {ranker.alpha:.2f}"
-    print(f"{' and '.join(who)}, recipe {s.recipe}, {encoder}{alpha}")
+    print(f"{' and '.join(who)}, recipe ours, minilm")
     print_list(ranker, s.top)
 
 
-def split_ranker(s):
-    """The Ranker of factors fitted on the train part; only with --split is the test unseen."""
-    out, recipe = Artefacts(s.out), fuse.RECIPES[s.recipe]
-    encoder, ids = s.encoder or recipe.encoder, out.ids("user_ids")
-    users = range(len(ids)) if s.all else [out.index("user_ids", s.user, "user")]  # (B,)
-    path = out.path(encoder + recipe.suffix)
-    if recipe.content and not path.exists():
-        raise BadInput(f"{path} is missing; `make help` names what makes it, or take another one")
-    check_encoder(out, recipe, encoder, encoder + recipe.suffix, quick=True)  # so may a quick run
-    seen = out.task.seen
-    if not s.split:
-        whole = fuse.ranking_task(out.data, whole=True)
-        known = whole.items < out.task.n_items  # (N,)
-        seen = group_by_user(whole.users[known], whole.items[known], len(ids))
-    if recipe.content is None:
-        scores, more = out.mf(recipe.factors), {}
-    else:
-        hybrid = partial(out.hybrid(recipe, encoder + recipe.suffix), seen=seen)
-        alpha = chosen_alpha(out, recipe, encoder)
-        scores = partial(hybrid, alpha=alpha)
-        parts = partial(hybrid, alpha=1.0), partial(hybrid, alpha=0.0)
-        more = {"alpha": alpha, "parts": parts}
-    movies = out.ids("movie_ids"), out.titles()
-    return Ranker(ids, np.array(users), scores, seen, *movies, **more)
-
-
-def whole_ranker(s):
-    """The Ranker of recipe ours by all ratings: for users or somebody new, new movies included."""
+def ranker_of(s):
+    """The Ranker of users, or of one person, new movies included."""
     out, new, texts, more = Artefacts(s.out, whole=True), [], [], {}
-    # 1. Who, and which movies
-    ids, seen, known = out.ids("user_ids"), out.task.seen, out.task.items
+    # 1. Who rated what
+    ids, users, items, ratings = out.ids("user_ids"), *out.task[:3]  # .., (N,), (N,), (N,)
+    known = items
     if not s.all:
-        items, ratings = person(s, out)  # (n,), (n,)
-        ids, seen = [s.user], (np.array([0, len(items)]), items)
-        known = np.concatenate([known, items])  # (N,)
+        ids, (items, ratings) = [s.user], person(s, out)  # (n,), (n,)
+        users, known = np.zeros(len(items), int), np.concatenate([known, items])  # (n,), (N + n,)
+    targets = ratings / out.task.highest  # (N,)
+    # 2. Which movies, with which factors
     if s.new:
         new, texts = read_new(s.new, out.names())
-    # 2. Factors
-    P, Q, W, e = whole_arrays(out, texts, s.weights)
+    Q, W, e = whole_arrays(out, texts, s.weights)
     Q = np.vstack([Q, fuse.new_items(e[len(Q) :], W)])  # (I + M, K)
+    fold_in = folding_in(out, Q, known)
+    # 3. Scores, and why
+    starts, rows = group_by_user(users, np.arange(len(users)), len(ids))  # (U + 1,), (N,)
+
+    def scores(block):
+        own = [rows[starts[user] : starts[user + 1]] for user in block]
+        P = np.stack([fold_in(items[mine], targets[mine])[0] for mine in own])  # (B, K)
+        return fuse.ours_scores(np.arange(len(block)), P, Q, known)
+
     if not s.all:
-        made, targets = provenance(out.path("pmf-all"))["settings"], ratings / out.task.highest
-        fit, rated = [made[name] for name in ("missing", "reg", "power")], np.unique(known)
-        p, inverse = fuse.new_user(items, targets, Q, rated, *fit)
-        P = p[None]  # (1, K)
-        why = partial(fuse.reasons, items=items, targets=targets, inverse=inverse, Q=Q)
+        _, A = fold_in(items, targets)
+        more["reasons"] = partial(fuse.reasons, items=items, targets=targets, A=A, Q=Q)
         short = out.short_titles()
-        more = {"rated": [short[item] for item in items], "reasons": why}
-    # 3. Scores
-    scores = partial(fuse.ours_scores, U=P, V=Q, known=known)
+        more["rated"] = [short[item] for item in items]
     movies = out.ids("movie_ids") + [""] * len(new), out.titles() + new
-    return Ranker(ids, np.arange(len(ids)), scores, seen, *movies, **more)
+    return Ranker(ids, scores, group_by_user(users, items, len(ids)), *movies, **more)
+
+
+def folding_in(out, Q, known):
+    """fuse.new_user of (items, targets) for factors Q (I, K), as pmf-all was fitted.
+
+    known: items of all ratings, (N,).
+    """
+    made, rated = provenance(out.path("pmf-all"))["settings"], np.unique(known)
+    fit = {name: made[name] for name in ("missing", "reg", "power")}
+    gram = Q[rated].T @ Q[rated]  # (K, K)
+    return partial(fuse.new_user, Q=Q, rated=rated, gram=gram, **fit)
 
 
 def whole_arrays(out, texts, weights):
-    """P, Q and W of pmf-all, and MiniLM's embeddings (I + M, D): of the movies and of M texts."""
-    check_encoder(out, fuse.OURS, "minilm", "minilm", quick=True)
-    factors, e = out.factors("pmf-all"), out.embeddings("minilm", "")
+    """Q and W of pmf-all, and MiniLM's embeddings (I + M, D): of the movies and of M texts."""
+    require_encoder(out, "minilm", "minilm")
+    (_, Q), e = out.factors("pmf-all"), out.embeddings("minilm", "")
     if texts:
         import encode  # here: torch takes seconds
 
         encoder = encode.load_encoder(*encode.find("minilm", weights))
         e = np.vstack([e, encode.embed(encoder, encode.tokenize(encoder, texts))])
-    return *factors, load(out.path("pmf-all"))["text_weights"], e
+    return Q, load(out.path("pmf-all"))["text_weights"], e
 
 
 def person(s, out):
@@ -1219,8 +1138,8 @@ def find_movie(title, names, place):
 
 def ranked(ranker, top, block=128):
     """(user, rank, item, score) of each list, best first; users go in blocks."""
-    rank = None
-    for users in np.array_split(ranker.users, math.ceil(len(ranker.users) / block)):
+    rank, n_users = None, len(ranker.ids)
+    for users in np.array_split(np.arange(n_users), math.ceil(n_users / block)):
         scores = ranker.scores(users)  # (B, I)
         scores[metrics.pairs_of_block(ranker.seen, users)] = -np.inf
         for user, row, best in zip(users, scores, metrics.top_k(scores, top), strict=True):
@@ -1233,16 +1152,13 @@ def ranked(ranker, top, block=128):
 def print_list(ranker, top):
     """The list of a single user: scores, titles, and three reasons of each at the most."""
     rows = list(ranked(ranker, top))
-    parts = [scores(ranker.users)[0] for scores in ranker.parts]  # two of (I,), or none
     why = ranker.reasons([item for *_, item, _ in rows]) if ranker.reasons else [[]] * len(rows)
-    columns = "fused   cf      content" if parts else "score  "
-    print(f"rank  {columns}  title{' <- because of' if ranker.reasons else ''}")
+    print(f"rank  score    title{' <- because of' if ranker.reasons else ''}")
     for (_, rank, item, score), added in zip(rows, why, strict=True):
         most = [j for j in np.argsort(added)[:-4:-1] if added[j] > 0]
         because = "; ".join(ranker.rated[j] for j in most)
         because = f" <- {because}" if because else ""
-        numbers = " ".join(f"{x:7.4f}" for x in (score, *(part[item] for part in parts)))
-        print(f"{rank:4d} {numbers}   {ranker.titles[item]}{because}")
+        print(f"{rank:4d} {score:7.4f}   {ranker.titles[item]}{because}")
 
 
 LISTS = "userId,rank,movieId,title,score"
@@ -1253,7 +1169,7 @@ def write_lists(path, ranker, top):
     with (
         metrics.whole(path) as new,
         open(new, "w", encoding="utf-8", newline="") as file,
-        metrics.progress(len(ranker.users), str(path), unit="user") as bar,
+        metrics.progress(len(ranker.ids), str(path), unit="user") as bar,
     ):
         table = csv.writer(file, lineterminator="\n")
         table.writerow(LISTS.split(","))
@@ -1274,11 +1190,11 @@ def similar(argv):
         raise BadInput("give one of --movie, a title, and --text, a phrase")
     out = Artefacts(s.out, whole=True)
     item = find_movie(movie, out.names(), "--movie") if movie else len(out.data["movie_ids"])
-    _, Q, _, e = whole_arrays(out, [text] if text else [], s.weights)
+    Q, _, e = whole_arrays(out, [text] if text else [], s.weights)
     spaces = {"factors": [Q], "text": [e], "both": [Q, e]}["text" if text else s.by]
     scores = fuse.similar(item, *spaces)[None]  # (1, I)
     itself, movies = group_by_user([0], [item], 1), out.ids("movie_ids")
-    print_list(Ranker([""], [0], lambda users: scores, itself, movies, out.titles()), s.top)
+    print_list(Ranker([""], lambda users: scores, itself, movies, out.titles()), s.top)
 
 
 COMMANDS = {"fetch": fetch, "prepare": prepare, "evaluate": run_evaluate}

@@ -1,9 +1,6 @@
 """fuse.py against two-dimensional cases by hand and against plain loops."""
 
-import dataclasses
 import math
-import subprocess
-import sys
 from functools import partial
 from itertools import pairwise
 
@@ -23,7 +20,7 @@ def test_centroid_of_two_likes_is_their_unit_sum():
 
 
 def test_eq1_by_hand():
-    got = fuse.eq1(np.array([[0.0, math.log(3)]]), np.array([[0.5, -1.0]]), None, 0.75)
+    got = fuse.eq1(np.array([[0.0, math.log(3)]]), np.array([[0.5, -1.0]]), 0.75)
     assert got[0] == pytest.approx([0.75 * 1 / 2 + 0.25 * 0.5, 0.75 * 3 / 4 - 0.25], rel=1e-15)
 
 
@@ -117,11 +114,6 @@ def test_candidates_are_the_unseen_items():
     assert free.tolist() == [[False, True, True, False], [False, False, False, True]]
 
 
-def test_content_scores_are_products():
-    content = fuse.Content(np.array([[1.0, 0.0], [0.0, 2.0]]), E2)
-    assert content.scores(np.array([1])).tolist() == [[0, 2, 1.6]]
-
-
 def test_a_movie_without_ratings_gets_the_allowance_and_no_other_does():
     U, V = np.array([[0.0, 1], [3, 4]]), np.array([[1.0, 0], [0, 1], [1, 1]])
     scores = partial(fuse.ours_scores, U=U, V=V, known=np.array([0, 2, 2]))
@@ -133,30 +125,36 @@ def test_a_movie_without_ratings_gets_the_allowance_and_no_other_does():
 E4 = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [-1.0, 0.0]])  # (I, D) of DATA's items
 
 
-def test_content_of_the_report_is_the_cosine_to_the_centroid_of_the_liked():
-    content = fuse.report_content(fuse.ranking_task(DATA), E4)
-    half = math.sqrt(1 / 2)
-    assert content.profiles == pytest.approx(np.array([[half, half], [0, 0], [0, 0]]))
-    assert content.scores(np.array([0]))[0] == pytest.approx(
-        [half, half, 1.4 * half, -half], rel=1e-12
-    )
+U3 = np.array([[0.0, 1.0], [math.log(3), 0.0], [2.0, -1.0]])  # (U, K) of DATA's users
+V4 = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [0.0, -2.0]])  # (I, K) of its items
 
 
-def test_content_of_the_notebook_is_the_weighted_mean_of_cosines():
-    task = fuse.ranking_task(DATA)
-    content = fuse.notebook_content(task, E4)
-    w = [math.exp(0) * 5 / 5, math.exp(1 / 2) * 4 / 5, math.exp(1) * 3.5 / 5]
-    cosines = E4[[0, 1, 2]] @ E4[3]
-    expected = sum(a * b for a, b in zip(w, cosines, strict=True)) / sum(w)
-    assert content.scores(np.array([0]))[0, 3] == pytest.approx(expected, rel=1e-12)
+def test_report_scores_are_eq1_with_the_cosine_to_the_centroid_of_the_liked():
+    """User 0 liked items 0 and 1, user 1 items 0 and 3, whose vectors cancel, user 2 nothing."""
+    scores = fuse.report_scores(fuse.ranking_task(DATA), U3, V4, E4)
+    half, e = math.sqrt(1 / 2), math.e
+    cosines = [half, half, 1.4 * half, -half]
+    logits = [0, 1, 0.5, -2]
+    expected = [
+        0.3 / (1 + e**-logit) + 0.7 * cosine for logit, cosine in zip(logits, cosines, strict=True)
+    ]
+    got = scores(np.array([1, 0]), alpha=0.3)
+    assert got[1] == pytest.approx(expected, rel=1e-12)
+    assert got[0, 0] == pytest.approx(0.3 * 3 / 4, rel=1e-12)  # sigma(log 3), and cosine 0
+    assert scores(np.array([2]), alpha=0.0)[0].tolist() == [0, 0, 0, 0]
 
 
-def test_the_recipes_are_fixed():
-    assert (fuse.NOTEBOOK.alpha, fuse.REPORT.alpha, fuse.OURS.alpha) == (0.85, None, None)
-    assert [recipe.reproduces for recipe in fuse.RECIPES.values()] == [True, True, False]
-    for changed in (fuse.OURS, fuse.Settings("", "", "")):
-        with pytest.raises(dataclasses.FrozenInstanceError):
-            changed.k = 1
+def test_notebook_scores_are_its_fusion_of_the_weighted_mean_of_cosines():
+    scores = fuse.notebook_scores(fuse.ranking_task(DATA), U3, V4, E4)
+    w = [math.exp(0) * 4 / 5, math.exp(1) * 4.5 / 5]  # user 1: item 0, then item 3
+    content = [(w[0] * E4[0] @ e + w[1] * E4[3] @ e) / sum(w) for e in E4[1:3]]  # candidates 1, 2
+    logits = U3[1] @ V4.T
+    low, high = min(content), max(content)
+    (got,) = scores(np.array([1]), alpha=0.75)
+    for item, text in zip((1, 2), content, strict=True):
+        cf = (logits[item] - logits.min()) / (logits.max() - logits.min())
+        expected = 0.75 * cf + 0.25 * (text - low) / (high - low)
+        assert got[item] == pytest.approx(expected, rel=1e-12)
 
 
 def test_notebook_fusion_scales_cf_over_all_and_content_over_candidates():
@@ -186,66 +184,30 @@ def test_grid_search_tries_both_ends_and_prefers_cf_among_equals():
     assert curve[0]["ndcg"] == 1 and curve[-1]["ndcg"] == 0
 
 
-def test_validation_search_looks_for_the_hidden_rows_with_what_is_left():
+def test_alpha_on_validation_looks_for_the_hidden_rows_with_what_is_left():
     """User 0 should find item 1, user 1 item 3. The factors know, the text points elsewhere."""
     U = np.eye(3, 2)
     V = np.array([[0.0, 0], [9, 0], [0, 0], [0, 9]])
-    found, curve = fuse.validation_search(fuse.REPORT, DATA, U, V, E4, k=1)
-    assert found == 1 and curve[-1]["recall"] == 1 and curve[-1]["users"] == 2
-    long = fuse.validation_search(fuse.REPORT, DATA, U, V, E4)[1]
-    assert long[-1]["precision"] == 1 / 25  # lists of 25 unless told
+    task = fuse.ranking_task(DATA, validation=True)
+    alpha, curve = fuse.grid_search(fuse.report_scores(task, U, V, E4), task, k=1)
+    assert alpha == 1 and curve[-1]["recall"] == 1 and curve[-1]["users"] == 2
     # the text alone: of its candidates 1 (cosine .6) and 3 (-.6) user 0 gets item 1 for item 0's
     # liking; user 1, who liked item 0, gets item 2
     assert curve[0]["hits"] == 1
 
 
-def test_the_command_prints_the_curve_and_marks_its_best(tmp_path, monkeypatch, capsys):
-    ratings, factors, embeddings = (tmp_path / f"{x}.safetensors" for x in "rfe")
-    metrics.save(ratings, DATA, {})
-    arrays = {"user_factors": np.eye(3, 2)}
-    arrays |= {"item_factors": np.array([[0.0, 0], [9, 0], [0, 0], [0, 9]])}
-    metrics.save(factors, arrays, {"fit_part": True}, [ratings])
-    metrics.save(embeddings, {"embeddings": np.vstack([E4, E4])}, {})  # four more, not in train
-    line = ["fuse.py", "--ratings", ratings, "--factors", factors, "--embeddings", embeddings]
-    monkeypatch.setattr("sys.argv", [*map(str, line)])
-    fuse.main()
-    head, *rows = capsys.readouterr().out.splitlines()
-    assert head == "alpha  P@25   R@25   NDCG@25   (validation)" and len(rows) == 21
-    assert [row for row in rows if row.endswith("<- best")] == rows[-1:]
-    assert rows[-1] == "1.00   0.0400 1.0000 1.0000  <- best"  # 1 hit of 25 each, at rank 1
-    command = [sys.executable, *map(str, line), "--k", "0"]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=metrics.__file__[:-10])
-    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
-    assert "--k 0: it must be at least 1" in done.stderr
-    metrics.save(factors, arrays, {"fit_part": False}, [ratings])
-    monkeypatch.setattr("sys.argv", [*map(str, line)])
-    with pytest.raises(metrics.BadInput, match="fit_part = False, not True"):
-        fuse.main()
-
-
-@pytest.mark.parametrize("recipe", [fuse.NOTEBOOK, fuse.REPORT])
-def test_a_recipe_at_its_ends_ranks_as_its_parts(recipe):
+@pytest.mark.parametrize("fused", [fuse.notebook_scores, fuse.report_scores])
+def test_a_late_fusion_at_its_ends_ranks_as_its_parts(fused):
+    """alpha 1 ranks as the factors do; alpha 0 does not change when the factors do."""
     rng, users = np.random.default_rng(2), np.array([1, 2])  # with two candidates or more
-    task, embeddings = fuse.ranking_task(DATA), rng.normal(size=(4, 3))
-    U, V, content = rng.normal(size=(3, 2)), rng.normal(size=(4, 2)), recipe.content
-    scores = partial(fuse.hybrid_scores, users, U, V, content(task, embeddings), task.seen)
-    cf, text = (scores(fusion=recipe.fusion, alpha=alpha) for alpha in (1.0, 0.0))  # (U, I)
-    assert np.array_equal(cf.argsort(1), (U[users] @ V.T).argsort(1))
-    expected = content(task, embeddings).scores(users)
+    task, e = fuse.ranking_task(DATA), rng.normal(size=(4, 3))
+    U, V = rng.normal(size=(3, 2)), rng.normal(size=(4, 2))
+    scores = fused(task, U, V, e)
+    assert np.array_equal(scores(users, alpha=1.0).argsort(1), (U[users] @ V.T).argsort(1))
+    others = fused(task, rng.normal(size=(3, 2)), V, e)
     free = fuse.candidates_of(task.seen, users, 4)
-    for row in range(2):
-        some = np.flatnonzero(free[row])
-        assert np.array_equal(text[row, some].argsort(), expected[row, some].argsort())
-
-
-def test_the_scorer_of_eq1_is_eq1_of_its_parts():
-    rng, users = np.random.default_rng(1), np.array([2, 0])
-    U, V, e = rng.normal(size=(3, 2)), rng.normal(size=(5, 2)), rng.normal(size=(5, 4))
-    content = fuse.Content(rng.normal(size=(3, 4)), e)
-    seen = metrics.group_by_user(np.array([0]), np.array([1]), 3)
-    got = fuse.hybrid_scores(users, U, V, content, seen, fuse.eq1, 0.3)
-    logit, cosine = U[users] @ V.T, content.profiles[users] @ e.T
-    assert got == pytest.approx(0.3 / (1 + np.exp(-logit)) + 0.7 * cosine, rel=1e-12)
+    assert np.array_equal(scores(users, alpha=0.0)[free], others(users, alpha=0.0)[free])
+    assert not np.array_equal(scores(users, alpha=0.5)[free], others(users, alpha=0.5)[free])
 
 
 def test_plain_scorers():
@@ -256,3 +218,75 @@ def test_plain_scorers():
     assert many.shape == (4, 5) and len(np.unique(many)) == 20
     assert np.array_equal(fuse.random_scores(np.array([2]), 7, 5), many[2:3])
     assert not np.array_equal(fuse.random_scores(np.array([2]), 8, 5), many[2:3])
+
+
+# (F), the closed form of one user
+
+
+def case(seed=0, n_items=12, k=4):
+    """(items, targets, Q, rated): item 11 is cold, and nobody's."""
+    rng = np.random.default_rng(seed)
+    rated = np.arange(n_items - 1)
+    return np.array([7, 2, 5]), rng.random(3), rng.normal(size=(n_items, k)), rated
+
+
+def test_a_new_user_is_the_weighted_least_squares_over_all_rated_items():
+    items, targets, Q, rated = case()
+    p, A = fuse.new_user(items, targets, Q, rated, 0.2, 0.05, 0.7)
+    w, t = np.full(11, 0.2), np.zeros(11)
+    w[items], t[items] = 1, targets
+    a = 0.05 * (3 + 0.2 * 11) ** 0.7
+    rows = np.vstack([np.sqrt(w)[:, None] * Q[:11], np.sqrt(a) * np.eye(4)])
+    best = np.linalg.lstsq(rows, np.concatenate([np.sqrt(w) * t, np.zeros(4)]))[0]
+    assert p == pytest.approx(best, rel=1e-10)
+    assert rows.T @ rows == pytest.approx(A, rel=1e-10)
+    shared = fuse.new_user(items, targets, Q, rated, 0.2, 0.05, 0.7, gram=Q[:11].T @ Q[:11])
+    assert shared[0] == pytest.approx(p, rel=1e-12)
+
+
+def test_no_step_from_a_new_user_lowers_the_objective():
+    """(R) of one user in plain loops: its slope at p is zero by finite differences."""
+    items, targets, Q, rated = case(1)
+    p, _ = fuse.new_user(items, targets, Q, rated, 0.15, 0.01, 1.0)
+    t = dict(zip(items.tolist(), targets, strict=True))
+
+    def objective(x):
+        errors = [(t[i] - x @ Q[i]) ** 2 if i in t else 0.15 * (x @ Q[i]) ** 2 for i in range(11)]
+        return sum(errors) + 0.01 * (3 + 0.15 * 11) * x @ x
+
+    for step in 1e-4 * np.eye(4):
+        assert objective(p + step) == pytest.approx(objective(p - step), rel=1e-12)
+        assert objective(p + step) > objective(p)
+
+
+# Why: the parts add up to the score
+
+
+def person_case():
+    """Factors of eleven movies, and somebody who rated three of the nine that are rated."""
+    Q, items = np.random.default_rng(5).normal(size=(11, 4)), np.array([7, 2, 5])
+    targets = np.array([1.0, 0.8, 0.5])
+    p, A = fuse.new_user(items, targets, Q, np.arange(9), 0.15, 0.01, 1.0)
+    return items, targets, p, A, Q
+
+
+def test_the_reasons_add_up_to_the_score():
+    items, targets, p, A, Q = person_case()
+    shown = np.array([0, 1, 8, 9])
+    parts = fuse.reasons(shown, items, targets, A, Q)  # (S, n)
+    assert parts.shape == (4, 3)
+    assert parts.sum(axis=1) == pytest.approx(Q[shown] @ p, rel=1e-10)
+
+
+def test_a_reason_by_the_definition():
+    items, targets, _, A, Q = person_case()
+    (part,) = fuse.reasons([8], items, targets, A, Q)
+    expected = [targets[j] * Q[items[j]] @ np.linalg.inv(A) @ Q[8] for j in range(3)]
+    assert part == pytest.approx(expected, rel=1e-10)
+
+
+def test_similar_by_hand():
+    X, Y = np.array([[1.0, 0], [2, 0], [0, 3], [1, 1]]), np.array([[1.0], [-1], [1], [1]])
+    assert fuse.similar(0, X) == pytest.approx([1, 1, 0, 0.5**0.5])
+    z = [(x - np.mean(x)) / np.std(x) for x in ([1, 0, 0.5**0.5], [-1, 1, 1])]
+    assert fuse.similar(0, X, Y)[1:] == pytest.approx(np.mean(z, axis=0))

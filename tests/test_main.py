@@ -2,7 +2,6 @@
 
 import contextlib
 import http.client
-import json
 import re
 import subprocess
 import sys
@@ -14,13 +13,13 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
+from common import drawn
 from small import (
     MOVIES,
     OURS_FACTORS,
     RATINGS,
     TAGS,
     evaluated,
-    make_artefacts,
     make_folder,
     refused,
     save_embeddings,
@@ -283,25 +282,24 @@ def test_titles_are_shown_as_one_says_them():
 
 
 def results(**changes):
-    """A results.json by hand: one measured row, one with two seeds, one that was not run."""
+    """A results.json by hand: two measured rows, one that was not run, of two recipes."""
     numbers = {"users": 600, "hits": 739, "precision": 0.0493, "recall": 0.0883, "ndcg": 0.0888}
     numbers |= {"ndcg_own_hits": 0.2768}
     numbers |= {f"{name}_se": 0.001 for name in metrics.NAMES[1:]}
     base = {"recipe": "notebook", "alpha": None, "seed": 42, "status": "ok"} | numbers
-    tuned = base | {"row": "MF + MiniLM (tuned)", "alpha": 0.85}
+    tuned = base | {"row": "MF + MiniLM (tuned)", "alpha": 0.85, "hits": 740}
     tuned |= {"difference_to_mf": {"ndcg": [0.01, -0.01, 0.03]}}
     missing = {"recipe": "notebook", "row": "MF + Qwen3-4B (base)", "hits": None, "alpha": None}
     missing["status"] = "not run: <why>"
-    other = tuned | {"hits": 741, "seed": 43, "alpha": 0.7}
-    rows = [base | {"row": "MF only"}, tuned, other, missing]
+    rows = [base | {"row": "MF only"}, tuned, missing]
     rows += [row | {"recipe": "report"} for row in rows]
     return {"edition": "2018-09", "k": 25, "quick": False, "rows": rows} | changes
 
 
-def test_table1_has_means_ranges_reasons_and_marks():
+def test_table1_has_means_reasons_and_marks():
     table = main.table1(results())
     assert "| notebook | MF only | 600 | 739 | 0.0493 ± 0.0010 |" in table
-    assert "| 740 (739..741, 2 seeds) |" in table and "| 0.70..0.85 |" in table
+    assert "| 0.85 | 735, 0.049, 0.089, 0.282 | +0.0100 [-0.0100, +0.0300] |" in table
     assert "| not run: <why> |" in table and "762, 0.051, 0.096, 0.286" in table
     assert "edition" not in table and "Quick run" not in table
     widths = {line.count("|") for line in table.splitlines() if line.startswith("|")}
@@ -374,7 +372,6 @@ def test_recommend_and_evaluate_say_what_is_missing(folder, capsys):
     main.prepare(["--data", str(folder), "--out", str(out)])
     capsys.readouterr()
     assert "pmf.safetensors" in refused("evaluate", "--out", out, capsys=capsys)
-    assert "--recipe" in refused("recommend", "--user", 1, "--recipe", "x", capsys=capsys)
 
 
 def test_evaluate_and_recommend_end_to_end_on_a_small_folder(artefacts, capsys):
@@ -385,41 +382,29 @@ def test_evaluate_and_recommend_end_to_end_on_a_small_folder(artefacts, capsys):
     assert rows["notebook", "MF only"]["seed"] == 8  # the factors' own
     assert {row for recipe, row in rows if recipe == "ours"} == {
         "Ranking PMF, no text",
-        "MF + MiniLM (base)",
+        "Ranking PMF, MiniLM as prior",
     }
     for name in ("table1.md", "table2.md", "figure1.svg"):
         assert (artefacts / name).stat().st_size > 200
     assert "the five best for user 1, recipe" in (artefacts / "table2.md").read_text().lower()
     capsys.readouterr()
-    options = ["--user", "5", "--top", "1", "--encoder", "minilm", "--out", str(artefacts)]
-    for recipe in ("notebook", "report"):
-        main.recommend([*options, "--recipe", recipe])
-        title, line = capsys.readouterr().out.splitlines()[::2]
-        fused, cf, content = map(float, line.split()[1:4])
-        alpha = float(title.split()[-1])
-        assert fused == pytest.approx(alpha * cf + (1 - alpha) * content, abs=2e-4)
-    error = refused("recommend", "--user", 77, *options[2:], capsys=capsys)
+    main.recommend(["--user", "5", "--top", "1", "--out", str(artefacts)])
+    assert len(capsys.readouterr().out.splitlines()) == 3
+    error = refused("recommend", "--user", 77, "--out", artefacts, capsys=capsys)
     assert "user 77 is not in the data; ids go from 1 to 5" in error
 
 
 def test_a_tuned_row_takes_its_seed_and_cost_from_its_training(artefacts):
-    rng = np.random.default_rng(4)
-    for name, seed in (("minilm-tuned", 43), ("minilm-tuned-2", 44)):
-        save_tuning(artefacts, name, rng, seed=seed)
-    main.run_evaluate(["--out", str(artefacts), "--k", "2"])
-    rows = json.loads((artefacts / "results.json").read_text())["rows"]
-    tuned = [row for row in rows if row["row"] == "MF + MiniLM (tuned)" and row["status"] == "ok"]
-    assert [row["seed"] for row in tuned] == [43, 44]
-    assert tuned[0]["tuning"]["seconds"] == 2.0
-    mean, low, high = tuned[0]["difference_over_seeds"]
-    means = [row["difference_to_mf"]["ndcg"][0] for row in tuned]
-    assert mean == pytest.approx(np.mean(means)) and low <= mean <= high
+    save_tuning(artefacts, "minilm-tuned", np.random.default_rng(4), seed=43)
+    row = evaluated(artefacts)["notebook", "MF + MiniLM (tuned)"]
+    assert row["seed"] == 43 and row["tuning"]["seconds"] == 2.0
+    mean, low, high = row["difference_to_mf"]["ndcg"]
     assert f"{mean:+.4f} [{low:+.4f}, {high:+.4f}]" in (artefacts / "table1.md").read_text()
 
 
 def test_mpnet_is_the_prior_of_ours_as_well_and_rows_by_it_are_no_minilms(artefacts, capsys):
     """With its text go factors made from it: without them no row, MiniLM's are never taken."""
-    rng, row = np.random.default_rng(4), ("ours", "MF + MPNet (base)")
+    rng, row = np.random.default_rng(4), ("ours", "Ranking PMF, MPNet as prior")
     assert row not in evaluated(artefacts)
     text = save_embeddings(
         artefacts, "mpnet-no-leak", "documents-no-leak.txt", rng, encoder="mpnet"
@@ -440,48 +425,23 @@ def test_mpnet_is_the_prior_of_ours_as_well_and_rows_by_it_are_no_minilms(artefa
 def test_the_figures_are_those_of_the_functions_by_hand(artefacts):
     """One row of each late fusion from its files with the fusions alone."""
     rows, out = evaluated(artefacts), main.Artefacts(artefacts)
-    for recipe in (fuse.NOTEBOOK, fuse.REPORT):
+    task, n = out.task, out.task.n_items
+    arrays = metrics.load(out.path("pmf"))
+    cf = arrays["user_factors"] @ arrays["item_factors"][:n].T  # (U, I)
+    free = fuse.candidates_of(task.seen, np.arange(len(cf)), n)
+    times = task.users, task.items, task.ratings, task.times
+    liked = task.ratings >= task.liked
+    for recipe in (main.NOTEBOOK, main.REPORT):
         entry = rows[recipe.name, "MF + MiniLM (base)"]
-        arrays = metrics.load(out.path(recipe.factors))
-        n = out.task.n_items
         e = metrics.load(out.path("minilm" + recipe.suffix))["embeddings"][:n]
-        content = recipe.content(out.task, e)
-        cf = arrays["user_factors"] @ arrays["item_factors"][:n].T  # (U, I)
-        text = content.profiles @ content.items.T  # (U, I)
-        users = np.arange(len(cf))
-        free = fuse.candidates_of(out.task.seen, users, n)
-        fused = recipe.fusion(cf, text, free, entry["alpha"])
-        result = metrics.evaluate(lambda u: fused[u], out.task.seen, out.task.relevant, 2)  # noqa: B023
+        if recipe is main.NOTEBOOK:
+            text = fuse.notebook_profiles(*times, e, len(cf), 5.0) @ e.T  # (U, I)
+            fused = fuse.notebook_fusion(cf, text, free, entry["alpha"])
+        else:
+            text = fuse.centroids(task.users[liked], task.items[liked], e, len(cf)) @ e.T
+            fused = fuse.eq1(cf, text, entry["alpha"])
+        result = metrics.evaluate(lambda u: fused[u], task.seen, task.relevant, 2)  # noqa: B023
         assert metrics.summary(result)["ndcg"] == pytest.approx(entry["ndcg"], rel=1e-12)
-
-
-def recorded(out, **changes):
-    """A results/baselines.json by hand, of the split in out/."""
-    made = metrics.provenance(out / "ratings.safetensors")
-    users = np.count_nonzero(np.diff(main.Artefacts(out).task.relevant[0]))
-    values = {"precision": [0.5] * users, "recall": [0.25] * users, "ndcg": [0.75] * users}
-    split = {"inputs": made["inputs"], "settings": made["settings"] | {"a later key": 1}}
-    record = {"split": split, "k": 2, "quick": False, "rows": {"EASE": {"test": values}}}
-    record |= changes
-    path = out / "baselines.json"
-    path.write_text(json.dumps(record))
-    return path
-
-
-def test_recorded_rows_are_shown_on_their_own_split_alone(artefacts):
-    path = recorded(artefacts)
-    row = evaluated(artefacts, "--baselines", str(path))["ours", "EASE"]
-    assert row["source"] == "recorded" and row["status"] == "ok"
-    assert (row["precision"], row["ndcg"], row["hits"]) == (0.5, 0.75, row["users"])
-    assert "| recorded | EASE |" in (artefacts / "table1.md").read_text()
-    assert ("ours", "EASE") not in evaluated(artefacts)
-    for change in ({"k": 3}, {"quick": True}):
-        recorded(artefacts, **change)
-        assert ("ours", "EASE") not in evaluated(artefacts, "--baselines", str(path))
-    split = json.loads(recorded(artefacts).read_text())["split"]
-    split["settings"]["seed"] = 43
-    recorded(artefacts, split=split)
-    assert ("ours", "EASE") not in evaluated(artefacts, "--baselines", str(path))
 
 
 def test_712_passes_at_most_ten_functions_and_its_way_goes_down(artefacts, monkeypatch):
@@ -499,74 +459,27 @@ def test_712_passes_at_most_ten_functions_and_its_way_goes_down(artefacts, monke
     line = ["main.py", "evaluate", "--out", str(artefacts), "--k", "2"]
     monkeypatch.setattr(sys, "argv", line)
     metrics.run(main.main)
-    stack = next(s for s in stacks if ("main.py", "content_entry") in s)
+    stack = next(s for s in stacks if ("main.py", "content_row") in s)
     assert len(stack) + 1 <= 10  # with metrics_at_k itself
     files = [file for file, _ in stack[1:]]  # after metrics.run, which calls main
     assert files == sorted(files)  # main.py before metrics.py, and no way back
 
 
-def z(scores, free):
-    """Standard scores of one user over the free items."""
-    return (scores - scores[free].mean()) / scores[free].std()
-
-
-@pytest.fixture
-def sparse(folder):
-    """The same with thirty movies of which a user has rated a third, at random."""
-    rng = np.random.default_rng(3)
-    cells = [(user, movie) for user in (1, 2, 5) for movie in range(30) if rng.random() < 0.4]
-    rows = "".join(f"{u},{m},{rng.integers(1, 6)},{1000 + m}\n" for u, m in cells)
-    (folder / "ratings.csv").write_text(f"userId,movieId,rating,timestamp\n{rows}")
-    movies = "".join(f"{m},Film {m} (1999),Drama\n" for m in range(30))
-    (folder / "movies.csv").write_text(f"movieId,title,genres\n{movies}")
-    return make_artefacts(folder)
-
-
-def test_recommend_ours_by_hand(sparse, capsys):
-    """Every score that is printed, from the files with plain arithmetic."""
-    load = lambda name: metrics.load(sparse / f"{name}.safetensors")  # noqa: E731
-    data, factors = load("ratings"), load("pmf-ours")
-    n = int(data["train_items"].max()) + 1
-    mine = data["train_users"] == 2  # of user 5
-    free = ~np.isin(np.arange(n), data["train_items"][mine])
-    scores = (factors["item_factors"] @ factors["user_factors"][2])[:n]
-    best = np.flatnonzero(free)[np.argsort(-scores[free])]
-    main.recommend(["--user", "5", "--split", "--out", str(sparse)])
-    title, _, *lines = capsys.readouterr().out.splitlines()
-    assert title == "user 5, recipe ours, minilm" and len(lines) == 5 < len(best)
-    titles = main.Artefacts(sparse).titles()
-    for line, item in zip(lines, best, strict=False):
-        _, score, name = line.split(maxsplit=2)
-        assert float(score) == pytest.approx(scores[item], abs=6e-5) and name == titles[item]
-
-
-def test_recommend_ours_says_what_is_missing_or_stale(artefacts, capsys):
-    arguments = ["--user", 5, "--split", "--out", artefacts]
-    factors, text = artefacts / OURS_FACTORS, artefacts / "minilm-no-leak.safetensors"
-    error = refused("recommend", *arguments, "--encoder", "minilm-tuned", capsys=capsys)
-    assert "--encoder minilm-tuned: recipe ours takes minilm" in error
-    kept = text.read_bytes()
-    embeddings = metrics.load(text)["embeddings"]
-    settings, documents = metrics.provenance(text)["settings"], artefacts / "documents-no-leak.txt"
-    metrics.save(text, {"embeddings": -embeddings}, settings, [documents])
-    error = refused("recommend", *arguments, capsys=capsys)
-    assert f"{factors} was not made from this {text}" in error
-    text.write_bytes(kept)
-    factors.unlink()
-    error = refused("recommend", *arguments, capsys=capsys)
-    assert f"{factors} is missing; `make all` builds it" in error
+def test_recommend_says_what_is_missing(artefacts, capsys):
+    (artefacts / "pmf-all.safetensors").unlink()
+    error = refused("recommend", "--user", 5, "--out", artefacts, capsys=capsys)
+    assert f"{artefacts / 'pmf-all.safetensors'} is missing; `make all` builds it" in error
 
 
 @pytest.mark.parametrize(
     "arguments",
-    [["--help"], ["prepare"], *(["recommend", "--user", "5", "--recipe", r] for r in fuse.RECIPES)],
+    [["--help"], ["prepare"], ["recommend", "--user", "5"]],
 )
 def test_neither_help_nor_prepare_nor_recommend_imports_torch_or_numba(
     artefacts, folder, arguments, tmp_path
 ):
     if arguments[0] == "recommend":
-        arguments = [*arguments, "--encoder", "minilm", "--out", str(artefacts)]
-        evaluated(artefacts)  # for the report's alpha
+        arguments = [*arguments, "--out", str(artefacts)]
     if arguments[0] == "prepare":
         arguments = [*arguments, "--data", str(folder), "--out", str(tmp_path / "new")]
     line = [sys.executable, "-X", "importtime", str(ROOT / "main.py"), *arguments]
@@ -577,7 +490,7 @@ def test_neither_help_nor_prepare_nor_recommend_imports_torch_or_numba(
 
 
 def test_another_liked_rating_is_other_data_than_the_reports(artefacts, tmp_path):
-    """Other movies are to be found: nothing of the report and no recorded row stands beside."""
+    """Other movies are to be found: nothing of the report, and no recorded row, stands beside."""
     folder = make_folder(tmp_path / "mine")
     for options, edition in (
         ([], main.OWN),
@@ -588,11 +501,4 @@ def test_another_liked_rating_is_other_data_than_the_reports(artefacts, tmp_path
         assert made["settings"]["edition"] == edition
         assert main.Artefacts(tmp_path / "o").own
     usual = made | {"settings": made["settings"] | {"edition": main.REPORTED}}
-    assert main.drawn(made) != main.drawn(usual)
-
-
-def test_runs_refuse_an_id_with_a_blank_before_any_work(artefacts, monkeypatch, capsys):
-    monkeypatch.setattr(main.Artefacts, "ids", lambda self, name: ["reader one"])
-    monkeypatch.setattr(main, "all_rows", None)
-    error = refused("evaluate", "--out", artefacts, "--runs", capsys=capsys)
-    assert "id 'reader one'" in error
+    assert drawn(made) != drawn(usual)

@@ -3,7 +3,6 @@
 import csv
 import subprocess
 import sys
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -40,156 +39,58 @@ def out(tmp_path_factory):
     return make_artefacts(folder)
 
 
-# (P), the closed form of one user
+def folded_in(out, user):
+    """(Q, the user's p by least squares, masks of the movies that anybody and that the user rated).
 
-
-def case(seed=0, n_items=12, k=4):
-    """(items, targets, Q, rated): item 11 is cold, and nobody's."""
-    rng = np.random.default_rng(seed)
-    rated = np.arange(n_items) < n_items - 1
-    return np.array([7, 2, 5]), rng.random(3), rng.normal(size=(n_items, k)), rated
-
-
-def test_a_new_user_is_the_weighted_least_squares_over_all_rated_items():
-    items, targets, Q, rated = case()
-    p, inverse = fuse.new_user(items, targets, Q, rated, 0.2, 0.05, 0.7)
-    w, t = np.full(11, 0.2), np.zeros(11)
-    w[items], t[items] = 1, targets
-    a = 0.05 * (3 + 0.2 * 11) ** 0.7
-    rows = np.vstack([np.sqrt(w)[:, None] * Q[:11], np.sqrt(a) * np.eye(4)])
-    best = np.linalg.lstsq(rows, np.concatenate([np.sqrt(w) * t, np.zeros(4)]))[0]
-    assert p == pytest.approx(best, rel=1e-10)
-    assert inverse @ (rows.T @ rows) == pytest.approx(np.eye(4), abs=1e-10)
-
-
-def test_no_step_from_a_new_user_lowers_the_objective():
-    """(R) of one user in plain loops: its slope at p is zero by finite differences."""
-    items, targets, Q, rated = case(1)
-    p, _ = fuse.new_user(items, targets, Q, rated, 0.15, 0.01, 1.0)
-    t = dict(zip(items.tolist(), targets, strict=True))
-
-    def objective(x):
-        errors = [(t[i] - x @ Q[i]) ** 2 if i in t else 0.15 * (x @ Q[i]) ** 2 for i in range(11)]
-        return sum(errors) + 0.01 * (3 + 0.15 * 11) * x @ x
-
-    for step in 1e-4 * np.eye(4):
-        assert objective(p + step) == pytest.approx(objective(p - step), rel=1e-12)
-        assert objective(p + step) > objective(p)
-
-
-def test_the_file_of_all_ratings_holds_new_user_of_each_user_and_all_movies(out):
-    data, made = (
-        metrics.load(out / "ratings.safetensors"),
-        metrics.provenance(out / "pmf-all.safetensors"),
-    )
-    fitted = metrics.load(out / "pmf-all.safetensors")
-    P, Q = fitted["user_factors"], fitted["item_factors"]
-    both = [
+    Every rated movie is a row of weight m and target 0, or of weight 1 if the user rated it.
+    """
+    data, fitted = (metrics.load(out / f"{x}.safetensors") for x in ("ratings", "pmf-all"))
+    made = metrics.provenance(out / "pmf-all.safetensors")["settings"]
+    users, items, ratings = (
         np.concatenate([data[f"{part}_{x}"] for part in ("train", "test")])
         for x in ("users", "items", "ratings")
-    ]
-    rated = np.isin(np.arange(30), both[1])
+    )
+    Q, own = fitted["item_factors"], users == user
+    rated, mine = (np.isin(np.arange(len(Q)), some) for some in (items, items[own]))
+    w, t = np.full(len(Q), made["missing"]), np.zeros(len(Q))
+    w[items[own]], t[items[own]] = 1, ratings[own] / 5
+    a = made["reg"] * (own.sum() + made["missing"] * rated.sum()) ** made["power"]
+    root = np.sqrt(w[rated])
+    rows = np.vstack([root[:, None] * Q[rated], np.sqrt(a) * np.eye(Q.shape[1])])
+    p = np.linalg.lstsq(rows, np.concatenate([root * t[rated], np.zeros(Q.shape[1])]))[0]
+    return Q, p, rated, mine
+
+
+def test_a_movie_that_was_not_rated_has_the_factors_of_its_text(out):
+    Q, _, rated, _ = folded_in(out, 0)
     assert len(Q) == 30 and np.sum(~rated) > 0
-    fit = [made["settings"][name] for name in ("missing", "reg", "power")]
-    for user in range(3):
-        own = both[0] == user
-        p, _ = fuse.new_user(both[1][own], both[2][own] / 5, Q, np.flatnonzero(rated), *fit)
-        assert P[user] == pytest.approx(p, rel=1e-10, abs=1e-12)
     e = metrics.load(out / "minilm.safetensors")["embeddings"][~rated]
-    assert fuse.new_items(e, fitted["text_weights"]) == pytest.approx(Q[~rated])
+    W = metrics.load(out / "pmf-all.safetensors")["text_weights"]
+    assert fuse.new_items(e, W) == pytest.approx(Q[~rated])
 
 
-# Why: the parts add up to the score
-
-
-def person_case():
-    """Factors of eleven movies, and somebody who rated three of the nine that are rated."""
-    Q, items = np.random.default_rng(5).normal(size=(11, 4)), np.array([7, 2, 5])
-    targets = np.array([1.0, 0.8, 0.5])
-    p, inverse = fuse.new_user(items, targets, Q, np.arange(9), 0.15, 0.01, 1.0)
-    return items, targets, p, inverse, Q
-
-
-def test_the_reasons_add_up_to_the_score():
-    items, targets, p, inverse, Q = person_case()
-    shown = np.array([0, 1, 8, 9])
-    parts = fuse.reasons(shown, items, targets, inverse, Q)  # (S, n)
-    assert parts.shape == (4, 3)
-    assert parts.sum(axis=1) == pytest.approx(Q[shown] @ p, rel=1e-10)
-
-
-def test_a_reason_by_the_definition():
-    items, targets, _, inverse, Q = person_case()
-    (part,) = fuse.reasons([8], items, targets, inverse, Q)
-    expected = [targets[j] * Q[items[j]] @ inverse @ Q[8] for j in range(3)]
-    assert part == pytest.approx(expected, rel=1e-10)
-
-
-def test_similar_by_hand():
-    X, Y = np.array([[1.0, 0], [2, 0], [0, 3], [1, 1]]), np.array([[1.0], [-1], [1], [1]])
-    assert fuse.similar(0, X) == pytest.approx([1, 1, 0, 0.5**0.5])
-    z = [(x - np.mean(x)) / np.std(x) for x in ([1, 0, 0.5**0.5], [-1, 1, 1])]
-    assert fuse.similar(0, X, Y)[1:] == pytest.approx(np.mean(z, axis=0))
-
-
-# The commands
-
-
-def shown(capsys, numbers=1):
-    """The lines of a list: (rank, numbers, title, reasons)."""
+def shown(capsys):
+    """The lines of a list: (rank, score, title, reasons)."""
     lines = [line for line in capsys.readouterr().out.splitlines() if line[:4].strip().isdigit()]
-    cells = [line.split(maxsplit=1 + numbers) for line in lines]
-    return [
-        (int(rank), *map(float, scores), *name.partition(" <- ")[::2])
-        for rank, *scores, name in cells
-    ]
+    cells = [line.split(maxsplit=2) for line in lines]
+    return [(int(rank), float(score), *name.partition(" <- ")[::2]) for rank, score, name in cells]
 
 
 def test_recommend_ours_by_all_ratings_by_hand(out, capsys):
     """Every score that is printed, from the files with plain arithmetic."""
-    data, fitted = (
-        metrics.load(out / "ratings.safetensors"),
-        metrics.load(out / "pmf-all.safetensors"),
-    )
-    users, items = (
-        np.concatenate([data[f"{part}_{x}"] for part in ("train", "test")])
-        for x in ("users", "items")
-    )
-    rated, mine = np.isin(np.arange(30), items), users == 2
-    free = ~np.isin(np.arange(30), items[mine])
-    p = fitted["user_factors"][2]
-    scores = fitted["item_factors"] @ p + fuse.ALLOWANCE * np.linalg.norm(p) * ~rated
+    Q, p, rated, mine = folded_in(out, 2)
+    free = ~mine
+    scores = Q @ p + fuse.ALLOWANCE * np.linalg.norm(p) * ~rated
     best = np.flatnonzero(free)[np.argsort(-scores[free])]
     main.recommend(["--user", "5", "--top", "40", "--out", str(out)])
     rows, titles = shown(capsys), main.Artefacts(out, whole=True).titles()
     assert len(rows) == np.sum(free) < 30  # nothing rated in train or test
     short = main.Artefacts(out, whole=True).short_titles()
-    own = {short[item] for item in items[mine]}
+    own = {short[item] for item in np.flatnonzero(mine)}
     for row, item in zip(rows, best, strict=True):
         assert row[1] == pytest.approx(scores[item], abs=6e-5)
         assert row[2] == titles[item] and set(filter(None, row[3].split("; "))) <= own
     assert any(row[3] for row in rows[:3])
-
-
-def test_without_split_the_other_recipes_strike_what_the_test_part_holds(out, capsys):
-    files = main.Artefacts(out)
-    titles, user = files.titles(), files.data["test_users"] == 2
-    tested = {titles[item] for item in files.data["test_items"][user]}
-    options = ["--user", "5", "--top", "40", "--encoder", "minilm", "--recipe", "notebook"]
-    main.recommend([*options, "--out", str(out)])
-    known = {row[4] for row in shown(capsys, numbers=3)}
-    main.recommend([*options, "--split", "--out", str(out)])
-    split = {row[4] for row in shown(capsys, numbers=3)}
-    assert known == split - tested and known < split
-
-
-def test_notebook_with_split_is_table_2(out, capsys):
-    files, line = main.Artefacts(out), ["--recipe", "notebook", "--split", "--encoder", "minilm"]
-    table = main.table2(files, 2, {"edition": "mine", "quick": False})
-    main.recommend(["--user", "5", *line, "--out", str(out)])
-    short = dict(zip(files.titles(), files.short_titles(), strict=True))
-    titles = "; ".join(short[row[4]] for row in shown(capsys, numbers=3))
-    assert f"| MF + MiniLM (base) | {titles} |" in table
 
 
 def test_a_short_title_keeps_its_year_where_two_would_be_alike(out):
@@ -301,9 +202,7 @@ def test_a_bad_file_of_new_movies_is_one_line(out, tmp_path, capsys, lines, mess
         ("recommend", "", "say for whom"),
         ("recommend", "--user 5 --all --to x.csv", "say for whom"),
         ("recommend", "--all", "or --all, with --to"),
-        ("recommend", "--ratings x.csv --split", "need recipe ours without --split"),
-        ("recommend", "--user 5 --new x.csv --recipe report", "need recipe ours"),
-        ("recommend", "--user 5 --encoder minilm-tuned", "takes minilm"),
+        ("recommend", "--user 5 --recipe report", "unrecognized arguments: --recipe report"),
         ("recommend", "--ratings nowhere.csv", "nowhere.csv"),
         ("recommend", "--user 77", "user 77 is not in the data"),
         ("similar", "", "give one of --movie, a title, and --text, a phrase"),
@@ -321,15 +220,15 @@ def test_a_movie_that_only_the_new_person_rated_counts_as_rated(out, tmp_path):
     cold = np.setdiff1d(np.arange(30), files.task.items)[0]
     rows = f"{files.data['movie_ids'][cold]},4", f"{files.data['movie_ids'][0]},2.5"
     path = write(tmp_path / "my.csv", "movieId,rating", *rows)
-    ranker = main.whole_ranker(main.Recommend(ratings=path, out=out))
+    ranker = main.ranker_of(main.Recommend(ratings=path, out=out))
     fitted, made = (
         read(out / "pmf-all.safetensors") for read in (metrics.load, metrics.provenance)
     )
-    rated = np.unique([cold, *files.task.items])
+    Q, known = fitted["item_factors"], np.array([cold, *files.task.items])
     fit = [made["settings"][name] for name in ("missing", "reg", "power")]
-    targets, items = np.array([0.8, 0.5]), np.array([cold, 0])
-    p, _ = fuse.new_user(items, targets, fitted["item_factors"], rated, *fit)
-    assert ranker.scores.keywords["U"][0] == pytest.approx(p, rel=1e-10)
+    p, _ = fuse.new_user(np.array([cold, 0]), np.array([0.8, 0.5]), Q, np.unique(known), *fit)
+    expected = fuse.ours_scores(np.array([0]), p[None], Q, known)
+    assert ranker.scores(np.array([0])) == pytest.approx(expected, rel=1e-10)
 
 
 def test_three_reasons_are_shown_at_most_and_none_that_speaks_against(capsys):
@@ -337,7 +236,7 @@ def test_three_reasons_are_shown_at_most_and_none_that_speaks_against(capsys):
     parts = np.array([[0.1, 3, 2, 1], [-1, 0.5, 0, 0], [-1, -2, -3, -4]])
     seen, titles = group_by_user(np.zeros(4, int), np.array([3, 4, 5, 6]), 1), list("abcdefg")
     why = {"rated": titles[3:], "reasons": lambda shown: parts}
-    main.print_list(main.Ranker([""], [0], scores, seen, range(7), titles, **why), 5)
+    main.print_list(main.Ranker([""], scores, seen, range(7), titles, **why), 5)
     assert [row[2:] for row in shown(capsys)] == [("a", "e; f; g"), ("b", "e"), ("c", "")]
 
 
@@ -348,7 +247,7 @@ def test_a_list_replaces_a_list_and_nothing_else(out, tmp_path, capsys, monkeypa
     for _ in range(2):
         main.recommend(["--user", "5", "--to", str(to), "--out", str(out)])
     assert to.read_text().startswith("userId,rank,movieId,title,score\n5,1,")
-    monkeypatch.setattr(main, "whole_ranker", None)  # before any work
+    monkeypatch.setattr(main, "ranker_of", None)  # before any work
     error = refused("recommend", "--user", 5, "--to", tmp_path, "--out", out, capsys=capsys)
     assert "is a folder" in error
 
@@ -404,7 +303,7 @@ def test_new_movies_join_by_their_text_and_the_allowance(out, tmp_path, capsys, 
     assert ",,New One (2024)," in (tmp_path / "to.csv").read_text()
     fitted = metrics.load(out / "pmf-all.safetensors")
     new = np.hstack([np.eye(4)[:2], np.ones((2, 1))]) @ fitted["text_weights"]  # e W
-    p = fitted["user_factors"][2]
+    p = folded_in(out, 2)[1]
     scores = new @ p + fuse.ALLOWANCE * np.linalg.norm(p)
     for title, score in zip(("New One (2024)", "The Other (2023)"), scores, strict=True):
         assert rows[title][1] == pytest.approx(score, abs=6e-5)
@@ -453,40 +352,6 @@ def test_factors_of_test_ratings_are_never_evaluated(artefacts, capsys):
     assert "pmf-ours.safetensors was made with all = True, not False" in error
 
 
-# evaluate --runs
-
-
-def test_runs_hold_every_list_and_what_was_to_be_found(artefacts):
-    out = artefacts
-    main.run_evaluate(["--out", str(out), "--k", "3", "--runs"])
-    files = main.Artefacts(out)
-    ids, movies, task = files.data["user_ids"], files.data["movie_ids"], files.task
-    wanted = {
-        (f"{ids[u]}", f"{movies[i]}")
-        for u in range(3)
-        for i in task.relevant[1][task.relevant[0][u] : task.relevant[0][u + 1]]
-    }
-    qrels = [line.split() for line in (out / "runs/qrels").read_text().splitlines()]
-    assert {(user, movie) for user, _, movie, _ in qrels} == wanted
-    assert all(line[1::2] == ["0", "1"] for line in qrels)
-    U, V = files.factors("pmf")
-    users = np.flatnonzero(np.diff(task.relevant[0]))
-    best = metrics.best_items(partial(fuse.mf_scores, U=U, V=V), task.seen, users, 3)
-    name = "notebook.mf-only"
-    lines = [
-        f"{ids[u]} Q0 {movies[i]} {rank} {4 - rank} {name}"
-        for u, row in zip(users, best, strict=True)
-        for rank, i in enumerate(row[row >= 0], 1)
-    ]
-    assert (out / f"runs/{name}.run").read_text().splitlines() == lines
-    assert {p.stem for p in out.glob("runs/*.run")} >= {
-        "notebook.random",
-        "ours.ranking-pmf-no-text",
-        "report.mf-minilm-base",
-    }
-    assert '"lists"' not in (out / "results.json").read_text()
-
-
 def test_ids_may_be_written_with_zeros_in_front_and_be_called_itemId(out, tmp_path, capsys):
     movie = main.Artefacts(out).ids("movie_ids")[0]
     found = []
@@ -512,14 +377,6 @@ def test_who_has_rated_everything_gets_no_file(out, tmp_path, capsys):
 def test_the_nearest_titles_are_first_those_that_hold_the_words(out, capsys):
     error = refused("similar", "--movie", "ugly bad", "--out", out, capsys=capsys)
     assert "near are Good, the Bad and the Ugly, The (Buono, il brutto, il cattivo, Il)" in error
-
-
-def test_an_encoder_that_nobody_makes_is_named(out, capsys):
-    options = ["--user", 5, "--recipe", "notebook", "--out", out]
-    error = refused("recommend", "--encoder", "mnilm", *options, capsys=capsys)
-    assert "--encoder mnilm: recipe notebook takes minilm, minilm-tuned, " in error
-    error = refused("recommend", "--encoder", "mpnet", *options, capsys=capsys)
-    assert "mpnet.safetensors is missing; `make help` names what makes it" in error
 
 
 def test_lists_with_another_header_stay(out, tmp_path, capsys):

@@ -13,13 +13,11 @@ from small import (
     RATINGS,
     ended,
     evaluated,
-    make_artefacts,
     refused,
     save_embeddings,
     save_tuning,
 )
 
-import fuse
 import main
 import metrics
 import pmf
@@ -84,20 +82,15 @@ def test_texts_of_another_split_are_refused(artefacts, other, monkeypatch, capsy
         )
     assert "was made with documents" in refused("evaluate", "--out", artefacts, capsys=capsys)
     ratings, text = artefacts / "ratings.safetensors", other / "minilm-report.safetensors"
-    arguments = ["--ratings", ratings, "--embeddings", text]
-    factors = ["--factors", artefacts / "pmf-fit.safetensors"]
+    arguments = ["--ratings", ratings, "--embeddings", text, "--out", artefacts / "new.safetensors"]
     catch = {"monkeypatch": monkeypatch, "capsys": capsys}
-    assert "another data set or split" in ended(fuse, *arguments, *factors, **catch)
-    arguments += ["--out", artefacts / "new.safetensors"]
     assert "another data set or split" in ended(pmf, "ranking", *arguments, **catch)
 
 
 def test_titles_of_another_data_set_are_refused(artefacts, capsys):
     path = artefacts / "movies.csv"
     path.write_text(path.read_text().replace("Film", "Movie"))
-    error = refused(
-        "recommend", "--user", 5, "--encoder", "minilm", "--out", artefacts, capsys=capsys
-    )
+    error = refused("recommend", "--user", 5, "--out", artefacts, capsys=capsys)
     assert f"{path} belongs to another data set" in error
 
 
@@ -128,27 +121,14 @@ def test_what_was_made_with_other_settings_is_refused(artefacts, capsys, name, s
 
 def test_recommend_refuses_what_evaluate_refuses(artefacts, capsys):
     resave(artefacts / "minilm.safetensors", nf4=True)
-    arguments = ["--user", 5, "--encoder", "minilm", "--out", artefacts]
-    for recipe in ("ours", "notebook"):
-        arguments += ["--recipe", recipe]
-        assert "nf4 = True, not False" in refused("recommend", *arguments, capsys=capsys)
-    save_tuning(artefacts, "minilm-tuned", np.random.default_rng(4), recipe="ours")
-    arguments[3] = "minilm-tuned"
-    assert "recipe = 'ours', not 'notebook'" in refused("recommend", *arguments, capsys=capsys)
+    error = refused("recommend", "--user", 5, "--out", artefacts, capsys=capsys)
+    assert "nf4 = True, not False" in error
 
 
 def test_factors_with_a_text_prior_are_not_those_without(artefacts, capsys):
     ours, plain = artefacts / "pmf-ours.safetensors", artefacts / "pmf-ranking.safetensors"
     plain.write_bytes(ours.read_bytes())
     assert f"{plain} was made from" in refused("evaluate", "--out", artefacts, capsys=capsys)
-
-
-def test_factors_of_the_whole_train_part_do_not_choose_alpha(artefacts, monkeypatch, capsys):
-    arguments = ["--ratings", artefacts / "ratings.safetensors"]
-    arguments += ["--factors", artefacts / "pmf.safetensors"]
-    arguments += ["--embeddings", artefacts / "minilm-report.safetensors"]
-    error = ended(fuse, *arguments, monkeypatch=monkeypatch, capsys=capsys)
-    assert "fit_part = False, not True" in error
 
 
 @pytest.mark.parametrize(
@@ -205,20 +185,6 @@ def test_cut_or_odd_json_is_one_line(artefacts, capsys, text):
     (artefacts / "minilm-tuned/training.json").write_text(text)
     error = refused("evaluate", "--out", artefacts, "--k", 2, capsys=capsys)
     assert "training.json" in error
-    (artefacts / "results.json").write_text(text)
-    arguments = ["--user", 5, "--recipe", "report", "--encoder", "minilm", "--out", artefacts]
-    assert "results.json" in refused("recommend", *arguments, capsys=capsys)
-
-
-def test_a_row_whose_embeddings_came_later_has_no_alpha_yet(artefacts, capsys):
-    rows = [{"recipe": "report", "row": "MF + MiniLM (base)", "alpha": None}]
-    ratings = metrics.sha256(artefacts / "ratings.safetensors")
-    (artefacts / "results.json").write_text(json.dumps({"rows": rows, "ratings": ratings, "k": 25}))
-    arguments = ["--user", 5, "--recipe", "report", "--encoder", "minilm", "--out", artefacts]
-    assert "no alpha of minilm" in refused("recommend", *arguments, capsys=capsys)
-    rows[0]["alpha"] = 0.5
-    (artefacts / "results.json").write_text(json.dumps({"rows": rows, "ratings": "other", "k": 25}))
-    assert "was made with ratings = 'other'" in refused("recommend", *arguments, capsys=capsys)
 
 
 def test_another_file_under_the_name_of_factors_is_one_line(artefacts, capsys):
@@ -286,19 +252,10 @@ metrics.run(main)
 
 
 def test_a_user_0_that_is_not_there_is_nobody_else(artefacts, capsys):
-    arguments = ["--user", 0, "--encoder", "minilm", "--out", artefacts]
-    assert "user 0 is not in the data" in refused("recommend", *arguments, capsys=capsys)
-    assert "user 77 is not" in refused("evaluate", "--user", 77, *arguments[4:], capsys=capsys)
-
-
-def test_a_user_with_nothing_left_is_told_so(folder, capsys):
-    """One user alone: the movies in train are those that the user rated there."""
-    rows = "".join(f"1,{m},{1 + m % 5},{m}\n" for m in range(1, 13))
-    (folder / "ratings.csv").write_text(f"userId,movieId,rating,timestamp\n{rows}")
-    out = make_artefacts(folder)
-    arguments = ["--user", 1, "--recipe", "notebook", "--encoder", "minilm", "--out", out]
-    for split in ([], ["--split"]):
-        assert "none is left" in refused("recommend", *arguments, *split, capsys=capsys)
+    error = refused("recommend", "--user", 0, "--out", artefacts, capsys=capsys)
+    assert "user 0 is not in the data" in error
+    error = refused("evaluate", "--user", 77, "--out", artefacts, capsys=capsys)
+    assert "user 77 is not" in error
 
 
 def test_titles_that_two_movies_share_show_what_tells_them_apart(folder):

@@ -95,15 +95,12 @@ def test_most_popular_beats_the_report(out):
 
 def hybrid(files, recipe, embeddings):
     """A recipe's scores with these embeddings, as Artefacts.hybrid has them from a file."""
-    U, V = files.factors(recipe.factors)
-    content = recipe.content(files.task, embeddings[: files.task.n_items])
-    bound = {"content": content, "seen": files.task.seen, "fusion": recipe.fusion}
-    return partial(fuse.hybrid_scores, U=U, V=V, **bound)
+    return recipe.fused(files.task, *files.factors("pmf"), embeddings[: files.task.n_items])
 
 
 def test_mf_plus_minilm_base_has_712_hits(out, minilm):
     files = main.Artefacts(out)
-    result = measured(files, partial(hybrid(files, fuse.NOTEBOOK, minilm), alpha=0.85))
+    result = measured(files, partial(hybrid(files, main.NOTEBOOK, minilm), alpha=0.85))
     assert result["hits"].sum() == 712
     expected = {"precision": 0.0475, "recall": 0.0907, "ndcg_own_hits": 0.2782, "ndcg": 0.0890}
     assert rounded(result) == expected
@@ -114,7 +111,7 @@ def test_mf_plus_minilm_base_has_712_hits(out, minilm):
 )
 def test_eq1_as_written_on_the_notebooks_text(out, minilm, alpha, hits):
     files = main.Artefacts(out)
-    scores = partial(hybrid(files, fuse.REPORT, minilm), alpha=alpha)
+    scores = partial(hybrid(files, main.REPORT, minilm), alpha=alpha)
     assert measured(files, scores)["hits"].sum() == hits
 
 
@@ -123,7 +120,7 @@ def test_table2_has_the_reports_profile_and_mf_column(out):
     results = {"edition": main.REPORTED, "quick": False}
     table = main.table2(files, files.index("user_ids", "400", "user"), results)
     profile = "Donnie Darko; The Godfather: Part II; Forrest Gump; Heat; Requiem for a Dream"
-    assert "user 400, recipe `notebook`; of a row" in table
+    assert "user 400, recipe `notebook`. Last five" in table
     assert "Last five rated 4.5 or more in train" in table
     assert f"newest first: {profile}." in table
     ours = re.search(r"\| MF only \| (.*?) \|", table)[1]

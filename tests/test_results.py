@@ -15,6 +15,7 @@ import lora
 import pytest
 import qwen_size
 import record
+import seeds
 import size
 import splits
 import table3
@@ -34,6 +35,7 @@ TABLES = {  # table -> its record, and the function that makes it
     "growth.md": ("growth.json", growth.report),
     "choices.md": ("choices.json", choices.report),
     "splits.md": ("splits.json", splits.table),
+    "seeds.md": ("seeds.json", seeds.table),
     "tuned.md": ("tuned.json", tuned.table),
     "lora.md": ("lora.json", lora.table),
     "qwen_size.md": ("qwen_size.json", qwen_size.report),
@@ -71,7 +73,7 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_head(name):
 def test_the_constants_are_the_choices():
     choice = recorded("choices.json")["choice"]
     fit = {name: getattr(pmf.Ranking, name) for name in ("k", "missing", "reg", "power", "ridge")}
-    assert fuse.OURS.content is None and choice == fit | {
+    assert main.OURS.fused is None and choice == fit | {
         "text": "as it is",
         "alpha": 1.0,  # the PMF alone
         "popularity": 0.0,

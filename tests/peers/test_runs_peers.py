@@ -1,9 +1,10 @@
-"""The files of `main.py evaluate --runs`, read and measured by ir_measures and ranx: to 1e-12."""
+"""The files of tests/studies/runs.py, read and measured by ir_measures and ranx: to 1e-12."""
 
 import ir_measures
 import numpy as np
 import pytest
 import ranx
+import runs
 from ir_measures import P, R, nDCG
 from small import evaluated, make_artefacts, make_folder
 
@@ -13,7 +14,7 @@ FILES = {
     ("notebook", "MF only"): "notebook.mf-only",
     ("notebook", "Most popular"): "notebook.most-popular",
     ("report", "MF + MiniLM (base)"): "report.mf-minilm-base",
-    ("ours", "MF + MiniLM (base)"): "ours.mf-minilm-base",
+    ("ours", "Ranking PMF, MiniLM as prior"): "ours.ranking-pmf-minilm-as-prior",
 }
 
 
@@ -27,7 +28,10 @@ def rows(tmp_path_factory):
     movies = "".join(f"{m},Film {m} (1999),Drama\n" for m in range(40))
     (folder / "movies.csv").write_text(f"movieId,title,genres\n{movies}")
     out = make_artefacts(folder)
-    found = evaluated(out, "--k", str(K), "--runs")
+    found = evaluated(out, "--k", str(K))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["runs.py", "--out", str(out), "--k", str(K)])
+        runs.main()
     means = {f"{file}.run": [found[row][x] for x in NAMES] for row, file in FILES.items()}
     return out / "runs", means
 

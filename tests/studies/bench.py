@@ -64,7 +64,7 @@ ROWS = {  # job -> what is done, beside whom, and the ratio that is asked for
 COMMANDS = {  # what the table shows -> what Python is given, timed as a whole
     "python -c 'import numpy'": "-c 'import numpy'",
     "main.py --help": "main.py --help",
-    "main.py recommend": "main.py recommend --user 400 --recipe notebook --encoder minilm --out .",
+    "main.py recommend": "main.py recommend --user 400 --out .",
     "pmf.py --help": "pmf.py --help",
 }
 PEERS = ("cornac", "ranx", "sentence-transformers", "implicit")

@@ -1,6 +1,6 @@
 """What studies and tests share: the machine, what an interval looks like, what a command takes,
-commands whose files are missing, the objectives of pmf.py, the Gini coefficient, and a late fusion
-that `ours` lacks.
+commands whose files are missing, whether two files are of one split, the objectives of pmf.py, the
+Gini coefficient, and a late fusion that `ours` lacks.
 
     Gini = sum_i (2 i - n - 1) x_i / (n sum_i x_i)        for x_1 <= .. <= x_n
 
@@ -15,9 +15,11 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
+import fuse
 from metrics import BadInput
 
 ROOT = Path(__file__).parents[2]
@@ -50,6 +52,16 @@ def make_missing(lines):
             and subprocess.run([sys.executable, ROOT / script, *arguments]).returncode
         ):
             raise BadInput(f"{path} was not made: {line} failed")
+
+
+def drawn(made):
+    """What identifies a split: the file of ratings, how it was drawn, and what is to be found.
+
+    made: provenance of a ratings.safetensors.
+    """
+    keys, settings = ("seed", "valid_seed", "valid_share"), made["settings"]
+    liked = settings["edition"].partition("liked from")[2]  # "" unless it is not the usual one
+    return made["inputs"]["ratings.csv"], liked, *(settings[key] for key in keys)
 
 
 def timed(script, *arguments, folder, stdout=subprocess.DEVNULL):
@@ -115,6 +127,23 @@ def centred(embeddings, known):
     return moved / np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), 1e-12)  # (I, D)
 
 
+class Content(NamedTuple):
+    """What the content scores of all users and items are computed from."""
+
+    profiles: np.ndarray  # (U, D)
+    items: np.ndarray  # (I, D)
+
+    def scores(self, users):
+        return self.profiles[users] @ self.items.T  # (B, I)
+
+
+def report_content(task, embeddings):
+    """cos(E_u, E_i) of Eq. (1): a Content."""
+    liked = task.ratings >= task.liked  # (N,)
+    users, items = task.users[liked], task.items[liked]
+    return Content(fuse.centroids(users, items, embeddings, task.n_users), embeddings)
+
+
 def standardise(scores, among):
     """Each row moved and scaled so that its items `among` (bool, (B, I)) have mean 0 and sd 1.
 
@@ -137,3 +166,9 @@ def peak_memory():
     status = Path("/proc/self/status")
     lines = status.read_text().splitlines() if status.is_file() else []
     return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+
+
+def z_scores(users, U, V, content, seen, alpha):
+    """z_fusion of u_u . v_i and a Content over what was not seen: a scorer, (B, I)."""
+    candidates = fuse.candidates_of(seen, users, len(V))  # (B, I)
+    return z_fusion(fuse.mf_scores(users, U, V), content.scores(users), candidates, alpha)

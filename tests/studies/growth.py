@@ -41,7 +41,7 @@ from common import machine, peak_memory, squared_error, timed  # beside this scr
 
 import metrics
 import pmf
-from fuse import OURS, mf_scores
+from fuse import mf_scores
 from main import Artefacts, markdown, write_texts
 from metrics import evaluate, group_by_user, parse, run, split_per_user, stage, whole
 
@@ -240,7 +240,7 @@ def write_vectors(folder):
 def measure_evaluation(folder):
     """Lists of recipe ours, as `main.py evaluate` makes them: (users, what this process took)."""
     out = Artefacts(Path(folder, "out"))
-    found = evaluate(out.mf(OURS.factors), out.task.seen, out.task.relevant)
+    found = evaluate(out.mf("pmf-ours"), out.task.seen, out.task.relevant)
     taken = {"cpu_seconds": time.process_time(), "peak_bytes": peak_memory()}
     return len(found["users"]), taken
 

@@ -25,7 +25,7 @@ from common import interval, make_missing  # beside this script
 
 import fuse
 import metrics
-from main import Artefacts, markdown, write_texts
+from main import REPORT, Artefacts, markdown, write_texts
 from metrics import provenance, read_json, stage
 
 
@@ -75,12 +75,10 @@ def run_of(s, name, flags):
 def measured(out, name, s):
     """{"alpha", "ndcg" (E,), ..} of recipe report on the validation part, with these embeddings."""
     task, (U, V) = fuse.ranking_task(out.data, validation=True), out.factors("pmf-fit")
-    embeddings = out.embeddings(name, fuse.REPORT.suffix)  # (I, D)
-    alpha, _ = fuse.validation_search(fuse.REPORT, out.data, U, V, embeddings, s.k)
-    content = fuse.report_content(task, embeddings)
-    bound = {"content": content, "seen": task.seen, "fusion": fuse.eq1, "alpha": alpha}
-    scores = partial(fuse.hybrid_scores, U=U, V=V, **bound)
-    found = {"alpha": alpha, "ndcg": fuse.evaluate(scores, task.seen, task.relevant, s.k)["ndcg"]}
+    scores = fuse.report_scores(task, U, V, out.embeddings(name, REPORT.suffix))
+    alpha, _ = fuse.grid_search(scores, task, s.k)
+    result = metrics.evaluate(partial(scores, alpha=alpha), task.seen, task.relevant, s.k)
+    found = {"alpha": alpha, "ndcg": result["ndcg"]}
     record = out.folder / name / "training.json"
     if record.is_file():
         cost = read_json(record, "settings", "inputs", "trainable_share", "seconds", "losses")

@@ -13,7 +13,6 @@ Needs:    the files of `make all`, `make seeds` and `make mpnet` in --out.
 import json
 import sys
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +20,10 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from common import interval  # beside this script
+from seeds import rows_by_seed
 
-import fuse
-import main as tables
 import metrics
-from main import Artefacts, markdown, merge_seeds, write_texts
+from main import PARAMETERS, RECIPES, Artefacts, markdown, reported, write_texts
 from metrics import BadInput, read_json, stage
 
 
@@ -41,10 +39,10 @@ QUESTIONS = {  # what is asked -> (recipe, row, the row that is taken from it)
         for recipe, kinds in (
             ("notebook", ("base", "NF4 + LoRA")),
             ("report", ("base", "NF4 + LoRA")),
-            ("ours", ("base",)),
         )
         for kind in kinds
-    ],
+    ]
+    + [("ours", "Ranking PMF, MPNet as prior", "Ranking PMF, MiniLM as prior")],
     "weights in NF4": [
         (recipe, f"{encoder} (NF4)", f"{encoder} (base)")
         for recipe in ("notebook", "report")
@@ -62,18 +60,16 @@ QUESTIONS = {  # what is asked -> (recipe, row, the row that is taken from it)
 
 
 def ndcg_of(out, results, recipe, row):
-    """(S, E) NDCG of a row of results.json, by the alphas that stand there; S seeds, E users."""
-    rows = [r for r in results["rows"] if (r["recipe"], r["row"]) == (recipe.name, row)]
-    if row in recipe.alone:
-        U, V = out.factors(recipe.alone[row])
-        scorers = [partial(fuse.mf_scores, U=U, V=V)]
-    else:
-        names = dict(tables.content_rows(out, recipe)).get(row, ())
-        pairs = zip(names, rows, strict=False)  # in the order of the seeds
-        scorers = [partial(out.hybrid(recipe, name), alpha=r["alpha"]) for name, r in pairs]
+    """(S, E) NDCG of a row of results.json, the first seed's, and of its other seeds; E users."""
     task, k = out.task, results["k"]
-    found = [fuse.evaluate(scores, task.seen, task.relevant, k) for scores in scorers]
-    hits = [int(result["hits"].sum()) for result in found]
+    if row in recipe.alone:
+        scorer = out.mf(recipe.alone[row])
+        found = [metrics.evaluate(scorer, task.seen, task.relevant, k)]
+    else:
+        mf = metrics.evaluate(out.mf("pmf"), task.seen, task.relevant, k)
+        found = [result for _, result in rows_by_seed(out, recipe, row, mf, k)]
+    hits = [int(result["hits"].sum()) for result in found[:1]]
+    rows = [r for r in results["rows"] if (r["recipe"], r["row"]) == (recipe.name, row)]
     if not hits or hits != [r.get("hits") for r in rows]:
         what = (
             f"{out.folder} lacks files of {row}, recipe {recipe.name}, or its results.json is old"
@@ -84,10 +80,10 @@ def ndcg_of(out, results, recipe, row):
 
 def differences(out, results):
     """[{"question", "recipe", "row", "other", "difference": (mean, low, high)}] of QUESTIONS."""
-    found = []
+    found, recipes = [], {recipe.name: recipe for recipe in RECIPES}
     for question, asked in QUESTIONS.items():
         for name, row, other in asked:
-            a, b = (ndcg_of(out, results, fuse.RECIPES[name], each) for each in (row, other))
+            a, b = (ndcg_of(out, results, recipes[name], each) for each in (row, other))
             entry = {"question": question, "recipe": name, "row": row, "other": other}
             found.append(entry | {"difference": metrics.paired_bootstrap(a, b)})
     return found
@@ -99,19 +95,17 @@ def row_table(results):
     head = ["recipe", "row", "parameters", "trained", "minutes", "hits, report", "hits"]
     head += [f"NDCG@{k}", "to MF only"]
     lines = []
-    for row in merge_seeds(results):
-        size = [size for name, size in tables.PARAMETERS.items() if f"+ {name} " in row["row"]]
-        paper = "".join(map(str, row["paper"][-1:]))
+    for row in results["rows"]:
+        size = [size for name, size in PARAMETERS.items() if name in row["row"]]
+        paper = "".join(map(str, reported(results, row)[-1:]))
         if size and row["status"] != "ok":
             lines.append([row["recipe"], row["row"], *size, "not run", "", paper, "", "", ""])
         elif size:
             cost, cells = row.get("tuning"), ["none", ""]
             if cost:
                 cells = [f"{cost['trainable_share']:.2%}", f"{cost['seconds'] / 60:.0f}"]
-            seeds = len(row["all_hits"])
-            hits = f"{row['hits']:,.0f}" + f" ({seeds} seeds)" * (seeds > 1)
-            cells += [paper, hits, f"{row['ndcg']:.4f}"]
-            to_mf = interval(row["difference"])
+            cells += [paper, f"{row['hits']:,}", f"{row['ndcg']:.4f}"]
+            to_mf = interval(row["difference_to_mf"]["ndcg"])
             lines.append([row["recipe"], row["row"], *size, *cells, to_mf])
     return markdown(head, lines)
 
@@ -124,8 +118,7 @@ def page(record, results):
     ]
     head = ["what is added", "recipe", "row", "minus", f"NDCG@{results['k']}"]
     return (
-        "Rows of Table I that have an encoder. Hits are means over the seeds; minutes are of the "
-        "first seed, while other jobs ran too.\n\n"
+        "Rows of Table I that have an encoder; minutes are while other jobs ran too.\n\n"
         f"{row_table(results)}\n"
         "Differences, with 95 % paired bootstrap intervals, drawn from the users and, where a row "
         f"has several, from its seeds.\n\n{markdown(head, lines)}"

@@ -33,12 +33,13 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from common import centred, gini, interval, quiet, z_fusion  # beside this script
+# beside this script
+from common import centred, drawn, gini, interval, quiet, report_content, z_scores
 
 import fuse
 import metrics
 import pmf
-from main import METRICS, drawn, markdown, marks, write_texts
+from main import METRICS, NOTEBOOK, markdown, marks, write_texts
 from main import plain_rankers as of_table1
 from metrics import BadInput, evaluate, group_by_user, load, paired_bootstrap, provenance
 
@@ -190,7 +191,7 @@ def alone(scores):
 def text_content(lab, task, embeddings):
     """cos(E_u, E_i) of centred embeddings: what late fusion and the rows of text alone take."""
     rated = counts_of(task.items, lab.n_items) > 0  # (I,)
-    return fuse.report_content(task, centred(embeddings, rated))
+    return report_content(task, centred(embeddings, rated))
 
 
 def fit(lab, task, row, seed):
@@ -214,13 +215,13 @@ def fitted_rankers(lab, task, rows, seed, known=None):
     known: the movies that get no allowance, by default those with a rating in the task.
     """
     known = task.items if known is None else known
-    models, late = {}, {"fusion": z_fusion, "alpha": LATE_ALPHA}
+    models = {}
     for name, row in rows.items():
         same = row._replace(late=False)
         if same not in models:
             models[same] = fit(lab, task, same, seed)
         if row.late:
-            yield name, partial(fuse.hybrid_scores, **models[same], **late)
+            yield name, partial(z_scores, **models[same], alpha=LATE_ALPHA)
         else:
             factors = {side: models[same][side] for side in "UV"}
             scores = partial(fuse.mf_scores, **factors)
@@ -329,7 +330,7 @@ def validation_part(lab):
     curves = {}
     for text in ("base", "tuned"):
         model = fit(lab, task, Fitted(text), s.seed)
-        scores = partial(fuse.hybrid_scores, seen=task.seen, fusion=z_fusion, **model)
+        scores = partial(z_scores, seen=task.seen, **model)
         _, curve = fuse.grid_search(scores, task, s.k, np.linspace(0, 1, 11))
         curves[text] = [{name: point[name] for name in ("alpha", *METRICS)} for point in curve]
     order = dict.fromkeys((*WARM_ROWS, *ABLATIONS))  # each once
@@ -469,9 +470,8 @@ def eq1_ranker(lab, task):
     s = pmf.Settings(ratings=lab.ratings, out=lab.settings.out, epochs=lab.settings.epochs)
     with quiet():
         U, V, _ = pmf.fit(task.users, task.items, task.ratings, lab.n_users, lab.n_items, s)
-    content = fuse.REPORT.content(task, lab.embeddings("no tags"))
-    bound = {"fusion": fuse.REPORT.fusion, "alpha": fuse.NOTEBOOK.alpha}
-    return partial(fuse.hybrid_scores, U=U, V=V, content=content, **bound)
+    scores = fuse.report_scores(task, U, V, lab.embeddings("no tags"))
+    return alone(partial(scores, alpha=NOTEBOOK.alpha))
 
 
 def place_within(users, seed):
