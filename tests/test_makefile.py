@@ -3,10 +3,12 @@
 A stub in the place of .venv/bin/python writes down each command and touches what it would make.
 """
 
+import json
 import os
 import shutil
 import subprocess
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -18,10 +20,11 @@ STUB = f"""#!/bin/sh
 echo "$*" >> log
 out=$(echo "$*" | sed -n 's/.*--out \\([^ ]*\\).*/\\1/p')
 case "$*" in
-*prepare*) cd "$out"; for f in ratings.safetensors movies.csv {" ".join(TEXTS)}
-  do test -e $f || echo "$f" > $f; done ;;
+*prepare*) cd "$out"; seed=$(echo "$*" | sed 's/.*--seed \\([0-9]*\\).*/\\1/')
+  for f in movies.csv {" ".join(TEXTS)}; do test -e $f || echo $f > $f; done
+  echo $seed | cmp -s - ratings.safetensors || echo $seed > ratings.safetensors ;;
 *contrastive*|*batch_softmax*) mkdir -p "$out"; touch "$out/training.json" ;;
-*evaluate*) touch "$out/results.json" ;;
+*evaluate*) touch "$out/table1.md" "$out/figure1.svg" "$out/results.json" ;;
 *) touch "$out" ;;
 esac
 """
@@ -30,8 +33,9 @@ esac
 @pytest.fixture
 def folder(tmp_path):
     """A checkout with data, weights and a stub of Python; everything is as old as 2001."""
-    for name in ("Makefile", "requirements.txt", *SCRIPTS):
-        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "tests/helpers").mkdir(parents=True)
+    for name in ("Makefile", "requirements.txt", "tests/helpers/clean.py", *SCRIPTS):
+        shutil.copy(ROOT / name, tmp_path / name)
     for name in (
         ".venv/.done",
         "data/minilm/model.safetensors",
@@ -83,7 +87,7 @@ def test_make_all_makes_every_stage_once_and_then_nothing(folder):
         ("fuse.py", {"evaluate"}),
         ("main.py", {"prepare", "evaluate"}),
         ("metrics.py", {"prepare", "evaluate"}),
-        ("encode.py", {"encode.py", "pmf.py", "evaluate"}),
+        ("encode.py", {"contrastive.py", "encode.py", "pmf.py", "evaluate"}),
         ("pmf.py", {"pmf.py", "evaluate"}),
         ("contrastive.py", {"contrastive.py", "encode.py", "evaluate"}),
         ("out/documents.txt", {"contrastive.py", "encode.py", "pmf.py", "evaluate"}),
@@ -144,8 +148,9 @@ def test_make_mpnet_adds_its_rows_and_an_interrupted_one_is_mended(folder):
     assert make(folder, "all") == made and made & plain == {"evaluate out"}
 
 
-def test_make_seeds_tunes_with_the_next_two_seeds_and_make_all_keeps_them_up_to_date(folder):
-    plain = make(folder, "all")
+def test_make_seeds_tunes_with_the_next_two_seeds_on_the_same_split(folder):
+    """What `make all` shows has one seed: it keeps the LoRA rows up to date, not other seeds'."""
+    plain, study = make(folder, "all"), {"tests/studies/seeds.py out"}
     made, log = make(folder, "seeds"), (folder / "log").read_text()
     rows = [
         f"minilm-{kind}-{n}" for kind in ("tuned", "tuned-report", "nf4-lora-report") for n in "23"
@@ -153,7 +158,8 @@ def test_make_seeds_tunes_with_the_next_two_seeds_and_make_all_keeps_them_up_to_
     assert {line for line in made if "contrastive" in line} == {
         f"contrastive.py out/{row}" for row in [*rows, "minilm-nf4-lora"]
     }
-    assert f"encode.py out/{rows[-1]}.safetensors" in made and len(made) == 7 + 8 + 1
+    assert f"encode.py out/{rows[-1]}.safetensors" in made and len(made) == 7 + 8 + 2
+    assert study < made and "prepare out" not in made
     for row in rows:
         recipe, n = "report" if "report" in row else "notebook", int(row[-1])
         line = next(line for line in log.splitlines() if f"--out out/{row} " in line)
@@ -161,17 +167,18 @@ def test_make_seeds_tunes_with_the_next_two_seeds_and_make_all_keeps_them_up_to_
         assert words[words.index("--seed") + 1] == str(42 + n - 1)
         assert words[words.index("--recipe") + 1] == recipe
         assert ("--nf4 --lora --lr 2e-4" in line) == ("nf4" in row)
-    assert make(folder, "seeds") == make(folder, "all") == set()
+    assert make(folder, "seeds") == study and make(folder, "all") == set()
     make(folder, "seeds", "mpnet")
     assert (folder / "log").read_text().count("evaluate") == 1  # one make, not one for each
     edit(folder / "contrastive.py")
     again = {line for line in make(folder, "all") if "contrastive" in line and "mpnet" not in line}
-    assert again == {line for line in made | plain if "contrastive" in line}
+    kept = plain | {"contrastive.py out/minilm-nf4-lora"}
+    assert again == {line for line in kept if "contrastive" in line}
 
 
 def test_the_encoder_of_make_study_is_tuned_by_its_own_script(folder):
     script = folder / "tests/studies/batch_softmax.py"
-    script.parent.mkdir(parents=True)
+    script.parent.mkdir()
     script.touch()
     encoder, made = "out/minilm-ours.safetensors", "tests/studies/batch_softmax.py out/minilm-ours"
     assert {made, f"encode.py {encoder}"} <= make(folder, encoder)
@@ -185,13 +192,13 @@ def test_make_qwen_asks_first_and_makes_the_base_rows_alone_where_no_gpu_is(fold
     base = {f"encode.py out/qwen3-4b{kind}.safetensors" for kind in ("", "-report")}
     tuned = {f"encode.py out/qwen3-4b-tuned{kind}.safetensors" for kind in ("", "-report")}
     tuned |= {f"contrastive.py out/qwen3-4b-tuned{kind}" for kind in ("", "-report")}
-    asked = {"tests/studies/need.py out"}
+    asked = {"tests/helpers/check_machine.py out"}
     assert make(folder, "qwen", "CPU=1") == asked | base | {"evaluate out"}
     first = (folder / "log").read_text().splitlines()[0]
-    assert first.startswith("tests/studies/need.py --encode-only --ratings out/")
+    assert first.startswith("tests/helpers/check_machine.py --encode-only --ratings out/")
     assert make(folder, "qwen") == asked | tuned | {"evaluate out"}
     first = (folder / "log").read_text().splitlines()[0]
-    assert first.startswith("tests/studies/need.py --ratings")
+    assert first.startswith("tests/helpers/check_machine.py --ratings")
     assert "--nf4 --dtype bfloat16 --lora --batch 4" in first
     small = make(folder, "qwen", "CPU=1", "QWEN=Qwen/Qwen3-Embedding-0.6B")
     assert "encode.py out/qwen3-0.6b-report.safetensors" in small
@@ -201,7 +208,9 @@ def test_make_qwen_asks_first_and_makes_the_base_rows_alone_where_no_gpu_is(fold
 def test_make_qwen_stops_where_the_check_refuses(folder):
     python = folder / ".venv/bin/python"
     make(folder, "all")
-    python.write_text(STUB.replace('echo "$*" >> log', 'case "$*" in *need.py*) exit 2;; esac', 1))
+    python.write_text(
+        STUB.replace('echo "$*" >> log', 'case "$*" in *check_machine.py*) exit 2;; esac', 1)
+    )
     assert "Error 2" in make(folder, "qwen")
     assert not list((folder / "out").glob("qwen3-*"))
 
@@ -297,27 +306,41 @@ def test_own_data_stay_where_they_are(mine):
         assert sorted(p.name for p in (mine / name).iterdir()) == ["movies.csv", "ratings.csv"]
 
 
-def test_clean_deletes_what_make_made_and_nothing_else(folder):
+def list_as_ours(folder):
+    """Write .ours.json, as each write of the scripts does, of all that is in a folder."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name[0] != ".")
+    names = {str(path.relative_to(folder)): sha256(path.read_bytes()).hexdigest() for path in files}
+    (folder / ".ours.json").write_text(json.dumps(names))
+
+
+def test_clean_deletes_what_was_written_and_is_unchanged_and_nothing_else(folder):
+    out = folder / "out"
     make(folder, "all")
-    (folder / "out/thesis.txt").write_text("mine")
-    (folder / "out/mine").mkdir()
-    (folder / "out/mine/training.json").touch()
-    for name in ("minilm", "minilm-report", "mpnet", "mpnet-nf4", "qwen3-4b"):  # interrupted
-        (folder / f"out/{name}.safetensors.parts").mkdir()
-        (folder / f"out/{name}.safetensors.parts/0000.safetensors").touch()
-    (folder / "out/qwen_size-x").mkdir()
-    (folder / "out/thesis.parts").mkdir()
-    (folder / "out/qwen3-4b").mkdir()
-    (folder / "out/qwen3-4b/config.json").touch()  # somebody's weights
+    for name in ("runs/ours.run", "minilm.safetensors.parts/0000.safetensors"):
+        (out / name).parent.mkdir()
+        (out / name).touch()
+        list_as_ours((out / name).parent)
+    list_as_ours(out)
+    (out / "growth-ab12cd_3").mkdir()
+    theirs = ["documents-old.txt", "table3.md", "minilm-notes.safetensors", "runs/mine.run"]
+    theirs += ["minilm-tuned/notes.txt", "thesis.parts/0000.safetensors", ".notes.txt"]
+    for name in theirs:
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("mine")
+    (out / "table1.md").write_text("with my remarks")
     assert make(folder, "clean") == set()
-    left = ["mine", "qwen3-4b", "thesis.parts", "thesis.txt"]
-    assert sorted(p.name for p in (folder / "out").iterdir()) == left
+    left = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert left == {"table1.md", *theirs}
     assert (folder / "data/minilm/model.safetensors").exists()
+
+
+def test_clean_leaves_no_folder_where_all_was_ours(folder):
+    for out in ("out", "out-quick", "out/split-1"):
+        make(folder, "all", f"OUT={out}")
+        list_as_ours(folder / out)
+    make(folder, "clean")
+    assert not list(folder.glob("out*"))
     (folder / "papers").mkdir()
-    (folder / "papers/table1.md").touch()  # somebody's, beside what a refused `make all` left
-    (folder / "papers/.set-SEED").touch()
+    (folder / "papers/table1.md").touch()  # somebody's
     make(folder, "clean", "OUT=papers")
-    assert (folder / "papers/table1.md").exists()
-    make(folder, "all", "OUT=other")
-    make(folder, "clean", "OUT=other")
-    assert not (folder / "other").exists() and (folder / "out/thesis.txt").exists()
+    assert [path.name for path in (folder / "papers").iterdir()] == ["table1.md"]
