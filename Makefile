@@ -276,8 +276,9 @@ SETTINGS := $(addprefix $(OUT)/.set-,SEED K LIKED DATA MINILM MPNET QWEN) data/.
 setting = $($(patsubst .set-%,%,$(@F)))
 $(SETTINGS): FORCE
 	@mkdir -p "$(@D)"
-	@{ echo "$(setting)"; TZ=UTC stat -c "%n %s %y" $(if $(filter data/%,$@),"$(ML_ZIP)", \
-	  $(addprefix "$(setting)"/,*.csv *.json */config.json *.safetensors)) 2>/dev/null; } > "$@.new"; \
+	@(echo "$(call from_here,$(setting))"; export TZ=UTC; if cd "$(setting)/"; \
+	  then stat -c "%n %s %y" *.csv *.json */config.json *.safetensors; \
+	  else stat -c "%s %y" "$(setting)"; fi) 2>/dev/null > "$@.new"; \
 	  if cmp -s "$@.new" "$@"; then rm "$@.new"; else mv "$@.new" "$@"; fi
 $(OUT)/.set-DATA: | $(DATA)/ratings.csv
 $(OUT)/.set-MINILM: | $(MINILM)/model.safetensors
@@ -339,7 +340,7 @@ $(foreach name,$(NAMES) ML_ZIP SEED K LIKED GPUS,$(foreach odd,$(ODD),$(if \
   $(findstring $(odd),$(if $(filter file,$(origin $(name))),$($(name)),$(value $(name)))),$(error \
   $(name)=$($(name)) has a $(odd) in it: give a name without))))
 $(foreach name,$(NAMES),$(if $(filter-out 1,$(words $($(name))))$(filter -% ~%,$($(name))),$(error \
-  $(name)="$($(name))": give one name, without blanks and with no - or ~ in front)))
+  $(name)="$(strip $($(name)))": give one name, without blanks and with no - or ~ in front)))
 ifneq ($(OWN),$(if $(wildcard $(DATA)/ratings.csv),$(OWN)))
 $(error DATA=$(DATA) holds no ratings.csv; name the folder of your own data)
 endif
@@ -358,10 +359,8 @@ $(error OUT=$(OUT) is in use for something else; name a folder that is to be mad
 endif
 # Two folders of data may have the same name.
 BEFORE := $(if $(filter file,$(origin OUT)),$(shell head -n 1 "$(OUT)/.set-DATA" 2>/dev/null))
-ifneq ($(BEFORE),$(if $(BEFORE),$(DATA)))
-ifneq ($(call from_here,$(BEFORE)),$(call from_here,$(DATA)))
+ifneq ($(BEFORE),$(if $(BEFORE),$(call from_here,$(DATA))))
 $(error $(OUT)/ was made from DATA=$(BEFORE); name another folder for $(DATA): OUT=...)
-endif
 endif
 ifneq ($(shell [ "$(SEED)" -ge 0 ] 2>&1 && [ "$(SEED)" -le 4294967293 ] && echo fits),fits)
 $(error SEED=$(SEED) must be a whole number from 0 to 4294967293: `make seeds` adds 1 and 2 to it)

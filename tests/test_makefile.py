@@ -3,9 +3,11 @@
 A stub in the place of .venv/bin/python writes down each command and touches what it would make.
 """
 
+import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import time
 from hashlib import sha256
@@ -24,6 +26,7 @@ case "$*" in
   for f in movies.csv {" ".join(TEXTS)}; do test -e $f || echo $f > $f; done
   echo $seed | cmp -s - ratings.safetensors || echo $seed > ratings.safetensors ;;
 *contrastive*|*batch_softmax*) mkdir -p "$out"; touch "$out/training.json" ;;
+*fetch*) touch data/ml-latest-small/ratings.csv ;;
 *evaluate*) touch "$out/table1.md" "$out/figure1.svg" "$out/results.json" ;;
 *) touch "$out" ;;
 esac
@@ -53,12 +56,15 @@ def folder(tmp_path):
     return tmp_path
 
 
+def plain_environment():
+    return {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+
+
 def make(folder, *arguments):
     """The commands that make runs, each as "script what-it-makes"."""
     (folder / "log").write_text("")
-    plain = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     done = subprocess.run(
-        ["make", *arguments], cwd=folder, capture_output=True, text=True, env=plain
+        ["make", *arguments], cwd=folder, capture_output=True, text=True, env=plain_environment()
     )
     if done.returncode:
         return done.stderr
@@ -66,7 +72,8 @@ def make(folder, *arguments):
     for line in (folder / "log").read_text().splitlines():
         words = line.split()
         kind = words[1] if words[0] == "main.py" else words[0]
-        found.add(f"{kind} {words[words.index('--out') + 1]}")
+        place = words.index("--out" if "--out" in words else "--to")
+        found.add(f"{kind} {words[place + 1]}")
     return found
 
 
@@ -248,6 +255,187 @@ def test_a_variable_that_would_harm_is_one_line_and_nothing_is_done(folder, bad)
     assert sorted(set(folder.rglob("*")) - {folder / "log"}) == before
 
 
+ODD = [":", ";", "%", "#", "$", "*", "?", "[", "]", "|", "\\", '"', "`", " ", "\t", "\n"]
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("name", ["DATA", "OUT", "MINILM", "MPNET", "QWEN"])
+def test_a_name_that_make_or_the_shell_reads_otherwise_is_refused(folder, name, odd):
+    before = sorted(folder.rglob("*"))
+    error = make(folder, "all", f"{name}=a{odd}b")
+    assert error.count("\n") == 1 and name in error
+    assert (odd if odd.strip() else "without blanks") in error
+    assert sorted(set(folder.rglob("*")) - {folder / "log"}) == before
+
+
+NAMES = ["tom&jerry", "plain(1)", "it's", "a=b", "a,b", "~b!{c}^<d>@+é", "((", "&"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_other_names_work_wherever_they_are_given(folder, name):
+    """In a clone, too, whose own folder has such a name, and a blank."""
+    folder = folder.rename(f"{folder} {name}")
+    name = f"x{name}"
+    (folder / name).mkdir()
+    (folder / name / "ratings.csv").touch()
+    (folder / name / "model.safetensors").touch()
+    weights = (f"MINILM={name}", f"MPNET={name}", f"QWEN={name}")
+    assert f"prepare out-{name}" in make(folder, "all", f"DATA={name}", *weights)
+    assert f"--weights {name} " in (folder / "log").read_text()
+    assert make(folder, "all", f"DATA={name}", *weights) == set()
+    assert f"encode.py out-{name}/mpnet.safetensors" in make(
+        folder, "mpnet", "qwen", f"DATA={name}", *weights
+    )
+    assert f"prepare out-{name}/quick" in make(
+        folder, "all", f"DATA={name}", f"OUT=out-{name}/quick"
+    )
+    assert not (folder / "out").exists()
+    list_as_ours(folder / f"out-{name}")
+    assert make(folder, "clean", f"DATA={name}") == set()
+    assert not (folder / f"out-{name}/results.json").exists()
+
+
+@pytest.mark.parametrize("bad", ["OUT=data", "OUT=.", "OUT=..", "OUT=tests/x", "OUT=../HERE"])
+def test_a_clone_in_a_folder_with_a_blank_keeps_its_own_places(folder, bad):
+    folder = folder.rename(f"{folder} Drive")
+    error = make(folder, "all", bad.replace("HERE", folder.name))
+    assert error.count("\n") == 1 and "OUT" in error
+    assert "prepare out" in make(folder, "all")
+    assert f"prepare ../{folder.name}-2" in make(folder, "all", f"OUT=../{folder.name}-2")
+
+
+@pytest.mark.parametrize("name", ["ratings.csv", "movies.csv", "tags.csv"])
+def test_data_that_are_older_or_gone_are_other_data(mine, name):
+    """mv, unzip and cp -p leave the time of the file that they put there."""
+    make(mine, "all", "DATA=mine")
+    (mine / "mine" / name).write_text("others\n")
+    os.utime(mine / "mine" / name, (1, 1))
+    assert make(mine, "all", "DATA=mine") == {"prepare out-mine"}
+    assert make(mine, "all", "DATA=mine") == set()
+    if name != "ratings.csv":
+        (mine / "mine" / name).unlink()
+        assert make(mine, "all", "DATA=mine") == {"prepare out-mine"}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "1_Pooling/config.json"])
+def test_weights_that_are_older_are_other_weights(folder, name):
+    model = folder / "data/minilm" / name
+    model.parent.mkdir(exist_ok=True)
+    model.touch()
+    plain = make(folder, "all")
+    model.write_text("others")
+    os.utime(model, (1, 1))
+    alone = ("pmf.py out/pmf.s", "pmf.py out/pmf-fit", "pmf.py out/pmf-ranking", "prepare")
+    assert make(folder, "all") == {line for line in plain if not line.startswith(alone)}
+
+
+def test_data_of_one_name_do_not_share_a_folder(folder):
+    for name in ("p1", "p2"):
+        (folder / name / "books").mkdir(parents=True)
+        (folder / name / "books/ratings.csv").touch()
+    assert "prepare out-books" in make(folder, "all", "DATA=p1/books")
+    for target in ("all", "clean"):
+        error = make(folder, target, "DATA=p2/books")
+        assert error.count("\n") == 1 and "out-books/ was made from DATA=p1/books" in error
+    assert "prepare two" in make(folder, "all", "DATA=p2/books", "OUT=two")
+    assert make(folder, "all", f"DATA={folder}/p1/books/") == set()
+    folder = folder.rename(f"{folder} Drive")  # somebody moves the project
+    assert make(folder, "all", "DATA=./p1/books") == set()
+
+
+def test_a_zip_of_movielens_is_never_ignored(folder):
+    make(folder, "all")
+    (folder / "my zip").write_text("zip")
+    given = ("data", "ML_ZIP=my zip")
+    assert make(folder, *given) == {"fetch data/ml-latest-small"}
+    assert "--zip my zip" in (folder / "log").read_text()
+    assert make(folder, *given) == make(folder, "data") == set()
+    (folder / "my zip").write_text("another")
+    assert make(folder, *given) == {"fetch data/ml-latest-small"}
+    assert make(folder, "all") == {"prepare out"}  # nothing else, unless a byte of it changes
+
+
+@pytest.mark.parametrize("name", ["results.json", "table1.md", "figure1.svg"])
+def test_a_deleted_table_comes_back(folder, name):
+    make(folder, "all")
+    (folder / "out" / name).unlink()
+    assert make(folder, "all") == {"evaluate out"} and make(folder, "all") == set()
+
+
+# ---- Two at once, and breaks ---------------------------------------------------------------------
+
+
+def test_a_second_make_in_the_same_folder_is_told_so(folder):
+    make(folder, "all")
+    with open(folder / "out/.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for target in ("all", "clean", "out/results.json"):
+            error = make(folder, target, "SEED=43")
+            assert error.startswith("another make is at work in out; wait for it\n")
+            assert "Error 2" in error and not (folder / "log").read_text()
+        assert "prepare other" in make(folder, "all", "OUT=other")
+        assert make(folder, "help") == set()
+    assert "prepare out" in make(folder, "all", "SEED=43")
+
+
+@pytest.fixture
+def broken(folder):
+    """A make that waits within its second stage, when that has written its file: broken(signal)."""
+    python = folder / ".venv/bin/python"
+    waits = 'case "$*" in *"$WAIT"*) touch waits; exec sleep 60;; esac\n'
+    python.write_text(STUB + waits)
+
+    def run(stage, signal, group):
+        with subprocess.Popen(
+            ["make", "all"],
+            cwd=folder,
+            env=plain_environment() | {"WAIT": stage},
+            process_group=0,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            while not (folder / "waits").exists():
+                time.sleep(0.01)
+            (os.killpg if group else os.kill)(process.pid, signal)
+        python.write_text(STUB)
+
+    (folder / "log").touch()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("number", "group"), [(signal.SIGKILL, True), (signal.SIGINT, True), (signal.SIGTERM, False)]
+)
+@pytest.mark.parametrize("stage", ["--out out/minilm-tuned ", "--out out/minilm.safetensors"])
+def test_what_a_broken_make_had_finished_stays_and_the_next_one_goes_on(
+    folder, broken, stage, number, group
+):
+    """Ctrl-C or TERM after a file is whole and before its script has ended: make keeps it."""
+    broken(stage, number, group)
+    done = set((folder / "log").read_text().splitlines())
+    made = folder / stage.split()[1]
+    assert (made / "training.json" if made.is_dir() else made).exists()
+    make(folder, "all")
+    again = set((folder / "log").read_text().splitlines())
+    assert not [line for line in done & again if stage in f"{line} "] and again
+    assert make(folder, "all") == set() and (folder / "out/results.json").exists()
+
+
+def test_what_a_killed_write_has_left_goes_with_the_next_run(folder):
+    make(folder, "all")
+    out = folder / "out"
+    for name in (".minilm-tuned.ab12cd_3/minilm-tuned/model.safetensors", ".x.md.12345678/old"):
+        (out / name).parent.mkdir(parents=True)
+        (out / name).touch()
+    (out / ".pmf.safetensors.abcdefgh").mkdir()
+    (out / "minilm.safetensors.parts/.0000.safetensors.abcdefgh").mkdir(parents=True)
+    (out / ".notes.txt.abcdefgh").mkdir()
+    (out / ".notes.txt.abcdefgh/mine").touch()
+    assert make(folder, "all") == set()
+    assert [path.name for path in out.glob(".*.????????")] == [".notes.txt.abcdefgh"]
+    assert not list(out.glob("*.parts/.*"))
+
+
 @pytest.fixture
 def mine(folder):
     """Own data beside it, twice: ratings.csv has four lines, or a million and two."""
@@ -265,7 +453,7 @@ SHORT |= {f"encode.py {{}}/{name}.safetensors" for name in ("minilm", "minilm-no
 
 def test_own_data_make_the_short_run_and_more_when_told(mine):
     assert make(mine, "all", "DATA=mine/", "OUT=new") == {line.format("new") for line in SHORT}
-    assert make(mine, "all", "DATA=mine", "OUT=new") == {"prepare new"}  # the other name
+    assert make(mine, "all", "DATA=mine", "OUT=new") == set()  # it is the same
     assert make(mine, "all", "DATA=mine", "OUT=new") == set()
     assert "prepare new" in make(mine, "all", "DATA=mine", "OUT=new", "LIKED=7")
     assert "--data mine --out new --seed 42 --liked 7" in (mine / "log").read_text()
