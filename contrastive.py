@@ -25,6 +25,7 @@ Legend:   U users, I items, N ratings, P examples, B batch, M movies an example,
 
 import json
 import shutil
+import sys
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -38,37 +39,11 @@ import transformers
 
 import encode as enc
 import metrics
-from metrics import BadInput, group_by_user, read_json, sha256
+from metrics import BadInput, group_by_user, sha256
 
 DISLIKED = 0.5  # of the highest rating; Report silent: we take the lower half of the scale
 PER_USER = 10  # examples a user, in the notebook's run; Report silent: the same for triplets
 QUERY_VALUE = ("query", "value", "q", "v", "q_proj", "v_proj")  # LoRA's layers, by the usual names
-
-
-@dataclass(frozen=True)
-class Settings:
-    encoder: str  # minilm, mpnet, qwen3-0.6b, qwen3-4b, or a folder of sentence-transformers
-    ratings: Path  # safetensors of main.py prepare
-    texts: Path  # one document a line, in item order
-    out: Path  # folder to write
-    weights: str = ""  # folder with the named encoder's files; empty: from the hub
-    recipe: Literal["notebook", "report"] = "notebook"  # whose examples and loss
-    seed: int = 42  # of the examples, their order, LoRA's A and dropout
-    epochs: int = 2  # as run
-    batch: int = 16  # examples a step; as run: 16 MiniLM, 4 Qwen3
-    lr: float = 2e-5  # sentence-transformers' default; LoRA wants about 2e-4
-    warmup: int = 100  # steps of linear warm-up before linear decay; as run: 100 MiniLM, 50 Qwen3
-    max_steps: int = 0  # stop after so many steps; 0: all
-    lora: bool = False  # train low-rank additions instead of the whole encoder
-    nf4: bool = False  # base in 4 bits (needs --lora)
-    rank: int = 16  # of LoRA
-    alpha: int = 32  # LoRA's additions are scaled by alpha / rank
-    dropout: float = 0.1  # on LoRA's input
-    targets: tuple[str, ...] = ()  # layers that LoRA adapts; none: those of queries and values
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the frozen weights and the arithmetic
-    checkpointing: bool = False  # recompute activations: less memory, a third more time
-    budget: int = 2048  # padded tokens a call; memory holds all calls of a step: see --batch
-
 
 # ------------------------------------------------------------------------------------------------
 # Losses: pure functions of unit embeddings; each returns (loss, positive cosines, negative cosines)
@@ -113,11 +88,10 @@ def notebook_pairs(users, items, liked, seed):
     """
     rng, pairs = np.random.default_rng(seed), []
     for mine in _per_user(users, items, liked):
-        n = len(mine) * (len(mine) - 1) // 2 if len(mine) >= 5 else 0
-        pick = rng.choice(n, min(PER_USER, n), replace=False)  # pair a (a - 1) / 2 + b, b < a
-        a = ((1 + np.sqrt(8 * pick + 1)) / 2).astype(int)
-        b = pick - a * (a - 1) // 2
-        pairs.append(np.stack([mine[a], mine[b]], axis=1))
+        a, b = np.tril_indices(len(mine), -1)  # every pair with b < a, row by row
+        n = len(a) if len(mine) >= 5 else 0
+        pick = rng.choice(n, min(PER_USER, n), replace=False)
+        pairs.append(np.stack([mine[a[pick]], mine[b[pick]]], axis=1))
     return np.concatenate(pairs)
 
 
@@ -203,6 +177,31 @@ RECIPES = {"notebook": Notebook, "report": Report}
 # ------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Settings:
+    encoder: str  # minilm, mpnet, qwen3-0.6b, qwen3-4b, or a folder of sentence-transformers
+    ratings: Path  # safetensors of main.py prepare
+    texts: Path  # one document a line, in item order
+    out: Path  # folder to write
+    weights: str = ""  # folder with the named encoder's files; empty: from the hub
+    recipe: Literal["notebook", "report"] = "notebook"  # whose examples and loss
+    seed: int = 42  # of the examples, their order, LoRA's A and dropout
+    epochs: int = 2  # as run
+    batch: int = 16  # examples a step; as run: 16 MiniLM, 4 Qwen3
+    lr: float = 2e-5  # sentence-transformers' default; LoRA wants about 2e-4
+    warmup: int = 100  # steps of linear warm-up before linear decay; as run: 100 MiniLM, 50 Qwen3
+    max_steps: int = 0  # stop after so many steps; 0: all
+    lora: bool = False  # train low-rank additions instead of the whole encoder
+    nf4: bool = False  # base in 4 bits (needs --lora)
+    rank: int = 16  # of LoRA
+    alpha: int = 32  # LoRA's additions are scaled by alpha / rank
+    dropout: float = 0.1  # on LoRA's input
+    targets: tuple[str, ...] = ()  # layers that LoRA adapts; none: those of queries and values
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the frozen weights and the arithmetic
+    checkpointing: bool = False  # recompute activations: less memory, a third more time
+    budget: int = 2048  # padded tokens a call; memory holds all calls of a step: see --batch
+
+
 def build(s, facts, folder):
     """The encoder with what is to be trained switched on."""
     encoder = enc.load_encoder(facts, folder, s.nf4, s.dtype)
@@ -269,7 +268,7 @@ def tune(encoder, ids, examples, s):
                 schedule.step()
                 optimiser.zero_grad()
                 if len(losses) % 10 == 0:
-                    metrics.release_memory()
+                    enc.release_memory()
                 bar.set_postfix_str(f"loss {loss:.3f} cos+ {positive:.3f} cos- {negative:.3f}")
                 bar.update()
     return losses
@@ -312,10 +311,14 @@ def write_model(folder, encoder, base):
             shutil.copyfile(path, new)
 
 
-def written(folder):
-    """The files in a folder that this script wrote: training.json lists them."""
-    record = Path(folder, "training.json")
-    return ["training.json", *read_json(record, "files")["files"]] if record.is_file() else []
+def peak_memory():
+    """The most bytes that this process has held so far; None where nobody counts them."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024  # elsewhere it counts KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def save(s, encoder, base, losses, seconds):
@@ -325,7 +328,7 @@ def save(s, encoder, base, losses, seconds):
     """
     total = encoder.model.num_parameters()  # packed 4-bit weights count as what they hold
     trained = encoder.model.num_parameters(only_trainable=True)
-    cuda, here = torch.cuda, metrics.peak_memory()
+    cuda, here = torch.cuda, peak_memory()
     record = metrics.origin(s, [s.ratings, s.texts]) | {
         "weights": {path.name: sha256(path) for path in enc.weight_files(base)},
         "trainable": trained,
@@ -335,10 +338,10 @@ def save(s, encoder, base, losses, seconds):
         "seconds": round(seconds, 1),
         "losses": losses,
     }
-    with metrics.whole(s.out, written) as new, enc.one_line(f"{s.out} cannot be written"):
+    with metrics.whole(s.out, folder=True) as new, enc.one_line(f"{s.out} cannot be written"):
         write_model(new, encoder, base)
         files = sorted(path for path in new.rglob("*") if path.is_file())
-        record["files"] = [str(path.relative_to(new)) for path in files]
+        record["files"] = {str(path.relative_to(new)): sha256(path) for path in files}
         (new / "training.json").write_text(json.dumps(record, indent=1))
 
 
@@ -377,7 +380,7 @@ def main():
     s = read_settings(Settings, __doc__)
     enc.start_processes()
     examples, texts = read_inputs(s)
-    with metrics.stage(s.out, f"tuning of {s.encoder}, recipe {s.recipe}", written) as figure:
+    with metrics.stage(s.out, f"tuning of {s.encoder}, recipe {s.recipe}", folder=True) as figure:
         # 2. The encoder
         facts, folder = enc.find(s.encoder, s.weights)
         encoder = build(s, facts, folder)

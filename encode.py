@@ -17,6 +17,7 @@ Legend: I items, B batch, T tokens, D dimensions.
 
 import atexit
 import contextlib
+import ctypes
 import io
 import logging
 import os
@@ -39,26 +40,96 @@ from safetensors.torch import load_file
 from transformers.utils.hub import snapshot_download
 
 import metrics
-from metrics import BadInput, parse, read_json, read_texts, run, save, sha256, stage
+from metrics import BadInput, load, provenance, read_json, sha256
 
 for library in ("accelerate", "bitsandbytes", "huggingface_hub", "peft", "transformers"):
     logging.getLogger(library).setLevel(logging.ERROR)  # no hints between stages and bars
 
+# ------------------------------------------------------------------------------------------------
+# Texts -> vectors
+# ------------------------------------------------------------------------------------------------
 
-@dataclass(frozen=True)
-class Settings:
-    encoder: str  # minilm, mpnet, qwen3-0.6b, qwen3-4b, or a folder (e.g. a tuned one)
-    texts: Path  # one document a line
-    out: Path  # where the embeddings go, .safetensors
-    weights: str = ""  # folder with the named encoder's files; empty: from the hub
-    adapter: str = ""  # folder of a peft adapter
-    nf4: bool = False  # load the linear layers in 4 bits: NF4 of QLoRA (Dettmers et al. 2023)
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights (NF4: of the arithmetic)
-    budget: int = 2048  # padded tokens a batch; a GPU wants 16384 or more
+
+def tokenize(encoder, texts, note=print):
+    """Token ids of each text, its special tokens included; note() is told how many were cut."""
+    texts = [encoder.facts.prompt + text for text in texts]
+    found = encoder.tokenizer(texts, truncation=True, max_length=encoder.facts.max_length)
+    cut = sum(bool(e.overflowing) for e in found.encodings)
+    if cut:
+        note(f"{cut} of {len(texts)} texts cut at {encoder.facts.max_length} tokens")
+    return found["input_ids"]
+
+
+def batches(lengths, budget=2048, launch=128):
+    """(start, end) runs of ascending `lengths` that cost least: padded tokens + `launch` a batch.
+
+    No batch exceeds `budget` padded tokens, unless it is a single text. Dynamic programming over
+    the end of the last batch; `launch` is what starting a batch costs, in tokens (measured).
+    """
+    n = len(lengths)
+    cost, start = np.zeros(n + 1), np.zeros(n + 1, dtype=int)  # (n + 1,) of the first j texts
+    for j in range(1, n + 1):
+        i = np.arange(max(0, j - max(1, budget // lengths[j - 1])), j)  # where it may start
+        total = cost[i] + (j - i) * lengths[j - 1] + launch
+        start[j], cost[j] = i[total.argmin()], total.min()
+    runs = []
+    while n:
+        runs.append((int(start[n]), n))
+        n = start[n]
+    return runs[::-1]
+
+
+def pool(hidden, mask, pooling):
+    """p of (B, T, D) states and their (B, T) mask, padded on the right: (B, D)."""
+    if pooling == "lasttoken":  # by the mask, not by the pad id: Qwen3's pad token IS its end token
+        return hidden[torch.arange(len(hidden)), mask.sum(dim=1) - 1]  # p = h_T
+    weights = mask.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
+    return (hidden * weights).sum(dim=1) / weights.sum(dim=1)  # p = (h_1 + .. + h_T) / T
+
+
+def forward(encoder, ids):
+    """Embeddings (B, D) in float32 of one padded batch of token lists."""
+    where = next(encoder.model.parameters()).device
+    lengths = torch.tensor([len(x) for x in ids])  # (B,)
+    tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(x) for x in ids], batch_first=True)
+    mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long().to(where)  # (B, T)
+    hidden = encoder.model(input_ids=tokens.to(where), attention_mask=mask).last_hidden_state
+    p = pool(hidden.float(), mask, encoder.facts.pooling)  # (B, D)
+    return F.normalize(p, dim=1) if encoder.facts.unit else p  # e = p / |p|, or e = p
+
+
+def encode(encoder, ids, budget=2048):
+    """Embeddings (n, D) of n token lists, in their order; keeps gradient where there is one.
+
+    Sorted by token count, cut into batches, put back; under torchrun each process does its share.
+    """
+    lengths = np.array([len(x) for x in ids])  # (n,)
+    order = np.argsort(lengths, kind="stable")  # (n,)
+    rank, world = rank_and_world()
+    mine = order[rank::world]
+    parts = [torch.zeros(0, encoder.model.config.hidden_size, device=device())]
+    for start, end in batches(lengths[mine], budget):
+        parts.append(forward(encoder, [ids[i] for i in mine[start:end]]))
+    return gather(torch.cat(parts), len(ids))[np.argsort(order)]
+
+
+def embed(encoder, ids, budget=2048, items=None):
+    """(n, D) float32 array of embeddings: of all texts, or of those with the numbers `items`."""
+    items = np.arange(len(ids)) if items is None else items  # (n,)
+    encoder.model.eval()
+    with torch.inference_mode():
+        vectors = encode(encoder, [ids[i] for i in items], budget)  # (n, D)
+        if encoder.facts.unit:
+            vectors = F.normalize(vectors, dim=1)  # again: the first division rounds
+        vectors = vectors.cpu().numpy()
+    bad = items[~np.isfinite(vectors).all(axis=1)]
+    if len(bad):
+        raise BadInput(f"the embedding of text line {bad[0] + 1} is not finite: damaged weights?")
+    return vectors
 
 
 # ------------------------------------------------------------------------------------------------
-# Encoders
+# Encoders: their folders, and how they are loaded
 # ------------------------------------------------------------------------------------------------
 
 
@@ -104,6 +175,7 @@ QWEN_06B = replace(
 ENCODERS = {"minilm": MINILM, "mpnet": MPNET, "qwen3-0.6b": QWEN_06B, "qwen3-4b": QWEN_4B}
 MODULES = ["Transformer", "Pooling", "Normalize"]  # of sentence-transformers; the last is optional
 TEXT_FILES = ("sentence_*_config.json", "config_sentence_transformers.json")  # both are optional
+LONGEST = 1_000_000  # characters a text: a tokenizer's memory grows to 60 times its text
 PART = 256  # texts, at least, whose vectors are kept in a file until all are there
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 
@@ -135,9 +207,6 @@ def read_folder(folder):
         # 1. Modules: an encoder, a pooling, and perhaps the division by the length
         modules = read_json(folder / "modules.json")
         kinds = [re.sub(r"^sentence_transformers\..*\.", "", m["type"]) for m in modules]
-        if kinds not in (MODULES[:2], MODULES) or modules[0]["path"]:
-            names = f"{folder / 'modules.json'} names {', '.join(kinds)}"
-            raise BadInput(f"{names}; built in are {', '.join(MODULES)}, the first in no subfolder")
         pooling = read_json(folder / modules[1]["path"] / "config.json")
         config, words = (read_json(folder / f"{n}.json") for n in ("config", "tokenizer_config"))
         found = [read_json(path) for name in TEXT_FILES for path in folder.glob(name)]
@@ -151,6 +220,11 @@ def read_folder(folder):
         prompt = said["prompts"][default] if default else ""
         # 3. Anything else would silently give other vectors
         for what, refused in (
+            (
+                f"the modules {', '.join(kinds)}, not {', '.join(MODULES)}",
+                kinds not in (MODULES[:2], MODULES),
+            ),
+            ("an encoder in a subfolder", modules[0]["path"]),
             (f"pooling {mode!r}, not mean or lasttoken", mode not in ("mean", "lasttoken")),
             (f"texts of {length!r} tokens", not isinstance(length, int) or length < 4),
             (f"the prompt {prompt!r}", not isinstance(prompt, str)),
@@ -306,86 +380,8 @@ def gather(own, n):
 
 
 # ------------------------------------------------------------------------------------------------
-# Texts -> vectors
+# Finished parts: a run after a break encodes the rest
 # ------------------------------------------------------------------------------------------------
-
-
-def tokenize(encoder, texts, note=print):
-    """Token ids of each text, its special tokens included; note() is told how many were cut."""
-    texts = [encoder.facts.prompt + text for text in texts]
-    found = encoder.tokenizer(texts, truncation=True, max_length=encoder.facts.max_length)
-    cut = sum(bool(e.overflowing) for e in found.encodings)
-    if cut:
-        note(f"{cut} of {len(texts)} texts cut at {encoder.facts.max_length} tokens")
-    return found["input_ids"]
-
-
-def batches(lengths, budget=2048, launch=128):
-    """(start, end) runs of ascending `lengths` that cost least: padded tokens + `launch` a batch.
-
-    No batch exceeds `budget` padded tokens, unless it is a single text. Dynamic programming over
-    the end of the last batch; `launch` is what starting a batch costs, in tokens (measured).
-    """
-    n = len(lengths)
-    cost, start = np.zeros(n + 1), np.zeros(n + 1, dtype=int)  # (n + 1,) of the first j texts
-    for j in range(1, n + 1):
-        i = np.arange(max(0, j - max(1, budget // lengths[j - 1])), j)  # where it may start
-        total = cost[i] + (j - i) * lengths[j - 1] + launch
-        start[j], cost[j] = i[total.argmin()], total.min()
-    runs = []
-    while n:
-        runs.append((int(start[n]), n))
-        n = start[n]
-    return runs[::-1]
-
-
-def pool(hidden, mask, pooling):
-    """p of (B, T, D) states and their (B, T) mask, padded on the right: (B, D)."""
-    if pooling == "lasttoken":  # by the mask, not by the pad id: Qwen3's pad token IS its end token
-        return hidden[torch.arange(len(hidden)), mask.sum(dim=1) - 1]  # p = h_T
-    weights = mask.unsqueeze(-1).to(hidden.dtype)  # (B, T, 1)
-    return (hidden * weights).sum(dim=1) / weights.sum(dim=1)  # p = (h_1 + .. + h_T) / T
-
-
-def forward(encoder, ids):
-    """Embeddings (B, D) in float32 of one padded batch of token lists."""
-    where = next(encoder.model.parameters()).device
-    lengths = torch.tensor([len(x) for x in ids])  # (B,)
-    tokens = torch.nn.utils.rnn.pad_sequence([torch.tensor(x) for x in ids], batch_first=True)
-    mask = (torch.arange(tokens.shape[1]) < lengths[:, None]).long().to(where)  # (B, T)
-    hidden = encoder.model(input_ids=tokens.to(where), attention_mask=mask).last_hidden_state
-    p = pool(hidden.float(), mask, encoder.facts.pooling)  # (B, D)
-    return F.normalize(p, dim=1) if encoder.facts.unit else p  # e = p / |p|, or e = p
-
-
-def encode(encoder, ids, budget=2048):
-    """Embeddings (n, D) of n token lists, in their order; keeps gradient where there is one.
-
-    Sorted by token count, cut into batches, put back; under torchrun each process does its share.
-    """
-    lengths = np.array([len(x) for x in ids])  # (n,)
-    order = np.argsort(lengths, kind="stable")  # (n,)
-    rank, world = rank_and_world()
-    mine = order[rank::world]
-    parts = [torch.zeros(0, encoder.model.config.hidden_size, device=device())]
-    for start, end in batches(lengths[mine], budget):
-        parts.append(forward(encoder, [ids[i] for i in mine[start:end]]))
-    return gather(torch.cat(parts), len(ids))[np.argsort(order)]
-
-
-def embed(encoder, ids, budget=2048, items=None):
-    """(n, D) float32 array of embeddings: of all texts, or of those with the numbers `items`."""
-    items = np.arange(len(ids)) if items is None else items  # (n,)
-    encoder.model.eval()
-    with torch.inference_mode():
-        vectors = encode(encoder, [ids[i] for i in items], budget)  # (n, D)
-        if encoder.facts.unit:
-            vectors = F.normalize(vectors, dim=1)  # again: the first division rounds
-        vectors = vectors.cpu().numpy()
-    bad = items[~np.isfinite(vectors).all(axis=1)]
-    if len(bad):
-        raise BadInput(f"the embedding of text line {bad[0] + 1} is not finite: damaged weights?")
-    return vectors
 
 
 def parts_of(lengths, budget):
@@ -398,11 +394,72 @@ def parts_of(lengths, budget):
     return parts
 
 
+def in_parts(path, parts, make, settings, inputs, write=True):
+    """make(rows) of all parts, which are arrays of row numbers; the result is in the order of rows.
+
+    Each part is kept in the folder `path`.parts, where a run after a break reads it; the caller
+    removes it. Returns the values (n, ..).
+    """
+    found, new, wanted = [], 0, metrics.origin(settings, inputs)
+    with metrics.progress(sum(map(len, parts)), str(path), unit=" rows") as bar:
+        for number, rows in enumerate(parts):
+            file = Path(f"{path}.parts", f"{number:04}.safetensors")
+            ours = file.exists() and wanted.items() <= provenance(file).items()
+            part = load(file) if ours else {"rows": ()}
+            if not np.array_equal(part["rows"], rows):
+                part = {"rows": rows, "values": make(rows)}
+                new += 1
+                if write:
+                    metrics.save(file, part, settings, inputs)
+            found.append(part["values"])
+            release_memory()
+            bar.update(len(rows))
+    if new < len(parts):
+        print(f"{path}: {len(parts) - new} of {len(parts)} parts were there from an earlier run")
+    return np.concatenate(found)[np.argsort(np.concatenate(parts))]
+
+
+def release_memory():
+    """Give freed memory back: the C library of Linux keeps it, in pieces too small to use."""
+    with contextlib.suppress(AttributeError, TypeError):  # no such library
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+# ------------------------------------------------------------------------------------------------
+# The command
+# ------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Settings:
+    encoder: str  # minilm, mpnet, qwen3-0.6b, qwen3-4b, or a folder (e.g. a tuned one)
+    texts: Path  # one document a line
+    out: Path  # where the embeddings go, .safetensors
+    weights: str = ""  # folder with the named encoder's files; empty: from the hub
+    adapter: str = ""  # folder of a peft adapter
+    nf4: bool = False  # load the linear layers in 4 bits: NF4 of QLoRA (Dettmers et al. 2023)
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights (NF4: of the arithmetic)
+    budget: int = 2048  # padded tokens a batch; a GPU wants 16384 or more
+
+
+def read_texts(path):
+    """The lines of a text file, one document each."""
+    if not Path(path).is_file():
+        raise BadInput(f"{path} is missing; `python main.py prepare` writes it")
+    texts = metrics.read_text(path).removesuffix("\n").split("\n")
+    for number, text in enumerate(texts, 1):
+        if not text.strip():
+            raise BadInput(f"{path}: line {number} is empty; every item needs a text")
+        if len(text) > LONGEST:
+            raise BadInput(f"{path}: line {number} has {len(text):,} characters; {LONGEST:,} fit")
+    return texts
+
+
 def main():
-    s = parse(Settings, __doc__, budget=1)
+    s = metrics.parse(Settings, __doc__, budget=1)
     start_processes()
     texts = read_texts(s.texts)
-    with stage(s.out, f"embeddings of {s.texts} by {s.encoder}") as figure:
+    with metrics.stage(s.out, f"embeddings of {s.texts} by {s.encoder}") as figure:
         # 1. The encoder, and the files that its vectors come from
         facts, folder = find(s.encoder, s.weights)
         encoder = load_encoder(facts, folder, s.nf4, s.dtype, s.adapter)
@@ -417,14 +474,14 @@ def main():
         # 3. -> vectors (I, D), in parts: a run after a break reads those that are finished
         parts, make = parts_of(lengths, s.budget), partial(embed, encoder, ids, s.budget)
         rank, world = rank_and_world()
-        vectors = metrics.in_parts(s.out, parts, make, s, inputs, write=rank == 0)
+        vectors = in_parts(s.out, parts, make, s, inputs, write=rank == 0)
         # 4. The file; then its parts may go, as soon as every process has read them
         if world > 1:
             dist.barrier()
         if rank == 0:
-            save(s.out, {"embeddings": vectors}, s, inputs)
-            metrics.remove_parts(s.out)
+            metrics.save(s.out, {"embeddings": vectors}, s, inputs)
+            metrics.remove_ours(f"{s.out}.parts")
 
 
 if __name__ == "__main__":
-    run(main)
+    metrics.run(main)

@@ -1,4 +1,4 @@
-"""Ranking metrics in plain NumPy, and below them what every script shares: settings and files.
+"""Ranking metrics in plain NumPy, and below them what the scripts share: settings and files.
 
 For a user with relevant items R and a recommended list l_1 .. l_K (binary gain g_k = [l_k in R]):
 
@@ -12,37 +12,48 @@ Users without a relevant item are skipped and counted; every mean is over the ot
 Gives:  P = R = 2/3 and NDCG = (1 + 1/2) / (1 + 1/log2(3) + 1/2) = 0.704 for a list of K = 3 that
         has hits at ranks 1 and 3, of a user with three relevant items.
 
-The file imports nothing of the project and has no command.
+The file imports nothing of the project and has no command; it needs NumPy alone.
 
 Legend: U users, I items, N ratings, K list length (in pmf.py: factors), D dimensions, B batch.
 """
 
-import argparse
-import contextlib
-import ctypes
-import dataclasses
-import hashlib
-import importlib.metadata
-import inspect
-import json
 import math
-import os
-import platform
-import re
-import sys
-import tempfile
-import time
-import types
-import typing
-from pathlib import Path
 
 import numpy as np
-import safetensors.numpy
 
 NAMES = ("hits", "precision", "recall", "ndcg", "ndcg_own_hits")
 
 # ------------------------------------------------------------------------------------------------
-# The split
+# The metrics of lists
+# ------------------------------------------------------------------------------------------------
+
+
+def metrics_at_k(gains, n_relevant):
+    """Per-user metrics of a list of K items, K = gains.shape[1].
+
+    gains: (B, K) bool, whether the item at each rank is relevant. n_relevant: (B,) |R| >= 1.
+    Precision divides by K even if fewer items could be recommended; recall by |R| even if |R| > K;
+    NDCG by the ideal DCG over min(|R|, K) hits; ndcg_own_hits by the ideal DCG over the list's own
+    hits (0 without a hit). Returns a dict of (B,) arrays by NAMES. Raises ValueError on |R| < 1.
+    """
+    n_rows, k = gains.shape
+    if n_rows and np.min(n_relevant) < 1:
+        raise ValueError("metrics_at_k: recall is undefined without a relevant item; skip the user")
+    discount = 1 / np.log2(np.arange(2, k + 2))  # (K,) of rank 1 .. K
+    ideal = np.concatenate([[0.0], np.cumsum(discount)])  # (K + 1,) DCG of 0 .. K leading hits
+    hits = gains.sum(axis=1)  # (B,)
+    dcg = (gains * discount).sum(axis=1)  # (B,)
+    return {
+        "hits": hits,
+        "precision": hits / k,  # Precision@K
+        "recall": hits / n_relevant,  # Recall@K
+        "ndcg": dcg / ideal[np.minimum(n_relevant, k)],  # NDCG@K
+        "ndcg_own_hits": dcg / ideal[np.maximum(hits, 1)],  # the report's "NDCG"
+    }
+
+
+# ------------------------------------------------------------------------------------------------
+# The split, top-K, and the metrics of a ranker
 # ------------------------------------------------------------------------------------------------
 
 
@@ -123,30 +134,6 @@ def _lower_bound(scores, k, groups_per_k=8):
     n_groups = n_items // depth  # G; the last few items, I - depth G < depth, are in none
     dealt = scores[:, : depth * n_groups].reshape(n_rows, depth, n_groups)  # a view
     return np.partition(dealt.max(axis=1), n_groups - k, axis=1)[:, n_groups - k, None]
-
-
-def metrics_at_k(gains, n_relevant):
-    """Per-user metrics of a list of K items, K = gains.shape[1].
-
-    gains: (B, K) bool, whether the item at each rank is relevant. n_relevant: (B,) |R| >= 1.
-    Precision divides by K even if fewer items could be recommended; recall by |R| even if |R| > K;
-    NDCG by the ideal DCG over min(|R|, K) hits; ndcg_own_hits by the ideal DCG over the list's own
-    hits (0 without a hit). Returns a dict of (B,) arrays by NAMES. Raises ValueError on |R| < 1.
-    """
-    n_rows, k = gains.shape
-    if n_rows and np.min(n_relevant) < 1:
-        raise ValueError("metrics_at_k: recall is undefined without a relevant item; skip the user")
-    discount = 1 / np.log2(np.arange(2, k + 2))  # (K,) of rank 1 .. K
-    ideal = np.concatenate([[0.0], np.cumsum(discount)])  # (K + 1,) DCG of 0 .. K leading hits
-    hits = gains.sum(axis=1)  # (B,)
-    dcg = (gains * discount).sum(axis=1)  # (B,)
-    return {
-        "hits": hits,
-        "precision": hits / k,  # Precision@K
-        "recall": hits / n_relevant,  # Recall@K
-        "ndcg": dcg / ideal[np.minimum(n_relevant, k)],  # NDCG@K
-        "ndcg_own_hits": dcg / ideal[np.maximum(hits, 1)],  # the report's "NDCG"
-    }
 
 
 def best_items(score, seen, users, k):
@@ -243,6 +230,26 @@ def paired_bootstrap(a, b, draws=10_000, seed=0, level=0.95):
 # What every script shares: settings, errors, arrays on disk
 # ------------------------------------------------------------------------------------------------
 
+import argparse
+import contextlib
+import dataclasses
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import os
+import platform
+import re
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+import types
+import typing
+from pathlib import Path
+
 
 class BadInput(ValueError):
     """Input that a user can mend; the message names the file, the value and what to do."""
@@ -266,8 +273,9 @@ def parse(settings, doc, argv=None, **bounds):
     name = Path(sys.argv[0]).name
     if argv is not None:  # the options of a command, which stands before them
         name = " ".join([name, *sys.argv[1:2]])
-    as_it_stands = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog=name, description=inspect.cleandoc(doc), formatter_class=as_it_stands)
+    as_it_stands = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    doc = inspect.cleandoc(doc or "")  # none under python -OO
+    parser = _Parser(prog=name, description=doc, **as_it_stands)
     kinds, comments = typing.get_type_hints(settings), {}
     for base in reversed(settings.__mro__[:-1]):  # all but object; its own comments go last
         comments.update(re.findall(r"^    (\w+):.*?  # (.+)$", inspect.getsource(base), re.M))
@@ -305,6 +313,10 @@ def _options_of(kind):
 def run(main):
     """Call main(). Bad input, or too little memory, ends in a line and status 2; Ctrl-C in 130."""
     sys.stdout.reconfigure(errors="replace")  # a terminal may lack a title's letters
+    for name in ("SIGTERM", "SIGHUP"):  # end as Ctrl-C does, which removes what is half written
+        number = getattr(signal, name, None)
+        if number and signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
+            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         main()
         sys.stdout.flush()
@@ -312,9 +324,13 @@ def run(main):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except Exception as error:
         message = " ".join(str(error).split())
+        frames = traceback.extract_tb(error.__traceback__)
         torchs = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in message
         if isinstance(error, MemoryError) or torchs:  # NumPy's; torch's, which is not imported here
             message = f"too little memory ({message[:200]}); a smaller batch or budget needs less"
+        elif any("numba/core/caching" in frame.filename for frame in frames):
+            kept = Path(__file__).with_name("__pycache__")
+            message = f"machine code that Numba kept is damaged ({message}); delete {kept}"
         elif not isinstance(error, BadInput | OSError):
             raise
         print(f"{Path(sys.argv[0]).name}: error: {message}", file=sys.stderr)
@@ -325,12 +341,12 @@ def run(main):
 
 
 @contextlib.contextmanager
-def stage(out, what, wrote=None):
+def stage(out, what, folder=False):
     """A line when a stage starts, and one at its end with its seconds and the figures handed in.
 
     Before any work it refuses a path `out` that check_target refuses.
     """
-    check_target(out, wrote)
+    check_target(out, folder)
     figures, start = [], time.perf_counter()
     print(f"{out}: {what} ...", flush=True)
     yield figures.append
@@ -371,43 +387,17 @@ def read_text(path):
         raise BadInput(f"{path}:{line}: not UTF-8; save it so (in Excel: CSV UTF-8)") from None
 
 
-def read_texts(path):
-    """The lines of a text file, one document each."""
-    if not Path(path).is_file():
-        raise BadInput(f"{path} is missing; `python main.py prepare` writes it")
-    texts = read_text(path).removesuffix("\n").split("\n")
-    for number, text in enumerate(texts, 1):
-        if not text.strip():
-            raise BadInput(f"{path}: line {number} is empty; every item needs a text")
-    return texts
-
-
 def read_json(path, *keys):
     """The object in a JSON file; refuses one that is cut or lacks a key."""
+    text = read_text(path)
     try:
-        found = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
         raise BadInput(f"{path} is not complete JSON ({error}); delete it and run make") from None
     for key in keys:
         if not isinstance(found, dict) or key not in found:
             raise BadInput(f"{path} has no {key!r}; delete it and run make again")
     return found
-
-
-def peak_memory():
-    """The most bytes that this process has held so far; None where nobody counts them."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024  # elsewhere it counts KiB
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def release_memory():
-    """Give freed memory back: the C library of Linux keeps it, in pieces too small to use."""
-    with contextlib.suppress(AttributeError, TypeError):  # no such library
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 def versions():
@@ -419,53 +409,109 @@ def versions():
     return found
 
 
-def check_target(path, wrote=None):
-    """Refuse a path that cannot be written, or that would replace what is not ours.
+def check_target(path, folder=False):
+    """Refuse a path that cannot be written, or where something is that we did not write.
 
-    A file never replaces a folder. Where a folder is to be made, wrote(folder) returns the names of
-    the files in the folder that is there already which this command wrote.
+    A file never replaces a folder, nor a folder a file, and no symbolic link is followed.
     """
-    path = Path(path).resolve()  # what a link leads to
+    if Path(path).is_symlink():
+        raise BadInput(f"{path} is a symbolic link, which is never followed; name another path")
+    path = Path(path).resolve()
     kind = "file" if path.is_file() else "folder" if path.is_dir() else "device"
-    if path.exists() and kind != ("file" if wrote is None else "folder"):
+    if path.exists() and kind != ("folder" if folder else "file"):
         raise BadInput(f"{path} is a {kind}, which is never replaced; name another path")
     if path.is_file() and not os.access(path, os.W_OK):
         raise BadInput(f"{path} is read-only; name another path")
-    if path.is_file() and path.suffix == ".safetensors":
-        try:
-            provenance(path)
-        except BadInput as error:
-            raise BadInput(f"{path} stays, for save() did not write it whole; move it") from error
-    if path.is_dir():
-        ours = {path / name for name in wrote(path)}
-        ours |= {folder for file in ours for folder in file.parents}
-        for other in sorted(set(path.rglob("*")) - ours):
-            raise BadInput(f"{other} was not written by this command; name another folder")
+    ours = {path.parent / name for name, _ in _unchanged(path)}
+    ours |= {parent for file in ours for parent in file.parents}
+    there = path.rglob("*") if folder else [path][: path.exists()]
+    for other in sorted(set(there) - ours):
+        told = "was not written by this command, or has changed since"
+        raise BadInput(f"{other} {told}; move it or name another path")
     parent = next(folder for folder in path.parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise BadInput(f"{path}: {parent} is not a folder that can be written to")
 
 
+def _digests(path):
+    """{(name, sha256)} of a file or of the files in a folder; names are relative to its parent."""
+    files = path.rglob("*") if path.is_dir() else [path]
+    return {(str(f.relative_to(path.parent)), sha256(f)) for f in files if f.is_file()}
+
+
+def _unchanged(path):
+    """The _digests of what is still as whole() wrote it; .ours/NAME beside it lists them."""
+    try:
+        listed = json.loads(Path(path.parent, ".ours", path.name).read_text())
+        return _digests(path) & {tuple(pair) for pair in listed}
+    except (OSError, ValueError, TypeError):  # no list, or a damaged one
+        return set()
+
+
 @contextlib.contextmanager
-def whole(path, wrote=None):
+def whole(path, folder=False):
     """A temporary path, renamed to `path` when the block ends well, else removed.
 
-    With wrote, as in check_target, it is an empty folder for the block to fill.
+    With `folder` it is an empty folder for the block to fill. The file .ours/NAME beside `path`
+    lists the sha256 of what was written: that is ours to replace, and nothing else.
     """
+    check_target(path, folder)
     path = Path(path).resolve()
-    check_target(path, wrote)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as beside:
-        new = Path(beside, path.name)
-        if wrote is not None:
-            new.mkdir()
-        yield new
-        for file in new.rglob("*.safetensors"):  # the library makes them for their owner alone
-            file.chmod(new.stat().st_mode & 0o666)
-        check_target(path, wrote)  # again: time has passed
-        if wrote is not None and path.exists():
-            path.rename(Path(beside, "old"))
-        os.replace(new, path)
+    ours = path.parent / ".ours"
+    ours.mkdir(parents=True, exist_ok=True)
+    _clear(ours)
+    try:
+        with tempfile.TemporaryDirectory(dir=ours, prefix=f"{os.getpid()}.") as beside:
+            new, old, listed = (Path(beside, name) for name in (f"new/{path.name}", "old", "list"))
+            (new if folder else new.parent).mkdir(parents=True)
+            yield new
+            for file in new.rglob("*.safetensors"):  # the library makes them for their owner alone
+                file.chmod(new.stat().st_mode & 0o666)
+            check_target(path, folder)  # again: time has passed
+            listed.write_text(json.dumps(sorted(_unchanged(path) | _digests(new))))
+            os.replace(listed, ours / path.name)
+            try:
+                if folder and path.exists():
+                    path.rename(old)
+                os.replace(new, path)
+            except BaseException:
+                if old.exists() and not path.exists():
+                    old.rename(path)
+                raise
+    finally:
+        with contextlib.suppress(OSError):  # unless something is in it
+            ours.rmdir()
+
+
+def _clear(ours):
+    """Delete what processes that were killed left half-written in a folder .ours.
+
+    One may have died between the two renames that replace a folder: then the new one goes there.
+    """
+    for left in filter(Path.is_dir, ours.iterdir()):
+        try:
+            os.kill(int(left.name.partition(".")[0]), 0)  # is it at work?
+        except ProcessLookupError:
+            for new in left.glob("new/*"):
+                if (left / "old").exists() and not (ours.parent / new.name).exists():
+                    new.rename(ours.parent / new.name)
+            shutil.rmtree(left, ignore_errors=True)
+        except (OSError, ValueError):  # somebody else's
+            pass
+
+
+def remove_ours(folder):
+    """Delete what whole() wrote in and below a folder and nobody changed; then emptied folders."""
+    folder, emptied = Path(folder).resolve(), set()
+    for ours in list(folder.rglob(".ours")):
+        for record in filter(Path.is_file, ours.iterdir()):
+            for name, _ in _unchanged(ours.parent / record.name):
+                (ours.parent / name).unlink()
+                emptied |= set((ours.parent / name).parents)
+        shutil.rmtree(ours)
+    for path in sorted(emptied - set(folder.parents), reverse=True):
+        with contextlib.suppress(OSError):  # unless something is in it
+            path.rmdir()
 
 
 def origin(settings, inputs=()):
@@ -483,26 +529,50 @@ def origin(settings, inputs=()):
 
 
 def save(path, arrays, settings, inputs=()):
-    """Write named arrays as safetensors, whole or not at all, with their origin().
+    """Write named arrays as safetensors, whole or not at all, with their origin() and a checksum.
 
-    The metadata holds it as one JSON text, because a safetensors file with several metadata entries
-    is not the same bytes twice.
+    The metadata holds both as one JSON text, because a safetensors file with several metadata
+    entries is not the same bytes twice.
     """
+    import safetensors.numpy  # here and below: the first half of this file needs NumPy alone
+
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    metadata = {"provenance": json.dumps(origin(settings, inputs), sort_keys=True)}
+    made = origin(settings, inputs)
+    made["sha256"] = _checksum(made, arrays)
+    metadata = {"provenance": json.dumps(made, sort_keys=True)}
     with whole(path) as temporary:
         temporary.write_bytes(safetensors.numpy.save(arrays, metadata))
 
 
-def provenance(path):
-    """{"settings", "inputs", "versions"} of a file that save() wrote."""
+def _checksum(made, arrays):
+    """sha256 of an origin() and of named arrays."""
+    origin = {name: made[name] for name in ("settings", "inputs", "versions")}
+    digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode())
+    for name, array in sorted(arrays.items()):
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(array)
+    return digest.hexdigest()
+
+
+def provenance(path, *names):
+    """{"settings", "inputs", "versions", "sha256"} of a file that save() wrote.
+
+    Refuses one that is cut, or whose settings lack one of the names.
+    """
+    import safetensors
+
     if not Path(path).exists():
         raise BadInput(f"{path} is missing; `make all` builds it")
     open(path, "rb").close()  # says so where it may not be read
     try:
         with safetensors.safe_open(path, framework="np") as file:
-            return json.loads(file.metadata()["provenance"])
-    except (safetensors.SafetensorError, TypeError, KeyError, ValueError) as error:
+            made = json.loads(file.metadata()["provenance"])
+        parts = {name: dict(made[name]) for name in ("settings", "inputs", "versions")}
+        missing = [name for name in names if name not in parts["settings"]]
+        if missing:
+            raise KeyError(missing[0])
+        return parts | {"sha256": made.get("sha256")}
+    except Exception as error:  # a cut or odd file can raise nearly everything
         raise BadInput(f"{path} is damaged ({error}); delete it and run make again") from None
 
 
@@ -520,12 +590,16 @@ def load(path, inputs=(), names=(), **settings):
     Refuses one that was made from other inputs or with other settings, lacks one of the names, or
     is not finite.
     """
+    import safetensors.numpy
+
     made = provenance(path)
     require(path, made["settings"], settings)
     for source in map(Path, inputs):
         if made["inputs"].get(source.name) != sha256(source):
             raise BadInput(f"{path} was not made from this {source}; delete it and run make again")
     arrays = safetensors.numpy.load_file(path)
+    if made["sha256"] != _checksum(made, arrays):
+        raise BadInput(f"{path} is damaged: its checksum is another; delete it and run make again")
     for name in names:
         if name not in arrays:
             raise BadInput(f"{path} holds {', '.join(arrays)}, but no {name}: it is another file")
@@ -535,39 +609,6 @@ def load(path, inputs=(), names=(), **settings):
             found = f"row {row} of {name} is not finite"
             raise BadInput(f"{path}: {found}; delete it and run make again")
     return arrays
-
-
-def in_parts(path, parts, make, settings, inputs, write=True):
-    """make(rows) of all parts, which are arrays of row numbers; the result is in the order of rows.
-
-    Each part is kept in the folder `path`.parts, where a run after a break reads it, until the
-    caller calls remove_parts(path). Returns the values (n, ..).
-    """
-    found, new, wanted = [], 0, origin(settings, inputs)
-    with progress(sum(map(len, parts)), str(path), unit=" rows") as bar:
-        for number, rows in enumerate(parts):
-            file = Path(f"{path}.parts", f"{number:04}.safetensors")
-            part = load(file) if file.exists() and provenance(file) == wanted else {"rows": ()}
-            if not np.array_equal(part["rows"], rows):
-                part = {"rows": rows, "values": make(rows)}
-                new += 1
-                if write:
-                    save(file, part, settings, inputs)
-            found.append(part["values"])
-            release_memory()
-            bar.update(len(rows))
-    if new < len(parts):
-        print(f"{path}: {len(parts) - new} of {len(parts)} parts were there from an earlier run")
-    return np.concatenate(found)[np.argsort(np.concatenate(parts))]
-
-
-def remove_parts(path):
-    """Delete what in_parts kept, older parts too; the folder unless more is in it."""
-    folder = Path(f"{path}.parts")
-    for file in folder.glob("[0-9][0-9][0-9][0-9].safetensors"):
-        file.unlink()
-    if not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def check_texts(path, digests, ratings):

@@ -105,6 +105,16 @@ def test_pairs_of_a_small_case():
     assert len(con.notebook_pairs(users, items, np.full(9, False), seed=0)) == 0
 
 
+def test_a_pair_is_a_number_of_the_lower_triangle():
+    """Pair a (a - 1) / 2 + b, b < a, is (a, b): the draws of the recorded runs."""
+    liked = np.arange(100, 130)  # of one user
+    pick = np.random.default_rng(3).choice(30 * 29 // 2, 10, replace=False)
+    a = ((1 + np.sqrt(8 * pick + 1)) / 2).astype(int)
+    expected = np.stack([liked[a], liked[pick - a * (a - 1) // 2]], axis=1)
+    users, all_liked = np.zeros(30, dtype=int), np.full(30, True)
+    assert np.array_equal(con.notebook_pairs(users, liked, all_liked, seed=3), expected)
+
+
 def test_triplets_of_a_small_case():
     users = np.repeat([0, 1, 2], [4, 2, 2])
     items = np.arange(8)
@@ -289,12 +299,12 @@ def test_a_full_disk_is_one_line(command, tmp_path, monkeypatch):
 
 
 def test_peak_memory_where_it_is_counted_and_where_not(monkeypatch):
-    assert 50e6 < metrics.peak_memory() < 50e9
-    kilobytes = metrics.peak_memory() / 1024
+    assert 50e6 < con.peak_memory() < 50e9
+    kilobytes = con.peak_memory() / 1024
     monkeypatch.setattr(sys, "platform", "darwin")  # macOS counts bytes
-    assert metrics.peak_memory() == pytest.approx(kilobytes, rel=0.1)
+    assert con.peak_memory() == pytest.approx(kilobytes, rel=0.1)
     monkeypatch.setitem(sys.modules, "resource", None)  # Windows has no such module
-    assert metrics.peak_memory() is None
+    assert con.peak_memory() is None
 
 
 def test_too_few_texts(command, tmp_path):

@@ -46,7 +46,7 @@ def test_the_study_on_a_tiny_model(study, monkeypatch):
         with monkeypatch.context() as patch, contextlib.redirect_stdout(stdout):
             patch.setattr(qwen_size.sys, "argv", [script, *arguments])
             scripts[script].main()
-        return {"seconds": 1.0, "peak_bytes": metrics.peak_memory()}
+        return {"seconds": 1.0, "peak_bytes": contrastive.peak_memory()}
 
     monkeypatch.setattr(qwen_size, "timed", timed)
     qwen_size.main()

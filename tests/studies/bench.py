@@ -34,7 +34,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from common import machine, ranking_objective, squared_error, timed  # beside this script
+from common import machine, peak_memory, ranking_objective, squared_error, timed  # beside it
 
 import metrics
 from fuse import mf_scores
@@ -243,7 +243,9 @@ def ranking_ranx(s):
 
 
 def documents(s):
-    return metrics.read_texts(s.out / "documents.txt")[: s.documents or None]
+    import encode
+
+    return encode.read_texts(s.out / "documents.txt")[: s.documents or None]
 
 
 def encoding_ours(s):
@@ -317,9 +319,11 @@ def tuning_peer(s):
     from sentence_transformers import InputExample
     from sentence_transformers.sentence_transformer import losses
 
+    import encode
+
     settings, examples = tuning_task(s)
     order = np.random.default_rng(settings.seed).permutation(len(examples.items))  # (P,)
-    lines = metrics.read_texts(settings.texts)
+    lines = encode.read_texts(settings.texts)
     pairs = [InputExample(texts=[lines[i] for i in pair]) for pair in examples.items[order]]
     loader = torch.utils.data.DataLoader(pairs, batch_size=settings.batch, shuffle=False)
     model, seen = sentence_transformer(s), []
@@ -446,13 +450,6 @@ def call():
     start = time.perf_counter()
     result = HERE["call"]()
     return time.perf_counter() - start, result, peak_memory()
-
-
-def peak_memory():
-    """In bytes, without the parent's, which getrusage would count; 0 where there is no /proc."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.is_file() else []
-    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
 
 
 def run_job(name, s):

@@ -126,3 +126,10 @@ def standardise(scores, among):
 def z_fusion(cf, content, candidates, alpha):
     """alpha z(cf) + (1 - alpha) z(content), z the standard score over the candidates; (B, I)."""
     return alpha * standardise(cf, candidates) + (1 - alpha) * standardise(content, candidates)
+
+
+def peak_memory():
+    """In bytes, without the parent's, which getrusage would count; 0 where there is no /proc."""
+    status = Path("/proc/self/status")
+    lines = status.read_text().splitlines() if status.is_file() else []
+    return 1024 * sum(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))

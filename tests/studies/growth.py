@@ -37,7 +37,7 @@ from numba import njit
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from common import machine, squared_error, timed  # beside this script
+from common import machine, peak_memory, squared_error, timed  # beside this script
 
 import metrics
 import pmf
@@ -182,7 +182,7 @@ def measure_size(n):
     found = evaluate(partial(mf_scores, U=U, V=V), seen, relevant)
     spent = time.process_time() - start
     result["evaluation"] = {"seconds": spent, "users": len(found["users"])}
-    return result | {"peak_bytes": metrics.peak_memory()}
+    return result | {"peak_bytes": peak_memory()}
 
 
 def measure_fits():
@@ -241,7 +241,7 @@ def measure_evaluation(folder):
     """Lists of recipe ours, as `main.py evaluate` makes them: (users, what this process took)."""
     out = Artefacts(Path(folder, "out"))
     found = evaluate(out.mf(OURS.factors), out.task.seen, out.task.relevant)
-    taken = {"cpu_seconds": time.process_time(), "peak_bytes": metrics.peak_memory()}
+    taken = {"cpu_seconds": time.process_time(), "peak_bytes": peak_memory()}
     return len(found["users"]), taken
 
 

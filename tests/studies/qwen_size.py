@@ -102,7 +102,7 @@ def write_encoder(folder, s):
 
 def write_data(folder, s):
     """The longest documents, and ratings by 8 users, who like about half; returns their tokens."""
-    texts = metrics.read_texts(s.out / "documents.txt")
+    texts = enc.read_texts(s.out / "documents.txt")
     ids = transformers.AutoTokenizer.from_pretrained(s.tokens)(texts)["input_ids"]
     longest = sorted(range(len(ids)), key=lambda i: len(ids[i]))[-s.texts :]
     (folder / "texts.txt").write_text("".join(f"{texts[i]}\n" for i in longest))
@@ -234,7 +234,7 @@ def compare_on_gpu(folder, s):
         encoder=str(folder), out=folder, lora=True, nf4=True, dtype="bfloat16", **data
     )
     encoder, examples = con.build(base, *enc.find(base.encoder)), con.read_inputs(base)[0]
-    ids = enc.tokenize(encoder, metrics.read_texts(base.texts))
+    ids = enc.tokenize(encoder, enc.read_texts(base.texts))
     ours = (
         lambda rows: con.backward(encoder, ids, examples, rows, s.budget),
         lambda: enc.embed(encoder, ids, s.budget),
