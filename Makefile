@@ -58,8 +58,7 @@ $(PREPARED): $(OUT)/.prepared
 # ---- -> factors ----------------------------------------------------------------------------------
 
 # Own data of more than a million lines take the fast PMF; the report's never.
-LINES = $(shell wc -l < "$(DATA)/ratings.csv")
-FAST  = $(if $(OWN),$(shell [ $(LINES) -le 1000001 ] || echo --fast))
+FAST = $(if $(OWN),$(shell [ $$(wc -l < "$(DATA)/ratings.csv") -le 1000001 ] || echo --fast))
 
 $(OUT)/pmf.safetensors: $(RATINGS) pmf.py $(OUT)/.set-K
 	$(Q)$(PY) pmf.py --ratings "$<" --out "$@" --seed $(SEED) --k $(K) $(FAST)
@@ -165,16 +164,15 @@ FILES := $(BASES) $(TUNED) minilm-ours pmf pmf-fit pmf-ranking pmf-ours pmf-ours
 .PRECIOUS: $(PREPARED) $(call vectors,$(FILES)) $(FILES:%=$(OUT)/%/training.json) $(TABLES)
 
 quick:  ## a real but small run of the notebook's recipe in OUT-quick/, marked as such
-	@$(MAKE) QUICK=1 OUT="$(OUT)-quick" "$(OUT)-quick/results.json" \
-	  "$(OUT)-quick/pmf-all.safetensors"
+	@$(MAKE) QUICK=1 OUT="$(OUT)-quick" "$(OUT)-quick"/{results.json,pmf-all.safetensors}
 
 mpnet: all  ## the MPNet rows: five times MiniLM's size (404 MB to fetch; an hour or two)
 
-# CPU=1 is for a machine without a GPU: the base rows alone, however many hours they take.
-# It is last of what is asked for: its own `make all` must be the only one.
-qwen: $(OUT)/documents.txt $(OUT)/documents-report.txt $(filter-out qwen,$(MAKECMDGOALS))
+# Last of what is asked for: its own `make all` must be the only one.
+qwen: $(filter-out qwen,$(MAKECMDGOALS))  ## the Qwen3 rows (8 GB; a GPU, or CPU=1 for base rows)
+qwen: $(OUT)/documents.txt $(OUT)/documents-report.txt
 	$(Q)$(ALL_CORES) $(PY) tests/helpers/check_machine.py $(if $(CPU),--encode-only) \
-	  --ratings "$(RATINGS)" --texts "$<" --out "$(OUT)" $(BASE-qwen3) $(LORA-qwen3)
+	  --ratings "$(RATINGS)" --texts "$(OUT)/documents.txt" --out "$(OUT)" $(BASE-qwen3) $(LORA-qwen3)
 	@$(ALL_CORES) $(MAKE) -j1 $(foreach name,$(QNAME) $(QNAME)-report \
 	  $(if $(CPU),,$(QNAME)-tuned $(QNAME)-tuned-report),"$(OUT)/$(name).safetensors")
 	@$(MAKE) all
@@ -185,8 +183,7 @@ test: .venv/.tests $(ML)/ratings.csv $(MINILM)/model.safetensors  ## set up and 
 	$(Q)$(ALL_CORES) MINILM="$(MINILM)" $(PY) -m pytest
 
 lint: .venv/.tests  ## the style of the code
-	$(Q).venv/bin/ruff check .
-	$(Q).venv/bin/ruff format --check .
+	$(Q).venv/bin/ruff check . && .venv/bin/ruff format --check .
 
 peers: .venv-peers/.done $(ML)/ratings.csv $(MINILM)/model.safetensors  ## tests beside Cornac etc.
 	$(Q)$(ALL_CORES) MINILM="$(MINILM)" $(PEERS) -m pytest tests/peers
@@ -194,15 +191,12 @@ peers: .venv-peers/.done $(ML)/ratings.csv $(MINILM)/model.safetensors  ## tests
 study: $(call vectors,minilm-no-tags minilm-ours)  ## Table III: what the parts of ours are worth
 study: .venv-peers/.done $(OUT)/results.json
 	$(Q)$(PEERS) tests/studies/table3.py --out "$(OUT)" --seed $(SEED)
-
 choices: $(call vectors,minilm-no-leak minilm-no-tags)  ## settings of ours, chosen again (an hour)
 	$(Q)$(ALL_CORES) $(PY) tests/studies/choices.py --out "$(OUT)" --data "$(DATA)" \
 	  --minilm "$(MINILM)"
 	$(Q)$(ALL_CORES) $(PY) tests/studies/tuned.py --out "$(OUT)" --minilm "$(MINILM)"
-
 lora: $(OUT)/results.json  ## why LoRA stops short of tuning all weights (an hour)
 	$(Q)$(ALL_CORES) $(PY) tests/studies/lora.py --out "$(OUT)" --minilm "$(MINILM)" --seed $(SEED)
-
 seeds: $(call vectors,$(SEEDED))  ## the tuned rows with two more seeds, on the same split (an hour)
 size:  ## does a larger encoder pay, and LoRA: after make seeds mpnet (a minute)
 runs:  ## the lists of each row as TREC files
@@ -216,20 +210,15 @@ splits: .venv-peers/.done
 
 $(OUT)/split-%/minilm-no-leak.safetensors: FORCE | $(ML)/ratings.csv $(MINILM)/model.safetensors
 	@$(MAKE) SEED=$* OUT="$(OUT)/split-$*" "$@"
-
 transfer: .venv-peers/.done  ## ours on other data: SETS='folder folder ..'
 	$(Q)$(PEERS) tests/studies/transfer.py --out "$(OUT)" --sets $(SETS:%="%")
-
 baselines: .venv-peers/.done $(RATINGS)  ## EASE and weighted MF, tuned again (fifteen minutes)
 	$(Q)$(PEERS) tests/peers/baselines.py --out "$(OUT)"
-
 bench: .venv-peers/.done $(call vectors,pmf minilm)  ## every stage beside its peers; BENCH=--quick
 	$(Q)$(ALL_CORES) $(PEERS) tests/studies/bench.py --out "$(OUT)" --minilm "$(MINILM)" $(BENCH)
-
 growth: .venv-peers/.done  ## time and memory from 100,000 to 32 million ratings (an hour)
 	$(Q)$(ALL_CORES) $(PEERS) tests/studies/growth.py --out "$(OUT)"
-
-qwen-size: $(OUT)/documents.txt $(MINILM)/model.safetensors  ## time and memory of Qwen3-Embedding-4B
+qwen-size: $(OUT)/documents.txt $(MINILM)/model.safetensors  ## time and memory of Qwen3-4B
 	$(Q)$(ALL_CORES) $(PY) tests/studies/qwen_size.py --out "$(OUT)" --tokens "$(MINILM)"
 
 # ---- Set-up --------------------------------------------------------------------------------------
@@ -303,14 +292,11 @@ clean:  ## delete what make has made in OUT/ and OUT-quick/; data/ and .venv/ st
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1 \t/p' Makefile | expand -t 16
-	@echo "DATA=folder     your own ratings.csv, movies.csv and, if you have it, tags.csv: most popular,"
-	@echo "                MF only and ours, in out-folder/ or OUT; TUNE=1 adds the tuned rows,"
-	@echo "                LIKED=7 sets the rating from which a movie is liked"
+	@echo "DATA=folder     your own ratings.csv, movies.csv and perhaps tags.csv, in out-folder/ or OUT;"
+	@echo "                TUNE=1: tuned rows too; LIKED=7: a movie is liked from a rating of 7"
 	@echo "GPUS=4          four GPUs share encoding and tuning (a single one is used anyway)"
-	@echo "CPU=1           of qwen: the base rows alone, without a GPU, in hours"
-	@echo "QWEN=$(QWEN)  or Qwen/Qwen3-Embedding-0.6B, or a folder"
-	@echo "ML_ZIP=path/to/ml-latest-small.zip"
-	@echo "SEED=$(SEED)  K=$(K) (factors)  OUT=$(OUT)  MINILM=$(MINILM)  MPNET=$(MPNET)  V=1 (shows commands)"
+	@echo "SEED=$(SEED)  K=$(K) (factors)  OUT=$(OUT)  V=1 (commands)  ML_ZIP=ml-latest-small.zip"
+	@echo "MINILM=$(MINILM)  MPNET=$(MPNET)  QWEN=$(QWEN) (a hub name or folder)"
 
 .PHONY: all quick seeds mpnet qwen qwen-size study data test lint peers bench growth baselines \
         choices lora size runs transfer splits clean help FORCE
@@ -325,9 +311,7 @@ LOCK  := mkdir -p "$(OUT)" && exec 9>> "$(OUT)/.lock" || exit 2; flock -n 9 \
   || { [ $$? -gt 1 ] || echo "another make is at work in $(OUT); wait for it" >&2; exit 2; };
 
 .PHONY: $(GOALS) locked
-$(GOALS): locked
-	@:
-
+$(GOALS): locked ;
 locked:
 	@$(if $(filter-out help test lint data,$(GOALS)),$(LOCK)) \
 	  exec $(MAKE) --no-print-directory LOCKED="$(OUT)" $(GOALS:%="%")
@@ -339,35 +323,30 @@ endif
 # What is read as something else by make, or in double quotes by the shell.
 NAMES := DATA OUT MINILM MPNET QWEN
 ODD   := : ; % \# $$ * ? [ ] | \ " `
-$(foreach name,$(NAMES) ML_ZIP SEED K LIKED GPUS,$(foreach odd,$(ODD),$(if \
+$(foreach name,$(NAMES) ML_ZIP SETS SEED K LIKED GPUS,$(foreach odd,$(ODD),$(if \
   $(findstring $(odd),$(if $(filter file,$(origin $(name))),$($(name)),$(value $(name)))),$(error \
   $(name)=$($(name)) has a $(odd) in it: give a name without))))
 $(foreach name,$(NAMES),$(if $(filter-out 1,$(words $($(name))))$(filter -% ~%,$($(name))),$(error \
   $(name)="$(strip $($(name)))": give one name, without blanks and with no - or ~ in front)))
-ifneq ($(OWN),$(if $(wildcard $(DATA)/ratings.csv),$(OWN)))
-$(error DATA=$(DATA) holds no ratings.csv; name the folder of your own data)
-endif
-ifneq ($(wildcard $(OUT)/ratings.csv),)
-$(error OUT=$(OUT) holds a ratings.csv: it is a folder of data; name a folder that is to be made)
-endif
 # A path as from here, if it is below; its blanks, which this folder's own path may have, as //.
 from_here = $(patsubst $(HERE)/%,%,$(subst $(BLANK),//,$(abspath $1)))
-BLANK := $() $()
-HERE  := $(subst $(BLANK),//,$(CURDIR))
-PLACE := $(call from_here,$(OUT))
-# Of the project's own places none is OUT, and no folder that holds the project is.
-OURS  := / .git% data data/% tests tests/% results results/% .venv%
-ifneq ($(filter $(OURS),$(PLACE))$(filter $(PLACE) $(PLACE)/%,$(HERE)),)
-$(error OUT=$(OUT) is in use for something else; name a folder that is to be made)
-endif
-# Two folders of data may have the same name.
+BLANK  := $() $()
+HERE   := $(subst $(BLANK),//,$(CURDIR))
+PLACE  := $(call from_here,$(OUT))
 BEFORE := $(if $(filter file,$(origin OUT)),$(shell head -n 1 "$(OUT)/.set-DATA" 2>/dev/null))
-ifneq ($(BEFORE),$(if $(BEFORE),$(call from_here,$(DATA))))
-$(error $(OUT)/ was made from DATA=$(BEFORE); name another folder for $(DATA): OUT=...)
-endif
-ifneq ($(shell [ "$(SEED)" -ge 0 ] 2>&1 && [ "$(SEED)" -le 4294967293 ] && echo fits),fits)
-$(error SEED=$(SEED) must be a whole number from 0 to 4294967293: `make seeds` adds 1 and 2 to it)
-endif
-ifneq ($(GPUS),$(shell echo "$(GPUS)" | grep -x '[1-9][0-9]*'))
-$(error GPUS=$(GPUS) must be a whole number, 1 or more)
-endif
+refuse  = $(if $(strip $1),$(error $2))
+$(call refuse,$(if $(OWN),$(if $(wildcard $(DATA)/ratings.csv),,none)), \
+  DATA=$(DATA) holds no ratings.csv; name the folder of your own data)
+$(call refuse,$(wildcard $(OUT)/ratings.csv), \
+  OUT=$(OUT) holds a ratings.csv: it is a folder of data; name a folder that is to be made)
+# Of the project's own places none is OUT, and no folder that holds the project is.
+$(call refuse,$(filter / .git% data data/% tests tests/% results results/% .venv%,$(PLACE)) \
+  $(filter $(PLACE) $(PLACE)/%,$(HERE)), \
+  OUT=$(OUT) is in use for something else; name a folder that is to be made)
+# Two folders of data may have the same name.
+$(call refuse,$(if $(BEFORE),$(filter-out $(BEFORE),$(call from_here,$(DATA)))), \
+  $(OUT)/ was made from DATA=$(BEFORE); name another folder for $(DATA): OUT=...)
+$(call refuse,$(shell [ "$(SEED)" -ge 0 ] 2>&1 && [ "$(SEED)" -le 4294967293 ] || echo bad), \
+  SEED=$(SEED) must be a whole number from 0 to 4294967293: `make seeds` adds 1 and 2 to it)
+$(call refuse,$(if $(GPUS),$(shell echo "$(GPUS)" | grep -qx '[1-9][0-9]*' || echo bad)), \
+  GPUS=$(GPUS) must be a whole number of 1 or more)
