@@ -266,7 +266,7 @@ def main():
     for n in range(100):
         with metrics.whole(sys.argv[1] + "/file") as path:
             path.write_text("whole" * 1000)
-        with metrics.whole(sys.argv[1] + "/folder", lambda folder: ["a"]) as path:
+        with metrics.whole(sys.argv[1] + "/folder", folder=True) as path:
             (path / "a").write_text("whole" * 1000)
 metrics.run(main)
 """
@@ -278,7 +278,8 @@ metrics.run(main)
     assert sum(process.returncode for process in both) <= 2
     for name in ("file", "folder/a"):
         assert (tmp_path / name).read_text() == "whole" * 1000
-    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".ours", "file", "folder"]
+    assert sorted(p.name for p in (tmp_path / ".ours").iterdir()) == ["file", "folder"]
 
 
 # F. Small things that people meet

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from common import machine  # beside this script
 
-from main import METRICS, markdown, merge_seeds, write_texts
+from main import METRICS, markdown, merge_seeds
 from metrics import BadInput, parse, read_json, read_text, run, versions
 
 
@@ -116,10 +116,12 @@ def main():
         texts["tuning.md"] = tuning_table(record)
     top = header(s.command, record, (s.out / files[0]).stat().st_mtime)
     texts = {name: top * name.endswith(".md") + text for name, text in texts.items()}
-    write_texts(s.to, {name: placed(s.to / name, text) for name, text in texts.items()})
+    s.to.mkdir(parents=True, exist_ok=True)
+    for name, text in texts.items():  # plainly: git keeps what was there
+        (s.to / name).write_text(placed(s.to / name, text), encoding="utf-8")
     print(f"{s.to}: {', '.join(texts)}")
     if "table1.md" in texts and s.to == Settings.to:
-        write_texts(README.parent, {README.name: placed(README, readme_table(record))})
+        README.write_text(placed(README, readme_table(record)), encoding="utf-8")
 
 
 if __name__ == "__main__":
