@@ -19,7 +19,6 @@ OWN    := $(filter-out $(ML),$(patsubst %/,%,$(DATA)))
 OUT    ?= out$(if $(OWN),-$(notdir $(OWN)))
 PYTHON ?= python3
 # Others, empty unless given: ML_ZIP, LIKED, TUNE, GPUS, CPU, SETS, V. `make help` tells of them.
-
 # It gives its place to the script that it starts, so that what ends make ends the script.
 SHELL  := bash
 PY     := .venv/bin/python
@@ -207,7 +206,6 @@ SPLITS := 1 2 3 4 5
 splits: $(SPLITS:%=$(OUT)/split-%/minilm-no-leak.safetensors)  ## ours on five other splits
 splits: .venv-peers/.done
 	$(Q)$(PEERS) tests/studies/splits.py --out "$(OUT)" --splits $(SPLITS)
-
 $(OUT)/split-%/minilm-no-leak.safetensors: FORCE | $(ML)/ratings.csv $(MINILM)/model.safetensors
 	@$(MAKE) SEED=$* OUT="$(OUT)/split-$*" "$@"
 transfer: .venv-peers/.done  ## ours on other data: SETS='folder folder ..'
@@ -268,7 +266,7 @@ SETTINGS := $(addprefix $(OUT)/.set-,SEED K LIKED DATA MINILM MPNET QWEN) data/.
 setting = $($(patsubst .set-%,%,$(@F)))
 $(SETTINGS): FORCE
 	@mkdir -p "$(@D)"
-	@(echo "$(call from_here,$(setting))"; export TZ=UTC; if cd "$(setting)/"; \
+	@($(from_here) "$(setting)"; export TZ=UTC; if cd "$(setting)/"; \
 	  then stat -c "%n %s %y" *.csv *.json */config.json *.safetensors; \
 	  else stat -c "%s %y" "$(setting)"; fi) 2>/dev/null > "$@.new"; \
 	  if cmp -s "$@.new" "$@"; then rm "$@.new"; else mv "$@.new" "$@"; fi
@@ -292,7 +290,7 @@ clean:  ## delete what make has made in OUT/ and OUT-quick/; data/ and .venv/ st
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1 \t/p' Makefile | expand -t 16
-	@echo "DATA=folder     your own ratings.csv, movies.csv and perhaps tags.csv, in out-folder/ or OUT;"
+	@echo "DATA=folder     your own ratings.csv, movies.csv and perhaps tags.csv, in out-folder/;"
 	@echo "                TUNE=1: tuned rows too; LIKED=7: a movie is liked from a rating of 7"
 	@echo "GPUS=4          four GPUs share encoding and tuning (a single one is used anyway)"
 	@echo "SEED=$(SEED)  K=$(K) (factors)  OUT=$(OUT)  V=1 (commands)  ML_ZIP=ml-latest-small.zip"
@@ -313,13 +311,15 @@ LOCK  := mkdir -p "$(OUT)" && exec 9>> "$(OUT)/.lock" || exit 2; flock -n 9 \
 .PHONY: $(GOALS) locked
 $(GOALS): locked ;
 locked:
-	@$(if $(filter-out help test lint data,$(GOALS)),$(LOCK)) \
+	@$(if $(filter-out help test lint data peers quick,$(GOALS)),$(LOCK)) \
 	  exec $(MAKE) --no-print-directory LOCKED="$(OUT)" $(GOALS:%="%")
 
 endif
 
 # ---- Checks of the settings ----------------------------------------------------------------------
 
+# Prints a path: relative where it is below this folder, else absolute.
+from_here := realpath -sm --relative-base=.
 # What is read as something else by make, or in double quotes by the shell.
 NAMES := DATA OUT MINILM MPNET QWEN
 ODD   := : ; % \# $$ * ? [ ] | \ " `
@@ -328,23 +328,19 @@ $(foreach name,$(NAMES) ML_ZIP SETS SEED K LIKED GPUS,$(foreach odd,$(ODD),$(if 
   $(name)=$($(name)) has a $(odd) in it: give a name without))))
 $(foreach name,$(NAMES),$(if $(filter-out 1,$(words $($(name))))$(filter -% ~%,$($(name))),$(error \
   $(name)="$(strip $($(name)))": give one name, without blanks and with no - or ~ in front)))
-# A path as from here, if it is below; its blanks, which this folder's own path may have, as //.
-from_here = $(patsubst $(HERE)/%,%,$(subst $(BLANK),//,$(abspath $1)))
-BLANK  := $() $()
-HERE   := $(subst $(BLANK),//,$(CURDIR))
-PLACE  := $(call from_here,$(OUT))
-BEFORE := $(if $(filter file,$(origin OUT)),$(shell head -n 1 "$(OUT)/.set-DATA" 2>/dev/null))
-refuse  = $(if $(strip $1),$(error $2))
+refuse = $(if $(strip $1),$(error $2))
 $(call refuse,$(if $(OWN),$(if $(wildcard $(DATA)/ratings.csv),,none)), \
   DATA=$(DATA) holds no ratings.csv; name the folder of your own data)
 $(call refuse,$(wildcard $(OUT)/ratings.csv), \
   OUT=$(OUT) holds a ratings.csv: it is a folder of data; name a folder that is to be made)
 # Of the project's own places none is OUT, and no folder that holds the project is.
-$(call refuse,$(filter / .git% data data/% tests tests/% results results/% .venv%,$(PLACE)) \
-  $(filter $(PLACE) $(PLACE)/%,$(HERE)), \
+PLACES := .git% data data/% tests tests/% results results/% .venv%
+$(call refuse,$(filter $(PLACES),$(shell $(from_here) "$(OUT)")) \
+  $(filter-out ..%,$(firstword $(shell realpath -sm --relative-to="$(OUT)" .))), \
   OUT=$(OUT) is in use for something else; name a folder that is to be made)
 # Two folders of data may have the same name.
-$(call refuse,$(if $(BEFORE),$(filter-out $(BEFORE),$(call from_here,$(DATA)))), \
+BEFORE := $(if $(filter file,$(origin OUT)),$(shell head -n 1 "$(OUT)/.set-DATA" 2>/dev/null))
+$(call refuse,$(if $(BEFORE),$(shell [ "$(BEFORE)" = "$$($(from_here) "$(DATA)")" ] || echo bad)), \
   $(OUT)/ was made from DATA=$(BEFORE); name another folder for $(DATA): OUT=...)
 $(call refuse,$(shell [ "$(SEED)" -ge 0 ] 2>&1 && [ "$(SEED)" -le 4294967293 ] || echo bad), \
   SEED=$(SEED) must be a whole number from 0 to 4294967293: `make seeds` adds 1 and 2 to it)
