@@ -139,7 +139,7 @@ class Facts:
 
     hub: str  # name on the hub, or the folder
     revision: str = ""  # commit on the hub
-    sha256: str = ""  # of model.safetensors, where known
+    sha256: str = ""  # of its files, where known, as sha256sum prints them
     parameters: int = 0  # without a pooler; 0 where not known
     pooling: str = ""  # "mean" over tokens, or the "lasttoken"
     max_length: int = 0  # tokens; longer texts are cut
@@ -150,14 +150,21 @@ class Facts:
 MINILM = Facts(  # this and the others: under Apache-2.0
     hub="sentence-transformers/all-MiniLM-L6-v2",
     revision="c9745ed1d9f207416be6d2e6f8de32d1f16199bf",
-    sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+    sha256="""
+    53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db  model.safetensors
+    953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41  config.json
+    be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037  tokenizer.json
+    acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b  tokenizer_config.json
+    84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf  modules.json
+    fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7  sentence_bert_config.json
+    4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23  1_Pooling/config.json""",
     parameters=22_565_376,
 )
 MPNET = replace(
     MINILM,
     hub="sentence-transformers/all-mpnet-base-v2",
     revision="e8c3b32edf5434bc2275fc9bab85f82640a19130",
-    sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658",
+    sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658  model.safetensors",
     parameters=108_895_872,
 )
 QWEN_4B = Facts(
@@ -169,7 +176,7 @@ QWEN_06B = replace(
     QWEN_4B,
     hub="Qwen/Qwen3-Embedding-0.6B",
     revision="97b0c614be4d77ee51c0cef4e5f07c00f9eb65b3",
-    sha256="0437e45c94563b09e13cb7a64478fc406947a93cb34a7e05870fc8dcd48e23fd",
+    sha256="0437e45c94563b09e13cb7a64478fc406947a93cb34a7e05870fc8dcd48e23fd  model.safetensors",
     parameters=595_776_512,
 )
 ENCODERS = {"minilm": MINILM, "mpnet": MPNET, "qwen3-0.6b": QWEN_06B, "qwen3-4b": QWEN_4B}
@@ -177,6 +184,8 @@ MODULES = ["Transformer", "Pooling", "Normalize"]  # of sentence-transformers; t
 TEXT_FILES = ("sentence_*_config.json", "config_sentence_transformers.json")  # both are optional
 LONGEST = 1_000_000  # characters a text: a tokenizer's memory grows to 60 times its text
 PART = 256  # texts, at least, whose vectors are kept in a file until all are there
+LOCAL = {"local_files_only": True, "trust_remote_code": False}  # a folder's own code never runs
+IN_NF4 = " in NF4"  # of the base that an adapter names
 NF4 = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
 
 
@@ -268,8 +277,11 @@ def load_encoder(facts, folder, nf4=False, dtype="float32", adapter=""):
     with one_line(f"{folder} cannot be loaded"):
         # 1. The files are the pinned ones, and whole
         files = weight_files(folder)
-        if facts.sha256 and sha256(files[0]) != facts.sha256:
-            raise BadInput(f"{files[0]} is not {facts.hub}'s (sha256 {facts.sha256[:12]}...)")
+        for digest, name in map(str.split, facts.sha256.strip().splitlines()):
+            if sha256(folder / name) != digest:
+                how = f"to use it all the same give {folder} as --encoder"
+                raise BadInput(f"{folder / name} is not {facts.hub}'s, by its sha256; {how}")
+        refuse_changed(folder)
         empty = refuse_partial(folder, facts, options)
         # 2. The model, a tensor at a time: a file that is mapped, as usual, would stay in memory
         opened = [safe_open(file, "pt", backend="pread") for file in files]
@@ -279,7 +291,8 @@ def load_encoder(facts, folder, nf4=False, dtype="float32", adapter=""):
             options["quantization_config"] = bits
         options |= {"config": empty.config, "state_dict": tensors}
         model = type(empty).from_pretrained(None, **options)
-        model.name_or_path = model.config.name_or_path = str(folder)  # an adapter names its base
+        model.config.name_or_path = str(folder)
+        model.name_or_path = f"{folder}{IN_NF4 if nf4 else ''}"  # an adapter names its base
         model.pooler = None  # a layer behind the first token, which neither pooling reads
         model = model if nf4 else model.to(device())
         model.config.use_cache = False
@@ -287,14 +300,14 @@ def load_encoder(facts, folder, nf4=False, dtype="float32", adapter=""):
             if hasattr(layer, "support_avx512bf16_for_cpu"):
                 layer.support_avx512bf16_for_cpu = False  # else training fails afterwards
         # 3. Its tokenizer
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **LOCAL)
         end = tokenizer("x")["input_ids"][-1]
         if facts.revision and facts.pooling == "lasttoken" and end != tokenizer.pad_token_id:
             raise BadInput(f"{folder}: its tokenizer appends no end token; take a later revision")
     # 4. The adapter
     if adapter:
         with one_line(f"{adapter} does not fit {folder}"):
-            model = with_adapter(model, Path(adapter), files, nf4)
+            model = with_adapter(model, Path(adapter), files, facts, nf4)
     return Encoder(model.eval().requires_grad_(False), tokenizer, facts)
 
 
@@ -304,7 +317,7 @@ def refuse_partial(folder, facts, options):
     Trap: transformers draws what is missing at random, and NF4 takes a tensor of any shape.
     """
     dry = {"device_map": "meta", "output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, found = transformers.AutoModel.from_pretrained(folder, **dry, **options)
+    model, found = transformers.AutoModel.from_pretrained(folder, **dry, **options | LOCAL)
     model.pooler = None
     wrong = {name for name in found["missing_keys"] if "pooler" not in name}
     wrong |= {name for name, *_ in found["mismatched_keys"]}
@@ -316,22 +329,47 @@ def refuse_partial(folder, facts, options):
     return model
 
 
-def with_adapter(model, adapter, base_files, nf4):
+def refuse_changed(folder):
+    """Refuse a folder of contrastive.py whose files are not those that its training.json lists."""
+    record = Path(folder, "training.json")
+    if record.is_file():
+        for name, digest in dict(read_json(record, "files")["files"]).items():
+            if sha256(Path(folder, name)) != digest:
+                found = f"{folder}/{name} is damaged, or changed: {record} lists another sha256"
+                raise BadInput(f"{found}; delete {folder} and run make again")
+
+
+def refuse_other_base(adapter, base_files, facts, nf4):
+    """Refuse an adapter that was tuned on another base, by its training.json or its own words."""
+    base, record, key = base_files[0].parent, adapter / "training.json", "base_model_name_or_path"
+    if record.is_file():
+        made = read_json(record, "weights", "settings")
+        if made["weights"] != {file.name: sha256(file) for file in base_files}:
+            raise BadInput(f"{adapter} was tuned on other weights than {base}")
+        in_nf4 = made["settings"]["nf4"]
+    else:
+        said = str(read_json(adapter / "adapter_config.json", key)[key])
+        name = said.removesuffix(IN_NF4)
+        if name != facts.hub and Path(name).resolve() != base.resolve():
+            raise BadInput(f"{adapter} names {name} as its base, not {base}: pass that one")
+        in_nf4 = nf4 or said != name  # others than we do not say
+    if in_nf4 != nf4:
+        told = "in NF4: add --nf4" if in_nf4 else "that was not in NF4: leave --nf4 out"
+        raise BadInput(f"{adapter} was tuned on a base {told}")
+
+
+def with_adapter(model, adapter, base_files, facts, nf4):
     """The model with a peft adapter; refuses one that is missing, misfit, untrained or another's.
 
     Trap: peft only warns when an adapter's names do not fit, and the model silently stays the base.
     """
     import peft
 
-    base, record = base_files[0].parent, adapter / "training.json"
-    path = adapter / "adapter_model.safetensors"
+    base, path = base_files[0].parent, adapter / "adapter_model.safetensors"
     if not path.is_file() or not (adapter / "adapter_config.json").is_file():
         raise BadInput(f"{adapter} holds no adapter; contrastive.py --lora writes one")
-    if record.is_file():
-        made = read_json(record, "weights", "settings")
-        if made["weights"] != {file.name: sha256(file) for file in base_files}:
-            raise BadInput(f"{adapter} was tuned on other weights than {base}")
-        metrics.require(record, made["settings"], {"nf4": nf4})
+    refuse_other_base(adapter, base_files, facts, nf4)
+    refuse_changed(adapter)
     stored = load_file(path)
     model = peft.PeftModel.from_pretrained(model, adapter)
     if set(peft.get_peft_model_state_dict(model)) != set(stored):

@@ -43,6 +43,12 @@ def test_texts_file(tmp_path):
         enc.read_texts(path)
     with pytest.raises(BadInput, match="missing"):
         enc.read_texts(tmp_path / "none.txt")
+    for size in (1_000_000, 1_000_001):  # more would take the tokenizer's memory
+        path.write_text("one\n" + size * "x" + "\n")
+        if size == 1_000_000:
+            assert len(enc.read_texts(path)[1]) == size
+    with pytest.raises(BadInput, match="line 2 has 1,000,001 characters; 1,000,000 fit"):
+        enc.read_texts(path)
 
 
 # Batches and pooling
@@ -455,6 +461,20 @@ def test_vectors_that_are_not_finite_are_refused_with_their_line(tiny, tmp_path)
     assert enc.embed(encoder, ids, items=np.array([0, 1, 3])).shape == (3, 64)
 
 
+def test_a_folders_own_code_never_runs(tiny, tmp_path, monkeypatch):
+    """transformers would ask "run the custom code? [y/N]", and run it."""
+    folder = shutil.copytree(tiny, tmp_path / "own")
+    config = json.loads((folder / "config.json").read_text())
+    own = {"AutoConfig": "own.Config", "AutoModel": "own.Model", "AutoTokenizer": "own.Tokenizer"}
+    config |= {"model_type": "own", "auto_map": own}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')")
+    monkeypatch.setattr("builtins.input", lambda *_: "y")
+    with pytest.raises(BadInput, match="own cannot be loaded"):
+        load(folder)
+    assert not (tmp_path / "ran").exists()
+
+
 # Parts: what an interrupted run leaves, and what the next one makes of it
 
 
@@ -515,14 +535,15 @@ def test_a_run_after_a_break_encodes_the_rest_and_gives_the_same_file(
     first = run_in_parts(until=15)
     assert 0 < first <= 15
     folder = tmp_path / "out.safetensors.parts"
-    kept = sorted(path.name for path in folder.iterdir())
+    kept = sorted(path.name for path in folder.iterdir() if path.is_file())
     assert len(kept) >= 2 and kept == [f"{number:04}.safetensors" for number in range(len(kept))]
     assert not (tmp_path / "out.safetensors").exists()
     assert run_in_parts() == 24 - first
     assert f"out.safetensors: {len(kept)} of " in capsys.readouterr().out
     whole, joined = (tmp_path / f"{name}.safetensors" for name in ("whole", "out"))
     assert whole.read_bytes() == joined.read_bytes()
-    assert sorted(p.name for p in tmp_path.iterdir()) == [joined.name, "texts.txt", whole.name]
+    found = sorted(p.name for p in tmp_path.iterdir())
+    assert found == [".ours", joined.name, "texts.txt", whole.name]
 
 
 @pytest.mark.parametrize("what", ["settings", "texts", "order", "versions"])
@@ -588,6 +609,54 @@ def test_minilm_has_the_recorded_vectors():
     np.testing.assert_allclose(vectors[:, :4], RECORDED, atol=1e-6)
 
 
+def other_heads(path):
+    path.write_text(
+        path.read_text().replace('"num_attention_heads": 12', '"num_attention_heads": 6')
+    )
+
+
+def shuffled(path):
+    """Two words of the vocabulary change places."""
+    text = path.read_text(encoding="utf-8")
+    for old, new in (('"the":', '"?":'), ('"movie":', '"the":'), ('"?":', '"movie":')):
+        assert old in text or old == '"?":'
+        text = text.replace(old, new)
+    path.write_text(text, encoding="utf-8")
+
+
+def longer(path):
+    path.write_text(path.read_text().replace("256", "128"))
+
+
+@needs_minilm
+@pytest.mark.parametrize(
+    ("name", "edit"),
+    [
+        ("config.json", other_heads),
+        ("tokenizer.json", shuffled),
+        ("tokenizer.json", Path.unlink),  # vocab.txt would be read in its place
+        ("tokenizer_config.json", lambda path: path.write_text(path.read_text() + " ")),
+        ("sentence_bert_config.json", longer),
+        ("1_Pooling/config.json", lambda path: path.write_text(path.read_text() + " ")),
+    ],
+)
+def test_minilm_is_its_weights_its_tokenizer_and_how_they_are_read(tmp_path, name, edit):
+    folder = tmp_path / "minilm"
+    folder.mkdir()
+    for path in MINILM.iterdir():
+        if path.suffix == ".safetensors":
+            (folder / path.name).symlink_to(path.resolve())
+        else:
+            (shutil.copytree if path.is_dir() else shutil.copy)(path, folder / path.name)
+    assert enc.load_encoder(*enc.find("minilm", str(folder)))
+    edit(folder / name)
+    told = rf"{name} is not sentence-transformers/all-MiniLM-L6-v2's, by its sha256; .* --encoder"
+    if not (folder / name).exists():
+        told = f"No such file or directory: .*{name}"
+    with pytest.raises(BadInput, match=told):
+        enc.load_encoder(*enc.find("minilm", str(folder)))
+
+
 RECORDED = [
     [-0.042714, -0.00591231, 0.02587674, -0.01931572],
     [-0.06501702, 0.0335464, 0.00026768, 0.11502702],
@@ -612,7 +681,7 @@ def test_minilm_is_cut_at_256_and_written_the_same_twice(tmp_path):
         digests.append(hashlib.sha256(out.read_bytes()).hexdigest())
     assert digests[0] == digests[1]
     assert metrics.load(out, inputs=[texts])["embeddings"].dtype == np.float32
-    assert metrics.provenance(out)["inputs"]["model.safetensors"] == enc.MINILM.sha256
+    assert metrics.provenance(out)["inputs"]["model.safetensors"] in enc.MINILM.sha256
 
 
 def test_a_callers_own_messages_are_still_shown(caplog):

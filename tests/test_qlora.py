@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -272,22 +273,24 @@ def test_an_adapter_of_another_base(adapter, tmp_path):
 
 def test_an_adapter_on_another_kind_of_base(tiny, data, adapter, tmp_path):
     """Tuned on NF4 it belongs to NF4, and one that was tuned without to the plain weights."""
-    with pytest.raises(BadInput, match="was made with nf4 = True, not False"):
+    with pytest.raises(BadInput, match="adapter was tuned on a base in NF4: add --nf4"):
         enc.load_encoder(*enc.find(str(tiny)), adapter=str(adapter))
     line = ["contrastive.py", "--encoder", str(tiny), "--ratings", str(data[0]), "--lora"]
     line += ["--texts", str(data[1]), "--out", str(tmp_path / "plain"), "--max-steps", "2"]
     call(con, [*line, "--lr", "0.01", "--warmup", "0"])
     assert enc.load_encoder(*enc.find(str(tiny)), adapter=str(tmp_path / "plain"))
-    with pytest.raises(BadInput, match="was made with nf4 = False, not True"):
+    with pytest.raises(
+        BadInput, match="plain was tuned on a base that was not in NF4: leave --nf4 out"
+    ):
         load(tiny, tmp_path / "plain")
 
 
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("adapter_config.json", b'{"peft_type": "LORA", "r', "odd does not fit .*JSONDecodeError"),
-        ("adapter_config.json", b"[]", "odd does not fit "),
-        ("adapter_config.json", b'{"peft_type": "NONE"}', "odd does not fit .*NONE"),
+        ("adapter_config.json", b'{"peft_type": "LORA", "r', "adapter_config.json is not complete"),
+        ("adapter_config.json", b"[]", "adapter_config.json has no 'base_model_name_or_path'"),
+        ("adapter_config.json", b'{"peft_type": "NONE", BASE}', "odd does not fit .*NONE"),
         ("training.json", b'{"weights": {', "training.json is not complete JSON"),
         ("training.json", b'{"weights": {}}', "training.json has no 'settings'"),
         ("training.json", b"3", "training.json has no 'weights'"),
@@ -296,9 +299,51 @@ def test_an_adapter_on_another_kind_of_base(tiny, data, adapter, tmp_path):
 )
 def test_a_cut_or_odd_file_of_an_adapter(tiny, adapter, tmp_path, name, content, message):
     odd = shutil.copytree(adapter, tmp_path / "odd")
-    (odd / name).write_bytes(content)
+    base = f'"base_model_name_or_path": "{tiny}"'.encode()
+    if name != "training.json":  # else it knows the sha256 of the others
+        (odd / "training.json").unlink()
+    (odd / name).write_bytes(content.replace(b"BASE", base))
     with pytest.raises(BadInput, match=message):
         load(tiny, odd)
+
+
+def test_an_adapter_without_its_record_needs_the_base_that_it_names(tiny, adapter, tmp_path):
+    """Ours name NF4 too; those of others are taken on the base that is asked for."""
+    alone = shutil.copytree(adapter, tmp_path / "alone")
+    (alone / "training.json").unlink()
+    assert load(tiny, alone)
+    with pytest.raises(BadInput, match="alone was tuned on a base in NF4: add --nf4"):
+        enc.load_encoder(*enc.find(str(tiny)), adapter=str(alone))
+    other = tiny_qwen.save_encoder(tmp_path / "other", seed=1)
+    with pytest.raises(BadInput, match=f"alone names {tiny} as its base, not {other}: pass that"):
+        load(other, alone)
+    config = json.loads((alone / "adapter_config.json").read_text())
+    for base in (tiny, Path(os.path.relpath(tiny))):  # as plain peft writes it
+        config["base_model_name_or_path"] = str(base)
+        (alone / "adapter_config.json").write_text(json.dumps(config))
+        assert enc.load_encoder(*enc.find(str(tiny)), adapter=str(alone)) and load(tiny, alone)
+
+
+def test_a_flipped_bit_in_an_adapter_or_a_tuned_folder_is_refused(tiny, data, adapter, tmp_path):
+    """training.json holds the sha256 of each file; what its message advises works."""
+    line = ["contrastive.py", "--encoder", str(tiny), "--ratings", str(data[0]), "--max-steps", "1"]
+    line += ["--texts", str(data[1]), "--out", str(tmp_path / "tuned")]
+    call(con, line)
+    odd = shutil.copytree(adapter, tmp_path / "odd")
+    for path in (odd / "adapter_model.safetensors", tmp_path / "tuned/model.safetensors"):
+        whole = bytearray(path.read_bytes())
+        whole[-20] ^= 64
+        path.write_bytes(whole)
+    told = r"adapter_model\.safetensors is damaged, or changed: .*; delete .*odd and run make again"
+    with pytest.raises(BadInput, match=told):
+        load(tiny, odd)
+    with pytest.raises(
+        BadInput, match=r"/model\.safetensors is damaged, .*; delete .*tuned and run"
+    ):
+        enc.load_encoder(*enc.find(str(tmp_path / "tuned")))
+    shutil.rmtree(tmp_path / "tuned")
+    call(con, line)
+    assert enc.load_encoder(*enc.find(str(tmp_path / "tuned")))
 
 
 def test_targets_that_the_model_lacks(tiny, data):

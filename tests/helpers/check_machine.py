@@ -108,8 +108,8 @@ def check(s):
     # 1. Memory, by small files
     facts, folder = enc.find(s.encoder, s.weights, files=["*.json", "*.txt"])
     with enc.one_line(f"{folder} cannot be loaded"):
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(folder, **enc.LOCAL)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **enc.LOCAL)
     examples, texts = con.read_inputs(s)
     ids, cuda = enc.tokenize(enc.Encoder(None, tokenizer, facts), texts), torch.cuda.is_available()
     encode, tune = bytes_needed(s, config, facts, ids, examples)
