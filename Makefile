@@ -304,8 +304,8 @@ else
 # ---- The first make: one at a time in OUT, then the map ------------------------------------------
 
 GOALS := $(or $(MAKECMDGOALS),all)
-# The kernel drops the lock with the last process of this make, however that ends.
-LOCK  := mkdir -p "$(OUT)" && exec 9>> "$(OUT)/.lock" || exit 2; flock -n 9 \
+# The kernel drops the lock with the last process of a make, however that ends: within a second.
+LOCK  := mkdir -p "$(OUT)" && exec 9>> "$(OUT)/.lock" || exit 2; flock -w 1 9 \
   || { [ $$? -gt 1 ] || echo "another make is at work in $(OUT); wait for it" >&2; exit 2; };
 
 .PHONY: $(GOALS) locked
