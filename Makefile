@@ -172,8 +172,8 @@ qwen: $(filter-out qwen,$(MAKECMDGOALS))  ## the Qwen3 rows (8 GB; a GPU, or CPU
 qwen: $(OUT)/documents.txt $(OUT)/documents-report.txt
 	$(Q)$(ALL_CORES) $(PY) tests/helpers/check_machine.py $(if $(CPU),--encode-only) \
 	  --ratings "$(RATINGS)" --texts "$(OUT)/documents.txt" --out "$(OUT)" $(BASE-qwen3) $(LORA-qwen3)
-	@$(ALL_CORES) $(MAKE) -j1 $(foreach name,$(QNAME) $(QNAME)-report \
-	  $(if $(CPU),,$(QNAME)-tuned $(QNAME)-tuned-report),"$(OUT)/$(name).safetensors")
+	@for name in $(QNAME){,-report} $(if $(CPU),,$(QNAME)-tuned{,-report}); do \
+	  $(ALL_CORES) $(MAKE) "$(OUT)/$$name.safetensors" || exit 2; done
 	@$(MAKE) all
 
 # ---- Tests and studies ---------------------------------------------------------------------------
@@ -274,8 +274,7 @@ $(OUT)/.set-DATA: | $(DATA)/ratings.csv
 $(OUT)/.set-MINILM: | $(MINILM)/model.safetensors
 $(OUT)/.set-MPNET: | $(MPNET)/model.safetensors
 
-# Two stages at a time, each on half of the cores: a small batch leaves a second core half idle.
-MAKEFLAGS += --no-print-directory $(if $(GPUS),-j1,-j2)
+# Two stages run at a time, each on half of the cores; ALL_CORES is for what runs alone.
 ALL_CORES := OMP_NUM_THREADS=$(shell nproc)
 export OMP_NUM_THREADS ?= $(shell expr \( $$(nproc) + 1 \) / 2)
 export SHARED_SCREEN := 1
@@ -309,10 +308,12 @@ LOCK  := mkdir -p "$(OUT)" && exec 9>> "$(OUT)/.lock" || exit 2; flock -w 1 9 \
   || { [ $$? -gt 1 ] || echo "another make is at work in $(OUT); wait for it" >&2; exit 2; };
 
 .PHONY: $(GOALS) locked
-$(GOALS): locked ;
+$(GOALS): locked ; @:
+# Two stages at a time, for a small batch leaves a second core half idle; or as many as -j says.
 locked:
-	@$(if $(filter-out help test lint data peers quick,$(GOALS)),$(LOCK)) \
-	  exec $(MAKE) --no-print-directory LOCKED="$(OUT)" $(GOALS:%="%")
+	@$(if $(filter-out help test lint data peers quick,$(GOALS)),$(LOCK)) exec $(MAKE) \
+	  --no-print-directory $(if $(findstring job,$(MAKEFLAGS)),,$(if $(GPUS),-j1,-j2)) \
+	  LOCKED="$(OUT)" $(GOALS:%="%")
 
 endif
 
@@ -328,7 +329,7 @@ $(foreach name,$(NAMES) ML_ZIP SETS SEED K LIKED GPUS,$(foreach odd,$(ODD),$(if 
   $(name)=$($(name)) has a $(odd) in it: give a name without))))
 $(foreach name,$(NAMES),$(if $(filter-out 1,$(words $($(name))))$(filter -% ~%,$($(name))),$(error \
   $(name)="$(strip $($(name)))": give one name, without blanks and with no - or ~ in front)))
-refuse = $(if $(strip $1),$(error $2))
+refuse = $(if $(strip $1),$(error $(strip $2)))
 $(call refuse,$(if $(OWN),$(if $(wildcard $(DATA)/ratings.csv),,none)), \
   DATA=$(DATA) holds no ratings.csv; name the folder of your own data)
 $(call refuse,$(wildcard $(OUT)/ratings.csv), \
