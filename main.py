@@ -152,6 +152,10 @@ def fetch(argv):
     import urllib.request
 
     settings = parse(Fetch, fetch.__doc__, argv)
+    if settings.zip and edition_of(settings.to) == REPORTED:
+        return print(
+            f"{settings.to} holds the {REPORTED} edition: the only one that a zip may hold"
+        )
     with stage(settings.to, "MovieLens ml-latest-small", fetched):
         if settings.zip:
             return unpack(settings.zip, settings.zip, settings.to)
@@ -526,12 +530,9 @@ def prepare(argv):
     bounds = {"seed": metrics.SEEDS, "valid_seed": metrics.SEEDS, "valid_share": (0.01, 0.5)}
     settings = parse(Prepare, prepare.__doc__, argv, liked=0, **bounds)
     sources, out = [settings.data / name for name in FILES], settings.out
-    foreign = ["ratings.csv"]
-    if not (out / "ratings.safetensors").exists():  # written before our movies.csv
-        foreign.append("movies.csv")
-    for name in foreign:
-        if (out / name).exists():
-            raise BadInput(f"--out {out} holds a {name}: it is a folder of data; name another one")
+    if (out / "ratings.csv").exists():
+        raise BadInput(f"--out {out} holds a ratings.csv: it is a folder of data; name another one")
+    metrics.check_target(out / "movies.csv")  # before long work: it may be another folder's
     with stage(out / "ratings.safetensors", f"split of {sources[0]}") as figure:
         user_id, movie_id = id_readers(sources[0])
         movies = read_movies(sources[1], movie_id)

@@ -3,25 +3,34 @@
 A stub in the place of .venv/bin/python writes down each command and touches what it would make.
 """
 
+import fcntl
+import json
 import os
 import shutil
+import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
 
+import metrics
+
 ROOT = Path(__file__).parents[1]
 SCRIPTS = ("pmf.py", "encode.py", "contrastive.py", "fuse.py", "metrics.py", "main.py")
 TEXTS = ("documents.txt", "documents-report.txt", "documents-no-leak.txt", "documents-no-tags.txt")
 STUB = f"""#!/bin/sh
+case "$1" in -c) exec {sys.executable} "$@";; esac
 echo "$*" >> log
 out=$(echo "$*" | sed -n 's/.*--out \\([^ ]*\\).*/\\1/p')
 case "$*" in
-*prepare*) cd "$out"; for f in ratings.safetensors movies.csv {" ".join(TEXTS)}
-  do test -e $f || echo "$f" > $f; done ;;
+*prepare*) cd "$out"; seed=$(echo "$*" | sed 's/.*--seed \\([0-9]*\\).*/\\1/')
+  for f in movies.csv {" ".join(TEXTS)}; do test -e $f || echo $f > $f; done
+  echo $seed | cmp -s - ratings.safetensors || echo $seed > ratings.safetensors ;;
 *contrastive*|*batch_softmax*) mkdir -p "$out"; touch "$out/training.json" ;;
-*evaluate*) touch "$out/results.json" ;;
+*fetch*) touch data/ml-latest-small/ratings.csv ;;
+*evaluate*) touch "$out/table1.md" "$out/figure1.svg" "$out/results.json" ;;
 *) touch "$out" ;;
 esac
 """
@@ -31,7 +40,7 @@ esac
 def folder(tmp_path):
     """A checkout with data, weights and a stub of Python; everything is as old as 2001."""
     for name in ("Makefile", "requirements.txt", *SCRIPTS):
-        shutil.copy(ROOT / name, tmp_path)
+        shutil.copy(ROOT / name, tmp_path / name)
     for name in (
         ".venv/.done",
         "data/minilm/model.safetensors",
@@ -49,12 +58,15 @@ def folder(tmp_path):
     return tmp_path
 
 
+def plain_environment():
+    return {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+
+
 def make(folder, *arguments):
     """The commands that make runs, each as "script what-it-makes"."""
     (folder / "log").write_text("")
-    plain = {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
     done = subprocess.run(
-        ["make", *arguments], cwd=folder, capture_output=True, text=True, env=plain
+        ["make", *arguments], cwd=folder, capture_output=True, text=True, env=plain_environment()
     )
     if done.returncode:
         return done.stderr
@@ -62,7 +74,8 @@ def make(folder, *arguments):
     for line in (folder / "log").read_text().splitlines():
         words = line.split()
         kind = words[1] if words[0] == "main.py" else words[0]
-        found.add(f"{kind} {words[words.index('--out') + 1]}")
+        place = words.index("--out" if "--out" in words else "--to")
+        found.add(f"{kind} {words[place + 1]}")
     return found
 
 
@@ -83,7 +96,7 @@ def test_make_all_makes_every_stage_once_and_then_nothing(folder):
         ("fuse.py", {"evaluate"}),
         ("main.py", {"prepare", "evaluate"}),
         ("metrics.py", {"prepare", "evaluate"}),
-        ("encode.py", {"encode.py", "pmf.py", "evaluate"}),
+        ("encode.py", {"contrastive.py", "encode.py", "pmf.py", "evaluate"}),
         ("pmf.py", {"pmf.py", "evaluate"}),
         ("contrastive.py", {"contrastive.py", "encode.py", "evaluate"}),
         ("out/documents.txt", {"contrastive.py", "encode.py", "pmf.py", "evaluate"}),
@@ -144,8 +157,9 @@ def test_make_mpnet_adds_its_rows_and_an_interrupted_one_is_mended(folder):
     assert make(folder, "all") == made and made & plain == {"evaluate out"}
 
 
-def test_make_seeds_tunes_with_the_next_two_seeds_and_make_all_keeps_them_up_to_date(folder):
-    plain = make(folder, "all")
+def test_make_seeds_tunes_with_the_next_two_seeds_on_the_same_split(folder):
+    """What `make all` shows has one seed: it keeps the LoRA rows up to date, not other seeds'."""
+    plain, study = make(folder, "all"), {"tests/studies/seeds.py out"}
     made, log = make(folder, "seeds"), (folder / "log").read_text()
     rows = [
         f"minilm-{kind}-{n}" for kind in ("tuned", "tuned-report", "nf4-lora-report") for n in "23"
@@ -153,7 +167,8 @@ def test_make_seeds_tunes_with_the_next_two_seeds_and_make_all_keeps_them_up_to_
     assert {line for line in made if "contrastive" in line} == {
         f"contrastive.py out/{row}" for row in [*rows, "minilm-nf4-lora"]
     }
-    assert f"encode.py out/{rows[-1]}.safetensors" in made and len(made) == 7 + 8 + 1
+    assert f"encode.py out/{rows[-1]}.safetensors" in made and len(made) == 7 + 8 + 2
+    assert study < made and "prepare out" not in made
     for row in rows:
         recipe, n = "report" if "report" in row else "notebook", int(row[-1])
         line = next(line for line in log.splitlines() if f"--out out/{row} " in line)
@@ -161,12 +176,13 @@ def test_make_seeds_tunes_with_the_next_two_seeds_and_make_all_keeps_them_up_to_
         assert words[words.index("--seed") + 1] == str(42 + n - 1)
         assert words[words.index("--recipe") + 1] == recipe
         assert ("--nf4 --lora --lr 2e-4" in line) == ("nf4" in row)
-    assert make(folder, "seeds") == make(folder, "all") == set()
+    assert make(folder, "seeds") == study and make(folder, "all") == set()
     make(folder, "seeds", "mpnet")
     assert (folder / "log").read_text().count("evaluate") == 1  # one make, not one for each
     edit(folder / "contrastive.py")
     again = {line for line in make(folder, "all") if "contrastive" in line and "mpnet" not in line}
-    assert again == {line for line in made | plain if "contrastive" in line}
+    kept = plain | {"contrastive.py out/minilm-nf4-lora"}
+    assert again == {line for line in kept if "contrastive" in line}
 
 
 def test_the_encoder_of_make_study_is_tuned_by_its_own_script(folder):
@@ -185,13 +201,13 @@ def test_make_qwen_asks_first_and_makes_the_base_rows_alone_where_no_gpu_is(fold
     base = {f"encode.py out/qwen3-4b{kind}.safetensors" for kind in ("", "-report")}
     tuned = {f"encode.py out/qwen3-4b-tuned{kind}.safetensors" for kind in ("", "-report")}
     tuned |= {f"contrastive.py out/qwen3-4b-tuned{kind}" for kind in ("", "-report")}
-    asked = {"tests/studies/need.py out"}
+    asked = {"tests/helpers/check_machine.py out"}
     assert make(folder, "qwen", "CPU=1") == asked | base | {"evaluate out"}
     first = (folder / "log").read_text().splitlines()[0]
-    assert first.startswith("tests/studies/need.py --encode-only --ratings out/")
+    assert first.startswith("tests/helpers/check_machine.py --encode-only --ratings out/")
     assert make(folder, "qwen") == asked | tuned | {"evaluate out"}
     first = (folder / "log").read_text().splitlines()[0]
-    assert first.startswith("tests/studies/need.py --ratings")
+    assert first.startswith("tests/helpers/check_machine.py --ratings")
     assert "--nf4 --dtype bfloat16 --lora --batch 4" in first
     small = make(folder, "qwen", "CPU=1", "QWEN=Qwen/Qwen3-Embedding-0.6B")
     assert "encode.py out/qwen3-0.6b-report.safetensors" in small
@@ -201,7 +217,9 @@ def test_make_qwen_asks_first_and_makes_the_base_rows_alone_where_no_gpu_is(fold
 def test_make_qwen_stops_where_the_check_refuses(folder):
     python = folder / ".venv/bin/python"
     make(folder, "all")
-    python.write_text(STUB.replace('echo "$*" >> log', 'case "$*" in *need.py*) exit 2;; esac', 1))
+    python.write_text(
+        STUB.replace('echo "$*" >> log', 'case "$*" in *check_machine.py*) exit 2;; esac', 1)
+    )
     assert "Error 2" in make(folder, "qwen")
     assert not list((folder / "out").glob("qwen3-*"))
 
@@ -239,6 +257,177 @@ def test_a_variable_that_would_harm_is_one_line_and_nothing_is_done(folder, bad)
     assert sorted(set(folder.rglob("*")) - {folder / "log"}) == before
 
 
+ODD = [":", ";", "%", "#", "$", "*", "?", "[", "]", "|", "\\", '"', "`", " ", "\t", "\n"]
+
+
+@pytest.mark.parametrize(
+    ("name", "odd"),
+    [("DATA", odd) for odd in ODD]
+    + [(name, odd) for name in ("OUT", "MINILM", "MPNET", "QWEN") for odd in "$: "]
+    + [(name, "`") for name in ("ML_ZIP", "SETS", "SEED", "K", "LIKED", "GPUS")],
+)
+def test_a_name_that_make_or_the_shell_reads_otherwise_is_refused(folder, name, odd):
+    before = sorted(folder.rglob("*"))
+    error = make(folder, "all", f"{name}=a{odd}b")
+    assert error.count("\n") == 1 and name in error
+    assert (odd if odd.strip() else "without blanks") in error
+    assert sorted(set(folder.rglob("*")) - {folder / "log"}) == before
+
+
+NAMES = ["tom&jerry", "plain(1)", "it's", "a=b,~c!{d}^<e>@+é(("]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_other_names_work_wherever_they_are_given(folder, name):
+    """In a clone, too, whose own folder has such a name, and a blank."""
+    folder = folder.rename(f"{folder} {name}")
+    name = f"x{name}"
+    (folder / name).mkdir()
+    (folder / name / "ratings.csv").touch()
+    (folder / name / "model.safetensors").touch()
+    weights = (f"MINILM={name}", f"MPNET={name}", f"QWEN={name}")
+    assert f"prepare out-{name}" in make(folder, "all", f"DATA={name}", *weights)
+    assert f"--weights {name} " in (folder / "log").read_text()
+    assert make(folder, "all", f"DATA={name}", *weights) == set()
+    assert f"encode.py out-{name}/mpnet.safetensors" in make(
+        folder, "mpnet", "qwen", f"DATA={name}", *weights
+    )
+    assert f"prepare out-{name}/quick" in make(
+        folder, "all", f"DATA={name}", f"OUT=out-{name}/quick"
+    )
+    assert not (folder / "out").exists()
+    list_as_ours(folder / f"out-{name}")
+    assert make(folder, "clean", f"DATA={name}") == set()
+    assert not (folder / f"out-{name}/results.json").exists()
+
+
+@pytest.mark.parametrize("bad", ["OUT=data", "OUT=.", "OUT=..", "OUT=tests/x", "OUT=../HERE"])
+def test_a_clone_in_a_folder_with_a_blank_keeps_its_own_places(folder, bad):
+    folder = folder.rename(f"{folder} Drive")
+    error = make(folder, "all", bad.replace("HERE", folder.name))
+    assert error.count("\n") == 1 and "OUT" in error
+    assert "prepare out" in make(folder, "all")
+    other = f"../{folder.name.split()[0]}-2"
+    assert f"prepare {other}" in make(folder, "all", f"OUT={other}")
+
+
+@pytest.mark.parametrize("name", ["ratings.csv", "movies.csv", "tags.csv"])
+def test_data_that_are_older_or_gone_are_other_data(mine, name):
+    """mv, unzip and cp -p leave the time of the file that they put there."""
+    make(mine, "all", "DATA=mine")
+    (mine / "mine" / name).write_text("others\n")
+    os.utime(mine / "mine" / name, (1, 1))
+    assert make(mine, "all", "DATA=mine") == {"prepare out-mine"}
+    assert make(mine, "all", "DATA=mine") == set()
+    if name != "ratings.csv":
+        (mine / "mine" / name).unlink()
+        assert make(mine, "all", "DATA=mine") == {"prepare out-mine"}
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "1_Pooling/config.json"])
+def test_weights_that_are_older_are_other_weights(folder, name):
+    model = folder / "data/minilm" / name
+    model.parent.mkdir(exist_ok=True)
+    model.touch()
+    plain = make(folder, "all")
+    model.write_text("others")
+    os.utime(model, (1, 1))
+    alone = ("pmf.py out/pmf.s", "pmf.py out/pmf-fit", "pmf.py out/pmf-ranking", "prepare")
+    assert make(folder, "all") == {line for line in plain if not line.startswith(alone)}
+
+
+def test_data_of_one_name_do_not_share_a_folder(folder):
+    for name in ("p1", "p2"):
+        (folder / name / "books").mkdir(parents=True)
+        (folder / name / "books/ratings.csv").touch()
+    assert "prepare out-books" in make(folder, "all", "DATA=p1/books")
+    for target in ("all", "clean"):
+        error = make(folder, target, "DATA=p2/books")
+        assert error.count("\n") == 1 and "out-books/ was made from DATA=p1/books" in error
+    assert "prepare two" in make(folder, "all", "DATA=p2/books", "OUT=two")
+    assert make(folder, "all", f"DATA={folder}/p1/books/") == set()
+    folder = folder.rename(f"{folder} Drive")  # somebody moves the project
+    assert make(folder, "all", "DATA=./p1/books") == set()
+
+
+def test_a_zip_of_movielens_is_never_ignored(folder):
+    make(folder, "all")
+    (folder / "my zip").write_text("zip")
+    given = ("data", "ML_ZIP=my zip")
+    assert make(folder, *given) == {"fetch data/ml-latest-small"}
+    assert "--zip my zip" in (folder / "log").read_text()
+    assert make(folder, *given) == make(folder, "data") == set()
+    (folder / "my zip").write_text("another")
+    assert make(folder, *given) == {"fetch data/ml-latest-small"}
+    assert make(folder, "all") == {"prepare out"}  # nothing else, unless a byte of it changes
+
+
+@pytest.mark.parametrize("name", ["results.json", "table1.md", "figure1.svg"])
+def test_a_deleted_table_comes_back(folder, name):
+    make(folder, "all")
+    (folder / "out" / name).unlink()
+    assert make(folder, "all") == {"evaluate out"} and make(folder, "all") == set()
+
+
+# ---- Two at once, and breaks ---------------------------------------------------------------------
+
+
+def test_a_second_make_in_the_same_folder_is_told_so(folder):
+    make(folder, "all")
+    with open(folder / "out/.lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for target in ("all", "clean"):
+            error = make(folder, target, "SEED=43")
+            assert error.startswith("another make is at work in out; wait for it\n")
+            assert "Error 2" in error and not (folder / "log").read_text()
+        assert "prepare other" in make(folder, "all", "OUT=other")
+        assert make(folder, "help") == set()
+    assert "prepare out" in make(folder, "all", "SEED=43")
+
+
+@pytest.fixture
+def broken(folder):
+    """A make that waits within its second stage, when that has written its file: broken(signal)."""
+    python = folder / ".venv/bin/python"
+    waits = 'case "$*" in *"$WAIT"*) touch waits; exec sleep 60;; esac\n'
+    python.write_text(STUB + waits)
+
+    def run(stage, signal, group):
+        with subprocess.Popen(
+            ["make", "all"],
+            cwd=folder,
+            env=plain_environment() | {"WAIT": stage},
+            process_group=0,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        ) as process:
+            while not (folder / "waits").exists():
+                time.sleep(0.01)
+            (os.killpg if group else os.kill)(process.pid, signal)
+        python.write_text(STUB)
+
+    (folder / "log").touch()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("number", "group"), [(signal.SIGKILL, True), (signal.SIGINT, True), (signal.SIGTERM, False)]
+)
+@pytest.mark.parametrize("stage", ["--out out/minilm-tuned ", "--out out/minilm.safetensors"])
+def test_what_a_broken_make_had_finished_stays_and_the_next_one_goes_on(
+    folder, broken, stage, number, group
+):
+    """Ctrl-C or TERM after a file is whole and before its script has ended: make keeps it."""
+    broken(stage, number, group)
+    done = set((folder / "log").read_text().splitlines())
+    made = folder / stage.split()[1]
+    assert (made / "training.json" if made.is_dir() else made).exists()
+    make(folder, "all")
+    again = set((folder / "log").read_text().splitlines())
+    assert not [line for line in done & again if stage in f"{line} "] and again
+    assert make(folder, "all") == set() and (folder / "out/results.json").exists()
+
+
 @pytest.fixture
 def mine(folder):
     """Own data beside it, twice: ratings.csv has four lines, or a million and two."""
@@ -256,7 +445,7 @@ SHORT |= {f"encode.py {{}}/{name}.safetensors" for name in ("minilm", "minilm-no
 
 def test_own_data_make_the_short_run_and_more_when_told(mine):
     assert make(mine, "all", "DATA=mine/", "OUT=new") == {line.format("new") for line in SHORT}
-    assert make(mine, "all", "DATA=mine", "OUT=new") == {"prepare new"}  # the other name
+    assert make(mine, "all", "DATA=mine", "OUT=new") == set()  # it is the same
     assert make(mine, "all", "DATA=mine", "OUT=new") == set()
     assert "prepare new" in make(mine, "all", "DATA=mine", "OUT=new", "LIKED=7")
     assert "--data mine --out new --seed 42 --liked 7" in (mine / "log").read_text()
@@ -297,27 +486,40 @@ def test_own_data_stay_where_they_are(mine):
         assert sorted(p.name for p in (mine / name).iterdir()) == ["movies.csv", "ratings.csv"]
 
 
-def test_clean_deletes_what_make_made_and_nothing_else(folder):
+def list_as_ours(folder):
+    """List all that is in a folder as what the scripts have written, as metrics.whole does."""
+    for path in [path for path in folder.iterdir() if path.name[0] != "."]:
+        (folder / ".ours").mkdir(exist_ok=True)
+        (folder / ".ours" / path.name).write_text(json.dumps(sorted(metrics._digests(path))))
+
+
+def test_clean_deletes_what_was_written_and_is_unchanged_and_nothing_else(folder):
+    out = folder / "out"
     make(folder, "all")
-    (folder / "out/thesis.txt").write_text("mine")
-    (folder / "out/mine").mkdir()
-    (folder / "out/mine/training.json").touch()
-    for name in ("minilm", "minilm-report", "mpnet", "mpnet-nf4", "qwen3-4b"):  # interrupted
-        (folder / f"out/{name}.safetensors.parts").mkdir()
-        (folder / f"out/{name}.safetensors.parts/0000.safetensors").touch()
-    (folder / "out/qwen_size-x").mkdir()
-    (folder / "out/thesis.parts").mkdir()
-    (folder / "out/qwen3-4b").mkdir()
-    (folder / "out/qwen3-4b/config.json").touch()  # somebody's weights
+    for name in ("runs/ours.run", "minilm.safetensors.parts/0000.safetensors"):
+        (out / name).parent.mkdir()
+        (out / name).touch()
+        list_as_ours((out / name).parent)
+    list_as_ours(out)
+    theirs = ["documents-old.txt", "table3.md", "minilm-notes.safetensors", "runs/mine.run"]
+    theirs += ["minilm-tuned/notes.txt", "thesis.parts/0000.safetensors", ".notes.txt"]
+    for name in theirs:
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("mine")
+    (out / "table1.md").write_text("with my remarks")
     assert make(folder, "clean") == set()
-    left = ["mine", "qwen3-4b", "thesis.parts", "thesis.txt"]
-    assert sorted(p.name for p in (folder / "out").iterdir()) == left
+    left = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert left == {"table1.md", *theirs}
     assert (folder / "data/minilm/model.safetensors").exists()
+
+
+def test_clean_leaves_no_folder_where_all_was_ours(folder):
+    for out in ("out", "out-quick", "out/split-1"):
+        make(folder, "all", f"OUT={out}")
+        list_as_ours(folder / out)
+    make(folder, "clean")
+    assert not list(folder.glob("out*"))
     (folder / "papers").mkdir()
-    (folder / "papers/table1.md").touch()  # somebody's, beside what a refused `make all` left
-    (folder / "papers/.set-SEED").touch()
+    (folder / "papers/table1.md").touch()  # somebody's
     make(folder, "clean", "OUT=papers")
-    assert (folder / "papers/table1.md").exists()
-    make(folder, "all", "OUT=other")
-    make(folder, "clean", "OUT=other")
-    assert not (folder / "other").exists() and (folder / "out/thesis.txt").exists()
+    assert [path.name for path in (folder / "papers").iterdir()] == ["table1.md"]

@@ -3,7 +3,7 @@
 import contextlib
 import json
 
-import need
+import check_machine
 import numpy as np
 import pytest
 import qwen_size
@@ -35,7 +35,11 @@ def study(tmp_path, monkeypatch):
 def test_the_study_on_a_tiny_model(study, monkeypatch):
     """Each command as a call, which takes no time to start."""
 
-    scripts = {"encode.py": enc, "contrastive.py": contrastive, "tests/studies/need.py": need}
+    scripts = {
+        "encode.py": enc,
+        "contrastive.py": contrastive,
+        "tests/helpers/check_machine.py": check_machine,
+    }
 
     def timed(script, *arguments, folder, stdout):
         monkeypatch.chdir(folder)

@@ -2,9 +2,9 @@
 
 Memory and time do not depend on the values of the weights, so nothing is fetched: a folder is
 written with the configuration of the 4B model and random numbers in sharded bf16 files. On it run
-the commands of `make qwen`, each in a process of its own: need.py, the encoding of the longest
-texts, two steps of LoRA on NF4, and the encoding with the adapter. Measured: seconds and peak
-memory, beside what need.py estimates before it loads anything.
+the commands of `make qwen`, each in a process of its own: check_machine.py, the encoding of the
+longest texts, two steps of LoRA on NF4, and the encoding with the adapter. Measured: seconds and
+peak memory, beside what check_machine.py estimates before it loads anything.
 
 On a CUDA GPU also, on all texts: tokens a second and peak memory of the obvious way (transformers
 and peft, two padded batches of 4 a step, texts in file order) and of ours, with and without
@@ -28,8 +28,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parents[1] / "helpers"))
 
-import need  # beside this script
+import check_machine  # in tests/helpers/
 import numpy as np
 import torch
 import transformers
@@ -126,7 +127,7 @@ ENCODE = "encode.py --encoder model --texts texts.txt --nf4 --dtype bfloat16"
 TUNE = "--encoder model --texts texts.txt --nf4 --dtype bfloat16 --lora --lr 2e-4"
 TUNE += " --ratings ratings.safetensors --batch 4 --max-steps 2 --warmup 0 --out adapter"
 COMMANDS = {
-    "check": f"tests/studies/need.py {TUNE}",
+    "check": f"tests/helpers/check_machine.py {TUNE}",
     "encode": f"{ENCODE} --out base.safetensors",
     "two steps": f"contrastive.py {TUNE}",
     "encode again": f"{ENCODE} --out tuned.safetensors --adapter adapter",
@@ -211,14 +212,14 @@ def measure(name, encoder, ids, examples, s, step, encoding):
 
 
 def cards(examples, ids, base, s):
-    """Rows: the largest batch whose worst step fits 90 % of a card, by need.memory_need."""
+    """Rows: the largest batch whose worst step fits 90 % of a card, by memory_need."""
     lengths = np.sort([sum(len(ids[i]) for i in row) for row in examples.items])[::-1]
     rows = []
     for size in (8, 12, 16, 24):
         fits = []
         for checkpointing in (False, True):
             tuning = replace(base, checkpointing=checkpointing)
-            found = need.memory_need(config_of(s), enc.QWEN_4B, tuning, 1024)
+            found = check_machine.memory_need(config_of(s), enc.QWEN_4B, tuning, 1024)
             room = 0.9e9 * size - found["weights"] - found["training"]
             tokens = room / (found["activations"] / 1024)
             fits.append(str(np.searchsorted(np.cumsum(lengths), tokens)))

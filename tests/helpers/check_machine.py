@@ -5,7 +5,8 @@ batches and steps are then timed with the weights. What does not fit, or would t
 three hours, is refused with status 2. `make qwen` asks this first.
 
 Gives:    a line with the memory needed, and on a CPU one with the time.
-Command:  python tests/studies/need.py [--encode-only] --nf4 --lora ..     (options: contrastive.py)
+Command:  python tests/helpers/check_machine.py [--encode-only] --nf4 --lora ..
+          (options: those of contrastive.py)
 """
 
 import os
