@@ -18,7 +18,7 @@ DATA   ?= $(ML)
 OWN    := $(filter-out $(ML),$(patsubst %/,%,$(DATA)))
 OUT    ?= out$(if $(OWN),-$(notdir $(OWN)))
 PYTHON ?= python3
-# Others, empty unless given: ML_ZIP, LIKED, TUNE, GPUS, CPU, SETS, V. `make help` tells of them.
+# Others, empty unless given: ML_ZIP, LIKED, TUNE, OURS, GPUS, CPU, SETS, V. `make help` tells of them.
 # It gives its place to the script that it starts, so that what ends make ends the script.
 SHELL  := bash
 PY     := .venv/bin/python
@@ -65,21 +65,23 @@ $(OUT)/pmf.safetensors: $(RATINGS) pmf.py $(OUT)/.set-K
 $(OUT)/pmf-fit.safetensors: $(RATINGS) pmf.py $(OUT)/.set-K
 	$(Q)$(PY) pmf.py --ratings "$<" --out "$@" --seed $(SEED) --k $(K) --fit-part $(FAST)
 
-$(OUT)/pmf-ranking.safetensors: $(RATINGS) pmf.py
-	$(Q)$(PY) pmf.py ranking --ratings "$<" --out "$@" --seed $(SEED)
+# The settings of `ours`, chosen on the validation part of these ratings; OURS='--k 64' gives one.
+$(OUT)/ours.json: $(RATINGS) $(OUT)/minilm-no-tags.safetensors pmf.py $(OUT)/.set-OURS
+	$(Q)$(PY) pmf.py choose --ratings "$<" --embeddings "$(OUT)/minilm-no-tags.safetensors" \
+	  --out "$@" $(OURS)
 
-$(OUT)/pmf-ours.safetensors: $(RATINGS) $(OUT)/minilm-no-leak.safetensors pmf.py
-	$(Q)$(PY) pmf.py ranking --ratings "$<" --out "$@" --seed $(SEED) \
-	  --embeddings "$(OUT)/minilm-no-leak.safetensors"
+$(OUT)/pmf-ranking.safetensors: $(RATINGS) pmf.py $(OUT)/ours.json
+	$(Q)$(PY) pmf.py ranking --ratings "$<" --out "$@" --seed $(SEED) --choice "$(OUT)/ours.json"
 
-$(OUT)/pmf-ours-mpnet.safetensors: $(RATINGS) $(OUT)/mpnet-no-leak.safetensors pmf.py
-	$(Q)$(PY) pmf.py ranking --ratings "$<" --out "$@" --seed $(SEED) \
-	  --embeddings "$(OUT)/mpnet-no-leak.safetensors"
-
+$(OUT)/pmf-ours.safetensors: $(OUT)/minilm-no-leak.safetensors
+$(OUT)/pmf-ours-mpnet.safetensors: $(OUT)/mpnet-no-leak.safetensors
 # For `main.py recommend` and `similar`, which measure nothing: of train and test.
-$(OUT)/pmf-all.safetensors: $(RATINGS) $(OUT)/minilm.safetensors pmf.py
-	$(Q)$(PY) pmf.py ranking --ratings "$<" --out "$@" --seed $(SEED) --all \
-	  --embeddings "$(OUT)/minilm.safetensors"
+$(OUT)/pmf-all.safetensors: $(OUT)/minilm.safetensors
+$(OUT)/pmf-ours.safetensors $(OUT)/pmf-ours-mpnet.safetensors $(OUT)/pmf-all.safetensors: \
+  $(RATINGS) pmf.py $(OUT)/ours.json
+	$(Q)$(PY) pmf.py ranking --ratings "$<" --out "$@" --seed $(SEED) \
+	  --embeddings "$(filter-out $<,$(filter %.safetensors,$^))" --choice "$(OUT)/ours.json" \
+	  $(if $(filter %-all.safetensors,$@),--all)
 
 # ---- Texts -> vectors; texts and ratings -> tuned encoders -> vectors ----------------------------
 
@@ -262,7 +264,7 @@ data/minilm/model.safetensors data/mpnet/model.safetensors: data/%/model.safeten
 
 # A setting stands in a file that changes only with it; so do names, sizes and times of what is read
 # where it leads to: make alone compares times, and what takes a file's place may be older.
-SETTINGS := $(addprefix $(OUT)/.set-,SEED K LIKED DATA MINILM MPNET QWEN) data/.set-ML_ZIP
+SETTINGS := $(addprefix $(OUT)/.set-,SEED K LIKED OURS DATA MINILM MPNET QWEN) data/.set-ML_ZIP
 setting = $($(patsubst .set-%,%,$(@F)))
 $(SETTINGS): FORCE
 	@mkdir -p "$(@D)"
@@ -290,7 +292,8 @@ clean:  ## delete what make has made in OUT/ and OUT-quick/; data/ and .venv/ st
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /make \1 \t/p' Makefile | expand -t 16
 	@echo "DATA=folder     your own ratings.csv, movies.csv and perhaps tags.csv, in out-folder/;"
-	@echo "                TUNE=1: tuned rows too; LIKED=7: a movie is liked from a rating of 7"
+	@echo "                TUNE=1: tuned rows too; LIKED=7: a movie is liked from a rating of 7;"
+	@echo "                OURS='--k 64 --text 0': settings of ours that are given, not chosen"
 	@echo "GPUS=4          four GPUs share encoding and tuning (a single one is used anyway)"
 	@echo "SEED=$(SEED)  K=$(K) (factors)  OUT=$(OUT)  V=1 (commands)  ML_ZIP=ml-latest-small.zip"
 	@echo "MINILM=$(MINILM)  MPNET=$(MPNET)  QWEN=$(QWEN) (a hub name or folder)"
@@ -320,11 +323,11 @@ endif
 # ---- Checks of the settings ----------------------------------------------------------------------
 
 # Prints a path: relative where it is below this folder, else absolute.
-from_here := realpath -sm --relative-base=.
+from_here := realpath -sm --relative-base=. --
 # What is read as something else by make, or in double quotes by the shell.
 NAMES := DATA OUT MINILM MPNET QWEN
 ODD   := : ; % \# $$ * ? [ ] | \ " `
-$(foreach name,$(NAMES) ML_ZIP SETS SEED K LIKED GPUS,$(foreach odd,$(ODD),$(if \
+$(foreach name,$(NAMES) ML_ZIP SETS SEED K LIKED OURS GPUS,$(foreach odd,$(ODD),$(if \
   $(findstring $(odd),$(if $(filter file,$(origin $(name))),$($(name)),$(value $(name)))),$(error \
   $(name)=$($(name)) has a $(odd) in it: give a name without))))
 $(foreach name,$(NAMES),$(if $(filter-out 1,$(words $($(name))))$(filter -% ~%,$($(name))),$(error \
