@@ -192,9 +192,9 @@ peers: .venv-peers/.done $(ML)/ratings.csv $(MINILM)/model.safetensors  ## tests
 study: $(call vectors,minilm-no-tags minilm-ours)  ## Table III: what the parts of ours are worth
 study: .venv-peers/.done $(OUT)/results.json
 	$(Q)$(PEERS) tests/studies/table3.py --out "$(OUT)" --seed $(SEED)
-choices: $(call vectors,minilm-no-leak minilm-no-tags)  ## settings of ours, chosen again (an hour)
-	$(Q)$(ALL_CORES) $(PY) tests/studies/choices.py --out "$(OUT)" --data "$(DATA)" \
-	  --minilm "$(MINILM)"
+choices: $(OUT)/ours.json $(call vectors,minilm-no-tags)  ## what is the same for all data, chosen again
+	$(Q)$(ALL_CORES) $(PY) tests/studies/choices.py --out "$(OUT)"
+tuned: $(call vectors,minilm-no-tags)  ## the tuned encoder of Table III: six runs (half an hour)
 	$(Q)$(ALL_CORES) $(PY) tests/studies/tuned.py --out "$(OUT)" --minilm "$(MINILM)"
 lora: $(OUT)/results.json  ## why LoRA stops short of tuning all weights (an hour)
 	$(Q)$(ALL_CORES) $(PY) tests/studies/lora.py --out "$(OUT)" --minilm "$(MINILM)" --seed $(SEED)
@@ -299,7 +299,7 @@ help:  ## this list
 	@echo "MINILM=$(MINILM)  MPNET=$(MPNET)  QWEN=$(QWEN) (a hub name or folder)"
 
 .PHONY: all quick seeds mpnet qwen qwen-size study data test lint peers bench growth baselines \
-        choices lora size runs transfer splits clean help FORCE
+        choices tuned lora size runs transfer splits clean help FORCE
 
 else
 

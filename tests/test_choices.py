@@ -7,7 +7,6 @@ import splits
 import table3
 
 import metrics
-import pmf
 
 
 def rows(*means, **columns):
@@ -43,11 +42,6 @@ def test_the_largest_multiple_of_p_that_costs_nothing_is_taken():
         times=["length of p_u"] * 4 + ["1"],
     )
     assert choices.chosen_allowance(found)["allowance"] == 0.2
-
-
-def test_a_point_changes_the_settings_that_the_fit_has():
-    s = choices.varied(pmf.Ranking(), {"k": 7, "text": "none", "mean": 1.0})
-    assert s == pmf.Ranking(k=7)
 
 
 def test_a_curve_has_every_case_and_means_of_other_figures():

@@ -1,20 +1,18 @@
-"""The choices of recipe `ours`, made on the validation part, over five draws of it.
+"""What else `ours` could have: a late fusion, another power, another allowance; judged by draws.
 
-A tenth of the ratings is a noisy judge, so each point of a grid is measured on five draws of the
-validation part (seeds 7 to 11), fitted without it, and the rule looks at the mean NDCG@25:
+The settings of `ours` are chosen by pmf.py for the data at hand (out/ours.json, shown here too).
+What is the same for all data is looked at here, on five draws of the validation part (seeds 7 to
+11), with texts without tags: a tag may come from a rating that is held out. The rule:
 
-    the best mean wins; of the points within .001 of it, the simplest one does
+    the best mean NDCG@25 wins; of the points within .001 of it, the simplest one does
 
-where simple means fewer parts, then a smaller K; among equally simple points the best mean. Nothing
-here reads a test rating, except that tags of test pairs are left out of the texts. So are those of
-the draw's own held-out pairs: every draw has documents and embeddings of its own.
+where simple means fewer parts; among equally simple points the best mean. Nothing here reads a test
+rating.
 
-Gives:    out/choices.json and out/choices.md, the curves: K = 128, m = .1, reg = .014, power 1,
-          ridge 1, the text as prior and no late fusion, an allowance of .2 |p_u| for new movies.
-          A test holds pmf.Ranking and fuse.ALLOWANCE to results/choices.json.
-Command:  python tests/studies/choices.py --out out                             (or: make choices)
-Needs:    the ratings and base embeddings of `make study` in --out, the CSV files they were made
-          from, and the weights of MiniLM.
+Gives:    out/choices.json and out/choices.md, the curves: no late fusion, power 1, and the
+          allowance for new movies. A test holds fuse.ALLOWANCE to results/choices.json.
+Command:  python tests/studies/choices.py --out out       (or: make choices, make choices DATA=..)
+Needs:    ratings, ours.json and minilm-no-tags.safetensors in --out.
 
 Legend: U users, I items, N ratings, K factors, D dimensions.
 """
@@ -32,85 +30,44 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 import table3  # beside this script
-from common import centred, quiet, z_fusion
+from common import quiet, z_fusion
 from table3 import choose, counts_of
 
-import encode as enc
 import fuse
 import main as movielens
 import metrics
 import pmf
-from metrics import progress, provenance, sha256
+from metrics import progress, provenance
 
 
 @dataclass(frozen=True)
 class Settings:
     out: Path = Path("out")  # folder of the artefacts, and of the two files to write
-    data: Path = Path("data/ml-latest-small")  # the CSV files of the ratings in --out
-    minilm: Path = Path("data/minilm")  # weights of MiniLM
     k: int = 25  # length of the list
     seed: int = 42  # of the first factors, and of what a part draws
     draws: tuple[int, ...] = (7, 8, 9, 10, 11)  # seeds of the validation part
-    again: bool = False  # only the allowance; the other curves of choices.json stay
 
 
 MARGIN = 0.001  # NDCG: points this near to the best are as good
-START = pmf.Ranking(k=128, missing=0.15, reg=0.01, power=1.0, ridge=1.0)  # before any choice
-STRENGTHS = {  # power -> values of reg: a_u and b_i of (R) have about the same range with each
-    1.0: (0.005, 0.007, 0.01, 0.014, 0.02),
-    0.5: (0.1, 0.2, 0.3, 0.45, 0.7),
-    0.0: (1.0, 2.0, 4.0, 8.0, 16.0),
-}
-MISSING = (0.05, 0.1, 0.15, 0.2, 0.3)
-RIDGES = (0.1, 1.0, 10.0)
-TEXTS = ("none", "as it is", "centred")  # simplest first
-FACTORS = (32, 64, 96, 128, 192, 256)
+POWERS = (1.0, 0.5, 0.0)
 ALPHAS = tuple(np.round(np.linspace(0, 1, 11), 1).tolist())
-POPULARITIES = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4)
-ALLOWANCES = (0.0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.4)
+POPULARITIES = (0.0, 0.1, 0.2, 0.4)
+ALLOWANCES = (0.0, 0.025, 0.05, 0.075, 0.1, 0.125, 0.15, 0.2, 0.3)
 
 
 class Draw(NamedTuple):
     """One draw of the validation part."""
 
     task: fuse.Task  # from its fit part to its validation part
-    embeddings: np.ndarray  # (I, D), of texts without tags of held-out pairs
-
-
-# ------------------------------------------------------------------------------------------------
-# The draws
-# ------------------------------------------------------------------------------------------------
+    embeddings: np.ndarray  # (I, D), of texts without tags
 
 
 def draws_of(lab, s):
     """The Draw of each seed of s.draws."""
-    sources = [s.data / name for name in movielens.FILES]
-    made = provenance(lab.ratings)
-    metrics.require(lab.ratings, made["inputs"], {path.name: sha256(path) for path in sources})
-    movies = movielens.read_movies(sources[1])
-    tags = movielens.read_tags(sources[2], movies)
-    encoder = enc.load_encoder(*enc.find("minilm", str(s.minilm)))
-    share = float(made["settings"]["valid_share"])
     for seed in s.draws:
-        valid = np.zeros(len(lab.train[0]), dtype=bool)  # (N,)
-        valid[metrics.split_per_user(lab.train[0], share, seed)[1]] = True
-        held = choose(lab.train, valid)
-        task = lab.task(choose(lab.train, ~valid), held)
-        yield Draw(task, embeddings_without(lab, held, movies, tags, encoder))
-
-
-def embeddings_without(lab, held, movies, tags, encoder):
-    """(I, D) of texts without the tags of test pairs and of those held out (four columns (N,))."""
-    embeddings = lab.embeddings("base")  # (I, D)
-    hidden = {"test_users": held[0], "test_items": held[1]}
-    hidden = {name: np.concatenate([lab.data[name], rows]) for name, rows in hidden.items()}
-    texts = movielens.movie_texts(movies, tags, lab.data | hidden)["documents-no-leak.txt"]
-    before = metrics.read_text(lab.settings.out / "documents-no-leak.txt").split("\n")
-    lines = list(enumerate(zip(texts.split("\n"), before, strict=True)))
-    changed = [item for item, (new, old) in lines if new != old]
-    new = [lines[item][1][0] for item in changed]
-    embeddings[changed] = enc.embed(encoder, enc.tokenize(encoder, new))
-    return embeddings
+        kept, held = metrics.split_per_user(lab.train[0], 0.1, seed)
+        task = lab.task(choose(lab.train, kept), choose(lab.train, held))
+        yield Draw(task, lab.embeddings("no tags"))
 
 
 # ------------------------------------------------------------------------------------------------
@@ -118,22 +75,13 @@ def embeddings_without(lab, held, movies, tags, encoder):
 # ------------------------------------------------------------------------------------------------
 
 
-def features_of(draw, text):
-    """e_i of (R): (I, D + 1), or None without text."""
-    if text == "none":
-        return None
-    if text == "as it is":
-        return pmf.text_features(draw.embeddings)
-    return pmf.text_features(centred(draw.embeddings, np.unique(draw.task.items)))
-
-
-def fitted(draw, settings, text="centred"):
-    """P (U, K), Q (I, K), W (D + 1, K) of the ranking PMF on the fit part of a draw."""
+def fitted(draw, settings):
+    """P (U, K), Q (I, K), W (D, K) of the ranking PMF on the fit part of a draw."""
     task = draw.task
     columns = task.users, task.items, task.ratings / task.highest, np.ones(len(task.users))
     with quiet():
         shape = task.n_users, task.n_items
-        return pmf.fit_ranking(*columns, *shape, settings, features_of(draw, text))
+        return pmf.fit_ranking(*columns, *shape, settings, draw.embeddings)
 
 
 def ndcg_of(task, scores, k):
@@ -168,38 +116,18 @@ def chosen(rows, parts=lambda row: 0):
 
 
 # ------------------------------------------------------------------------------------------------
-# The choices, one after the other
+# The power of the strengths, and a late fusion with the text
 # ------------------------------------------------------------------------------------------------
 
 
-def varied(settings, point):
-    """A pmf.Ranking with the settings of a point; what else a point says is not of the fit."""
-    return replace(settings, **{name: v for name, v in point.items() if name in vars(settings)})
+def power_curve(lab, draws, s):
+    """The curve of the power to which the strengths a_u and b_i of (R) are taken."""
 
+    def measure(draw, point):
+        P, Q, _ = fitted(draw, replace(lab.ranking, **point))
+        return ndcg_of(draw.task, partial(fuse.mf_scores, U=P, V=Q), s.k)
 
-def fit_choices(draws, s, curves):
-    """(settings of the ranking PMF, text of its prior); each step goes on from the one before."""
-    best, text = START, "centred"
-
-    def step(name, points, parts=lambda row: 0):
-        def measure(draw, point):
-            P, Q, _ = fitted(draw, varied(best, point), point.get("text", text))
-            return ndcg_of(draw.task, partial(fuse.mf_scores, U=P, V=Q), s.k)
-
-        curves[name] = curve(name, draws, points, measure)
-        row = chosen(curves[name], parts)
-        print(f"{name}: {row}", flush=True)
-        return varied(best, row), row.get("text", text)
-
-    pairs = [(power, reg) for power, regs in STRENGTHS.items() for reg in regs]
-    best, _ = step("power and reg", [{"power": power, "reg": reg} for power, reg in pairs])
-    grid = itertools.product(STRENGTHS[best.power], MISSING)
-    best, _ = step("reg and missing", [{"reg": reg, "missing": m} for reg, m in grid])
-    grid = itertools.product(TEXTS[1:], RIDGES)
-    points = [{"text": "none"}, *({"text": text, "ridge": ridge} for text, ridge in grid)]
-    best, text = step("text and ridge", points, lambda row: TEXTS.index(row["text"]))
-    best, _ = step("k", [{"k": k} for k in FACTORS], lambda row: row["k"])
-    return best, text
+    return curve("power", draws, [{"power": power} for power in POWERS], measure)
 
 
 def parts_of(row):
@@ -207,7 +135,7 @@ def parts_of(row):
     return (row["alpha"] > 0) + (row["alpha"] < 1) * (1 + (row["popularity"] > 0))
 
 
-def fusion_choice(lab, draws, models, s):
+def fusion_curve(lab, draws, models, s):
     """The curve of alpha, the PMF's share if the text's score is added.
 
     Both are z-scores over the user's candidates, and the text's is cosine + popularity
@@ -239,7 +167,6 @@ def fusion_choice(lab, draws, models, s):
 FORMS = {  # (P (B, K), ratings of each movie (I,)) -> what the allowance is multiplied by (B, I)
     "length of p_u": lambda P, n: np.linalg.norm(P, axis=1, keepdims=True) * (n == 0),
     "1": lambda P, n: np.ones((len(P), 1)) * (n == 0),
-    "1 / (1 + ratings)": lambda P, n: np.ones((len(P), 1)) / (1 + n),
 }
 
 
@@ -257,13 +184,13 @@ def shelf_of(lab, seed):
     return table3.mixed_tasks(lab, known, rated, choose(lab.train, new), cold), cold
 
 
-def allowance_choice(lab, best, text, s):
+def allowance_choice(lab, s):
     """The curve of the allowance of the PMF; no tags in the texts: who tags a movie has seen it."""
     cases = []
     for seed in s.draws:
         tasks, cold = shelf_of(lab, seed)
         draw = Draw(tasks["all"], lab.embeddings("no tags"))
-        cases.append((draw, tasks, cold, fitted(draw, best, text)))
+        cases.append((draw, tasks, cold, fitted(draw, lab.ranking)))
 
     def measure(case, point):
         draw, tasks, cold, (P, Q, _) = case
@@ -295,23 +222,25 @@ def chosen_allowance(rows):
 
 
 def search(lab, s):
-    """The content of choices.json, but for the allowance."""
-    draws, curves = list(draws_of(lab, s)), {}
-    best, text = fit_choices(draws, s, curves)
-    models = [fitted(draw, best, text) for draw in draws]
-    curves["alpha and popularity"] = fusion_choice(lab, draws, models, s)
+    """The content of choices.json."""
+    draws, ours = list(draws_of(lab, s)), metrics.read_json(s.out / "ours.json", "chosen", "curve")
+    models = [fitted(draw, lab.ranking) for draw in draws]
+    curves = {
+        "power": power_curve(lab, draws, s),
+        "alpha and popularity": fusion_curve(lab, draws, models, s),
+        "allowance": allowance_choice(lab, s),
+    }
     fused = chosen(curves["alpha and popularity"], parts_of)
-    choice = {name: getattr(best, name) for name in ("k", "missing", "reg", "power", "ridge")}
-    choice |= {"text": text, "alpha": fused["alpha"], "popularity": fused["popularity"]}
+    choice = ours["chosen"] | {"power": chosen(curves["power"])["power"]}
+    choice |= {name: fused[name] for name in ("alpha", "popularity")}
+    choice |= {"allowance": chosen_allowance(curves["allowance"])["allowance"]}
+    searched = [
+        {name: row[name] for name in pmf.SEARCH} | {"mean": row["ndcg"], "ndcg": row["draws"]}
+        for row in ours["curve"]
+    ]
     record = {"k": s.k, "draws": s.draws, "margin": MARGIN, "versions": metrics.versions()}
-    return record | {"split": provenance(lab.ratings), "choice": choice, "curves": curves}
-
-
-def add_allowance(lab, record, s):
-    """The last choice of a record, for the fit that it chose."""
-    rows = allowance_choice(lab, varied(START, record["choice"]), record["choice"]["text"], s)
-    record["curves"]["allowance"] = rows
-    record["choice"]["allowance"] = chosen_allowance(rows)["allowance"]
+    record |= {"split": provenance(lab.ratings), "choice": choice}
+    return record | {"curves": {"the search of pmf.py (ours.json)": searched} | curves}
 
 
 def report(record):
@@ -321,10 +250,11 @@ def report(record):
         f"The choices of `ours`: {choice}.\n\nNDCG@{record['k']} on the validation part, mean "
         f"over the draws {', '.join(map(str, record['draws']))} and lowest..highest. The best mean "
         f"wins; of the points within {record['margin']} of it (bold) the simplest one does: fewer "
-        "parts, a smaller K. The allowance is chosen on shelves like that of Table III, 2c, made "
-        "from train alone (a fifth of the ratings and a tenth of the movies held out). It is a "
-        "multiple of |p_u|, of equally good ones the largest: scores grow with a user's ratings, "
-        "and a constant would fill the lists of people with few.\n"
+        "parts, less text, a smaller K, the default. The search of pmf.py has draws of its own. "
+        "The allowance is chosen on shelves like that of Table III, 2c, made from train alone (a "
+        "fifth of the ratings and a tenth of the movies held out). It is a multiple of |p_u|, of "
+        "equally good ones the largest: scores grow with a user's ratings, and a constant would "
+        "fill the lists of people with few.\n"
     ]
     for name, rows in record["curves"].items():
         best = max(row["mean"] for row in rows)
@@ -343,10 +273,9 @@ def report(record):
 
 def main():
     s = metrics.parse(Settings, __doc__, k=1, seed=metrics.SEEDS)
-    lab, path = table3.Lab(table3.Settings(out=s.out, k=s.k)), s.out / "choices.json"
-    with metrics.stage(path, "the choices of ours on the validation part"):
-        record = metrics.read_json(path, "choice", "curves") if s.again else search(lab, s)
-        add_allowance(lab, record, s)
+    lab = table3.Lab(table3.Settings(out=s.out, k=s.k))
+    with metrics.stage(s.out / "choices.json", "the choices of ours on the validation part"):
+        record = search(lab, s)
     texts = {"choices.json": json.dumps(record, indent=1), "choices.md": report(record)}
     movielens.write_texts(s.out, texts)
     print(f"the choice: {record['choice']}")

@@ -24,7 +24,7 @@ import json
 import sys
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -51,7 +51,7 @@ class Settings:
     k: int = 25  # length of the list
     seed: int = 42  # of the first start of the factors, and of what a part draws
     starts: int = 5  # fits of a row that starts at random: seed, seed + 1, ..
-    factors: int = pmf.Ranking.k  # K of the ranking PMF
+    choice: Path | None = None  # settings of the ranking PMF; none: ours.json of --out
     sweeps: int = pmf.Ranking.sweeps  # of the ranking PMF
     epochs: int = pmf.Settings.epochs  # of the report's PMF, for Eq. (1) on new movies
 
@@ -93,7 +93,7 @@ ABLATIONS = {
     "encoder tuned": Fitted("tuned"),
 }
 WARM_ROWS = ("Random", "Most popular", "Most liked")
-WARM_ROWS += ("EASE", "Weighted MF (implicit)", "Weighted MF (scaled)")  # recorded
+WARM_ROWS += ("EASE", "Weighted MF (implicit)", "Collective EASE", "L3AE")  # recorded
 WARM_ROWS += (PMF_ROW, *TEXT_ROWS, LATE_ROW, OURS_ROW)
 BUCKET_ROWS = ("Most popular", PMF_ROW, BASE_ROW, OURS_ROW)
 HISTORY = {"10-19": (10, 19), "20-49": (20, 49), "50+": (50, np.inf)}
@@ -130,6 +130,9 @@ class Lab:
         self.all = tuple(np.concatenate(columns) for columns in both)
         self.liked, self.highest = float(self.data["liked"]), float(self.data["highest"])
         self.date = float(np.quantile(self.all[3], 0.8))  # 80 % of all ratings are older
+        choice = settings.choice or settings.out / "ours.json"
+        chosen = metrics.read_json(choice, "chosen")["chosen"]
+        self.ranking = pmf.Ranking(**chosen, sweeps=settings.sweeps)
 
     def task(self, known, held, shown=None, struck=None):
         """The fuse.Task of rankers that see the rows `known` and should find the liked `held`.
@@ -200,10 +203,9 @@ def fit(lab, task, row, seed):
     if row.change == "shuffled":
         embeddings = np.random.default_rng(s.seed).permutation(embeddings)
     content = text_content(lab, task, embeddings)
-    features = pmf.text_features(content.items if row.change == "centred" else embeddings)
+    features = content.items if row.change == "centred" else embeddings  # (I, D)
     columns = task.users, task.items, task.ratings / task.highest, np.ones(len(task.users))
-    ranking = pmf.Ranking(k=s.factors, sweeps=s.sweeps, seed=seed)
-    shape = lab.n_users, lab.n_items
+    ranking, shape = replace(lab.ranking, seed=seed), (lab.n_users, lab.n_items)
     with quiet():
         P, Q, _ = pmf.fit_ranking(*columns, *shape, ranking, features if row.prior else None)
     return {"U": P, "V": Q, "content": content}
