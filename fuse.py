@@ -246,30 +246,32 @@ def grid_search(scores, task, k, alphas=ALPHAS):
 # New people, new movies, reasons, similar movies. For one user and fixed items, (R) of pmf.py has a
 # closed form, which is called folding in:
 #
-#   A p = Z't          A = m Q'Q + (1 - m) Z'Z + a 1       a = reg (n + m I)^power             (F)
+#   A p = Z't          A = m Q'Q + (1 - m) Z'Z + a 1       a = reg (n + m I) / (mean + m I)    (F)
 #
-# Q (I, K) holds the factors of the rated items, Z (n, K) those of the n that the user rated, t (n,)
-# the ratings over the highest. So a score is a sum over what was rated: sum_j t_j z_j' A^-1 q_i.
+# mean is that of n over the users of the fit. Q (I, K) holds the factors of the rated items, Z (n,
+# K) those of the n that the user rated, t (n,) the ratings over the highest. So a score is a sum
+# over what was rated: sum_j t_j z_j' A^-1 q_i.
 # ------------------------------------------------------------------------------------------------
 
 
-def new_user(items, targets, Q, rated, missing, reg, power, gram=None):
+def new_user(items, targets, Q, rated, missing, reg, mean, gram=None):
     """p (K,) and A (K, K) of (F).
 
     items, targets: (n,) what the user rated, and t. Q: (I, K), of which those count that anybody
-    `rated` (ids, each once); missing, reg and power as Q was fitted. gram: Q[rated]'Q[rated], which
-    many users can share.
+    `rated` (ids, each once); missing and reg as Q was fitted, to users with `mean` ratings on the
+    average. gram: Q[rated]'Q[rated], which many users can share.
     """
     Z = Q[items]  # (n, K)
     gram = Q[rated].T @ Q[rated] if gram is None else gram  # (K, K)
-    a = reg * (len(items) + missing * len(rated)) ** power
+    unseen = missing * len(rated)  # m I
+    a = reg * (len(items) + unseen) / (mean + unseen)
     A = missing * gram + (1 - missing) * Z.T @ Z + a * np.eye(Q.shape[1])  # (K, K)
     return np.linalg.solve(A, Z.T @ targets), A  # (F)
 
 
 def new_items(embeddings, W):
-    """Factors e_i W of (R) for M new movies, (M, K): embeddings (M, D), W (D + 1, K)."""
-    return embeddings @ W[:-1] + W[-1]  # the last row is the intercept's
+    """Factors e_i W of (R) for M new movies, (M, K): embeddings (M, D), W (D, K)."""
+    return embeddings @ W
 
 
 def reasons(shown, items, targets, A, Q):

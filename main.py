@@ -1052,7 +1052,8 @@ def folding_in(out, Q, known):
     known: items of all ratings, (N,).
     """
     made, rated = provenance(out.path("pmf-all"))["settings"], np.unique(known)
-    fit = {name: made[name] for name in ("missing", "reg", "power")}
+    fit = {name: made[name] for name in ("missing", "reg")}
+    fit["mean"] = len(out.task.users) / len(np.unique(out.task.users))  # ratings of a user
     gram = Q[rated].T @ Q[rated]  # (K, K)
     return partial(fuse.new_user, Q=Q, rated=rated, gram=gram, **fit)
 

@@ -235,7 +235,7 @@ def test_a_new_user_is_the_weighted_least_squares_over_all_rated_items():
     p, A = fuse.new_user(items, targets, Q, rated, 0.2, 0.05, 0.7)
     w, t = np.full(11, 0.2), np.zeros(11)
     w[items], t[items] = 1, targets
-    a = 0.05 * (3 + 0.2 * 11) ** 0.7
+    a = 0.05 * (3 + 0.2 * 11) / (0.7 + 0.2 * 11)
     rows = np.vstack([np.sqrt(w)[:, None] * Q[:11], np.sqrt(a) * np.eye(4)])
     best = np.linalg.lstsq(rows, np.concatenate([np.sqrt(w) * t, np.zeros(4)]))[0]
     assert p == pytest.approx(best, rel=1e-10)
@@ -252,7 +252,7 @@ def test_no_step_from_a_new_user_lowers_the_objective():
 
     def objective(x):
         errors = [(t[i] - x @ Q[i]) ** 2 if i in t else 0.15 * (x @ Q[i]) ** 2 for i in range(11)]
-        return sum(errors) + 0.01 * (3 + 0.15 * 11) * x @ x
+        return sum(errors) + 0.01 * (3 + 0.15 * 11) / (1.0 + 0.15 * 11) * x @ x
 
     for step in 1e-4 * np.eye(4):
         assert objective(p + step) == pytest.approx(objective(p - step), rel=1e-12)

@@ -3,7 +3,6 @@
 import json
 import os
 import time
-from pathlib import Path
 from xml.etree import ElementTree
 
 import growth
@@ -71,10 +70,9 @@ def test_gini_by_hand():
 def test_a_fit_is_timed_by_the_epoch_and_is_pmfs_own(ratings):
     small = (*(column[:3000] for column in ratings[:3]), *ratings[3:])
     start = time.perf_counter()
-    spent, U, V = growth.fit(small, 3, {"fast": True})
+    spent, U, V = growth.fit(small, 3, {"threads": 1})
     assert len(spent) == 3 and min(spent) > 0 and sum(spent) < time.perf_counter() - start
-    settings = pmf.Settings(Path(), Path(), epochs=3, fast=True)
-    for a, b in zip((U, V), pmf.fit(*small, settings)[:2], strict=True):
+    for a, b in zip((U, V), pmf.fit_fast(*small, pmf.PMF(epochs=3))[:2], strict=True):
         assert a.tobytes() == b.tobytes()
 
 

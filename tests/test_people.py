@@ -54,7 +54,8 @@ def folded_in(out, user):
     rated, mine = (np.isin(np.arange(len(Q)), some) for some in (items, items[own]))
     w, t = np.full(len(Q), made["missing"]), np.zeros(len(Q))
     w[items[own]], t[items[own]] = 1, ratings[own] / 5
-    a = made["reg"] * (own.sum() + made["missing"] * rated.sum()) ** made["power"]
+    mean, unseen = len(users) / len(set(users)), made["missing"] * rated.sum()
+    a = made["reg"] * (own.sum() + unseen) / (mean + unseen)
     root = np.sqrt(w[rated])
     rows = np.vstack([root[:, None] * Q[rated], np.sqrt(a) * np.eye(Q.shape[1])])
     p = np.linalg.lstsq(rows, np.concatenate([root * t[rated], np.zeros(Q.shape[1])]))[0]
@@ -225,7 +226,8 @@ def test_a_movie_that_only_the_new_person_rated_counts_as_rated(out, tmp_path):
         read(out / "pmf-all.safetensors") for read in (metrics.load, metrics.provenance)
     )
     Q, known = fitted["item_factors"], np.array([cold, *files.task.items])
-    fit = [made["settings"][name] for name in ("missing", "reg", "power")]
+    fit = [made["settings"][name] for name in ("missing", "reg")]
+    fit.append(len(files.task.users) / len(np.unique(files.task.users)))
     p, _ = fuse.new_user(np.array([cold, 0]), np.array([0.8, 0.5]), Q, np.unique(known), *fit)
     expected = fuse.ours_scores(np.array([0]), p[None], Q, known)
     assert ranker.scores(np.array([0])) == pytest.approx(expected, rel=1e-10)

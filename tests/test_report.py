@@ -39,12 +39,11 @@ def out(tmp_path_factory):
     folder = tmp_path_factory.mktemp("out")
     main.prepare(["--data", str(DATA), "--out", str(folder)])
     ratings = folder / "ratings.safetensors"
-    settings = pmf.Settings(ratings=ratings, out=folder / "pmf.safetensors")
     data = metrics.load(ratings)
     columns = (data[f"train_{name}"] for name in ("users", "items", "ratings"))
-    U, V, _ = pmf.fit(*columns, 610, 8965, settings)
+    U, V, _ = pmf.fit(*columns, 610, 8965)
     arrays = {"user_factors": U, "item_factors": V}
-    metrics.save(settings.out, arrays, settings, [ratings])
+    metrics.save(folder / "pmf.safetensors", arrays, pmf.PMF(), [ratings])
     return folder
 
 

@@ -184,6 +184,8 @@ def out(tmp_path_factory):
     for name, text in texts.items():
         (data / name).write_text(text)
     main.prepare(["--data", str(data), "--out", str(folder)])
+    chosen = {"k": 3, "missing": 0.1, "reg": 2.8, "text": 0.2}
+    (folder / "ours.json").write_text(json.dumps({"chosen": chosen}))
     for name, documents in table3.TEXTS.values():
         e = rng.normal(size=(93, 6)).astype(np.float32)
         e /= np.linalg.norm(e, axis=1, keepdims=True)
@@ -193,7 +195,7 @@ def out(tmp_path_factory):
 
 
 def small(out, **options):
-    options = {"baselines": out / "none.json", "k": 5, "factors": 3, "sweeps": 2} | options
+    options = {"baselines": out / "none.json", "k": 5, "sweeps": 2} | options
     return table3.Settings(out=out, epochs=2, **options)
 
 
@@ -205,7 +207,7 @@ def results(out):
 
 def test_table3_end_to_end_on_random_data(results):
     warm = {row["row"]: row for row in results["warm"]}
-    peers = {"EASE", "Weighted MF (implicit)", "Weighted MF (scaled)"}  # not measured here
+    peers = {"EASE", "Weighted MF (implicit)", "Collective EASE", "L3AE"}  # not measured here
     assert list(warm) == [row for row in table3.WARM_ROWS if row not in peers]
     assert warm[table3.OURS_ROW]["starts"] == 2 and warm["Most popular"]["starts"] == 1
     assert [row["row"] for row in results["ablations"]] == list(table3.ABLATIONS)
@@ -330,7 +332,7 @@ def test_the_temporal_split_looks_at_nothing_after_its_date(out):
 
 def test_what_is_missing_is_said_in_one_line(out, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["table3.py", "--out", str(tmp_path)])
-    for name in ("ratings.safetensors", "minilm-no-leak.safetensors"):
+    for name in ("ratings.safetensors", "ours.json"):
         with pytest.raises(SystemExit) as leave:
             metrics.run(table3.main)
         error = capsys.readouterr().err

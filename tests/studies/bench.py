@@ -124,9 +124,10 @@ def pmf_ours(s, fast=False, threads=1):
 
     columns = fit_and_validation(s)[0] if fast else train_columns(s)
     shape = columns[0].max() + 1, columns[1].max() + 1
-    options = {"epochs": s.epochs, "fast": fast, "threads": threads}
-    settings = pmf.Settings(ratings=Path(), out=Path(), **options)
-    return lambda: pmf.fit(*columns, *shape, settings)[:2]
+    settings, fit = pmf.PMF(epochs=s.epochs), pmf.fit
+    if fast:
+        fit = partial(pmf.fit_fast, threads=threads)
+    return lambda: fit(*columns, *shape, settings)[:2]
 
 
 def pmf_cornac(s, fast=False):

@@ -53,7 +53,7 @@ class Settings:
     starts: int = 5  # fits of a row that starts at random: seed, seed + 1, ..
     choice: Path | None = None  # settings of the ranking PMF; none: ours.json of --out
     sweeps: int = pmf.Ranking.sweeps  # of the ranking PMF
-    epochs: int = pmf.Settings.epochs  # of the report's PMF, for Eq. (1) on new movies
+    epochs: int = pmf.PMF.epochs  # of the report's PMF, for Eq. (1) on new movies
 
 
 class Fitted(NamedTuple):
@@ -131,6 +131,8 @@ class Lab:
         self.liked, self.highest = float(self.data["liked"]), float(self.data["highest"])
         self.date = float(np.quantile(self.all[3], 0.8))  # 80 % of all ratings are older
         choice = settings.choice or settings.out / "ours.json"
+        if not choice.exists():
+            raise BadInput(f"{choice} is missing; `make study` makes it")
         chosen = metrics.read_json(choice, "chosen")["chosen"]
         self.ranking = pmf.Ranking(**chosen, sweeps=settings.sweeps)
 
@@ -469,7 +471,7 @@ def cold_rankers(lab, task):
 
 def eq1_ranker(lab, task):
     """Eq. (1) as the report has it: its PMF, its profiles, embeddings as they are, alpha = .85."""
-    s = pmf.Settings(ratings=lab.ratings, out=lab.settings.out, epochs=lab.settings.epochs)
+    s = pmf.PMF(epochs=lab.settings.epochs)
     with quiet():
         U, V, _ = pmf.fit(task.users, task.items, task.ratings, lab.n_users, lab.n_items, s)
     scores = fuse.report_scores(task, U, V, lab.embeddings("no tags"))
