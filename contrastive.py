@@ -364,14 +364,18 @@ def read_settings(kind, doc, **bounds):
 
 def read_inputs(s, recipes=RECIPES):
     """(examples, texts): those of the recipe, and a text for each item."""
-    names = ["train_users", "train_items", "train_ratings", "valid", "liked", "highest"]
-    examples = recipes[s.recipe](metrics.load(s.ratings, names=names), s)
-    texts = enc.read_texts(s.texts)
+    names = ["users", "items", "ratings"]
+    names = [f"train_{name}" for name in names] + ["valid", "liked", "highest", "user_ids"]
+    data, texts = metrics.load(s.ratings, names=names), enc.read_texts(s.texts)
     metrics.check_texts(s.texts, [sha256(s.texts)], s.ratings)
+    users, items = (s.ratings, len(data["user_ids"])), (s.texts, len(texts))
+    for name, (file, n) in (("users", users), ("items", items)):
+        ids = data[f"train_{name}"]  # (N,)
+        if ids.min(initial=0) < 0 or ids.max(initial=0) >= n:
+            raise BadInput(f"{s.ratings} has {name} {ids.min()} to {ids.max()}, {file} only {n}")
+    examples = recipes[s.recipe](data, s)
     if len(examples.items) == 0:
         raise BadInput(f"{s.ratings}: no user has liked enough for recipe {s.recipe!r}")
-    if examples.items.max() >= len(texts):
-        raise BadInput(f"{s.texts} has {len(texts)} lines, {s.ratings} has more items")
     return examples, texts
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -307,10 +308,121 @@ def test_peak_memory_where_it_is_counted_and_where_not(monkeypatch):
     assert con.peak_memory() is None
 
 
+# LoRA
+
+
+def lora(tiny, data, **changes):
+    return settings(tiny, data, **({"lora": True, "nf4": True, "lr": 2e-5} | changes))
+
+
+def built(s):
+    return con.build(s, *enc.find(s.encoder))
+
+
+def test_lora_adds_alpha_over_r_times_b_a_and_nothing_at_first(tiny, data):
+    """By hand in one layer: W x + (alpha / r) B A x, with B zero until the first step."""
+    s = lora(tiny, data, nf4=False, rank=2, alpha=6, dropout=0.0)
+    model = built(s).model
+    layer = model.base_model.model.layers[0].self_attn.q_proj
+    W = layer.base_layer.weight  # (64, 64)
+    A, B = layer.lora_A["default"].weight, layer.lora_B["default"].weight  # (2, 64), (64, 2)
+    x = torch.randn(3, 64)
+    assert not B.any() and A.any()
+    torch.testing.assert_close(layer(x), x @ W.T)
+    with torch.no_grad():
+        B.copy_(torch.arange(128.0).reshape(64, 2) / 100)
+    torch.testing.assert_close(layer(x), x @ W.T + 6 / 2 * (x @ A.T @ B.T), atol=1e-4, rtol=1e-4)
+    assert {n for n, p in model.named_parameters() if p.requires_grad} == {
+        n for n, _ in model.named_parameters() if "lora_" in n
+    }
+
+
+def test_one_seed_makes_the_same_adapter(tiny, data, tmp_path):
+    """Whatever was drawn before: the seed is set immediately before the adapter is made."""
+    written = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        torch.rand(len(written) + 1)
+        con.write_model(tmp_path / name, built(lora(tiny, data, seed=seed)), tiny)
+        written.append((tmp_path / name / "adapter_model.safetensors").read_bytes())
+    assert written[0] == written[1] != written[2]
+
+
+def test_targets_that_the_model_lacks(tiny, data):
+    with pytest.raises(BadInput, match=r"LoRA cannot adapt these --targets .*nowhere"):
+        built(lora(tiny, data, targets=("nowhere",)))
+
+
+@pytest.mark.parametrize(
+    ("kind", "layers"), [("MPNet", {"q", "v"}), ("Roberta", {"query", "value"})]
+)
+def test_lora_finds_the_layers_of_a_folder_without_a_name(
+    data, tmp_path, monkeypatch, capsys, kind, layers
+):
+    small = tiny_qwen.save_small(tmp_path / kind, getattr(transformers, f"{kind}Config"))
+    line = ["contrastive.py", "--encoder", str(small), "--ratings", str(data[0]), "--lora"]
+    line += ["--texts", str(data[1]), "--out", str(tmp_path / "out"), "--max-steps", "1"]
+    monkeypatch.setattr(sys, "argv", [*line, "--nf4"])
+    con.main()
+    assert f"LoRA on the layers called {' and '.join(sorted(layers))}\n" in capsys.readouterr().out
+    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
+    assert set(config["target_modules"]) == layers
+
+
+def test_a_folder_without_such_layers_needs_targets(data, tmp_path):
+    small = tiny_qwen.save_small(tmp_path / "small", transformers.DistilBertConfig)
+    with pytest.raises(BadInput, match=r"small has no layer called query, value, .*--targets"):
+        built(lora(small, data))
+    assert built(lora(small, data, targets=("q_lin",)))
+
+
+def test_an_encoder_without_unit_vectors_is_tuned_by_cosines(tiny, data, tmp_path):
+    """Losses take unit vectors, whatever the folder's modules.json says."""
+    folder = shutil.copytree(tiny, tmp_path / "plain")
+    modules = json.loads((folder / "modules.json").read_text())
+    (folder / "modules.json").write_text(json.dumps(modules[:2]))
+    losses = []
+    for base in (tiny, folder):
+        s = lora(base, data, max_steps=3)
+        encoder = built(s)
+        ids = enc.tokenize(encoder, tiny_qwen.TEXTS)
+        losses.append(con.tune(encoder, ids, con.read_inputs(s)[0], s))
+    assert losses[0] == losses[1]
+
+
+def test_trainable_parameters_of_the_notebooks_run():
+    """5,898,240 of 4,027,672,576 (.146 %): r (in + out) over q and v of 36 layers."""
+    with torch.device("meta"):
+        model = transformers.AutoModel.from_config(transformers.Qwen3Config(**tiny_qwen.QWEN_4B))
+    assert sum(p.numel() for p in model.parameters()) == enc.QWEN_4B.parameters
+    s = lora("qwen3-4b", ("", ""))
+    model = con.with_lora(model, s, enc.QWEN_4B)
+    trained, total = model.num_parameters(only_trainable=True), model.num_parameters()
+    assert trained == 36 * 16 * ((2560 + 32 * 128) + (2560 + 8 * 128)) == 5_898_240
+    assert total == 4_027_672_576
+    assert round(100 * trained / total, 3) == 0.146
+
+
+# Inputs
+
+
 def test_too_few_texts(command, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("one\n")
-    assert "has 1 lines" in command(tmp_path / "out", texts=short)[1]
+    error = command(tmp_path / "out", texts=short)[1]
+    assert f"has items 0 to 23, {short} only 1\n" in error
+
+
+@pytest.mark.parametrize(("name", "wrong"), [("users", 2**31 - 1), ("users", 8), ("items", -1)])
+def test_a_user_or_an_item_that_is_not_there_is_refused(command, data, tmp_path, name, wrong):
+    """A user 2,147,483,647 would take 17 GB."""
+    arrays = metrics.load(data[0])
+    arrays[f"train_{name}"][3] = wrong
+    ratings = tmp_path / "ratings.safetensors"
+    metrics.save(ratings, arrays, {})
+    status, error = command(tmp_path / "out", "--ratings", str(ratings))
+    assert (status, error.count("\n")) == (2, 1)
+    low, high = min(0, wrong), max({"users": 7, "items": 23}[name], wrong)
+    assert f"{ratings} has {name} {low} to {high}, " in error and " only " in error
 
 
 def test_no_thread_of_the_group_outlives_it(tiny, tmp_path):

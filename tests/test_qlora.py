@@ -243,16 +243,6 @@ def test_training_goes_on_after_an_evaluation(tiny, data):
     assert not any(m.support_avx512bf16_for_cpu for m in layers)
 
 
-def test_one_seed_makes_the_same_adapter(tiny, data, tmp_path):
-    """Whatever was drawn before: the seed is set immediately before the adapter is made."""
-    written = []
-    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
-        torch.rand(len(written) + 1)
-        con.write_model(tmp_path / name, build(settings(tiny, data, seed=seed)), tiny)
-        written.append((tmp_path / name / "adapter_model.safetensors").read_bytes())
-    assert written[0] == written[1] != written[2]
-
-
 # Refusals
 
 
@@ -346,45 +336,6 @@ def test_a_flipped_bit_in_an_adapter_or_a_tuned_folder_is_refused(tiny, data, ad
     assert enc.load_encoder(*enc.find(str(tmp_path / "tuned")))
 
 
-def test_targets_that_the_model_lacks(tiny, data):
-    with pytest.raises(BadInput, match=r"LoRA cannot adapt these --targets .*nowhere"):
-        build(settings(tiny, data, targets=("nowhere",)))
-
-
-@pytest.mark.parametrize(
-    ("kind", "layers"), [("MPNet", {"q", "v"}), ("Roberta", {"query", "value"})]
-)
-def test_lora_finds_the_layers_of_a_folder_without_a_name(data, tmp_path, capsys, kind, layers):
-    small = tiny_qwen.save_small(tmp_path / kind, getattr(transformers, f"{kind}Config"))
-    line = ["contrastive.py", "--encoder", str(small), "--ratings", str(data[0]), "--lora"]
-    line += ["--texts", str(data[1]), "--out", str(tmp_path / "out"), "--max-steps", "1"]
-    call(con, [*line, "--nf4"])
-    assert f"LoRA on the layers called {' and '.join(sorted(layers))}\n" in capsys.readouterr().out
-    config = json.loads((tmp_path / "out" / "adapter_config.json").read_text())
-    assert set(config["target_modules"]) == layers
-
-
-def test_a_folder_without_such_layers_needs_targets(data, tmp_path):
-    small = tiny_qwen.save_small(tmp_path / "small", transformers.DistilBertConfig)
-    with pytest.raises(BadInput, match=r"small has no layer called query, value, .*--targets"):
-        build(settings(small, data))
-    assert build(settings(small, data, targets=("q_lin",)))
-
-
-def test_an_encoder_without_unit_vectors_is_tuned_by_cosines(tiny, data, tmp_path):
-    """Losses take unit vectors, whatever the folder's modules.json says."""
-    folder = shutil.copytree(tiny, tmp_path / "plain")
-    modules = json.loads((folder / "modules.json").read_text())
-    (folder / "modules.json").write_text(json.dumps(modules[:2]))
-    losses = []
-    for base in (tiny, folder):
-        s = settings(base, data, max_steps=3)
-        encoder = build(s)
-        ids = enc.tokenize(encoder, tiny_qwen.TEXTS)
-        losses.append(con.tune(encoder, ids, con.read_inputs(s)[0], s))
-    assert losses[0] == losses[1]
-
-
 def change(adapter, folder, edit):
     """A copy of the adapter, its tensors edited, its record removed."""
     shutil.copytree(adapter, folder)
@@ -416,19 +367,3 @@ def test_an_untrained_adapter(tiny, data, tmp_path):
     con.write_model(tmp_path, build(settings(tiny, data)), tiny)
     with pytest.raises(BadInput, match="every lora_B is zero"):
         load(tiny, tmp_path)
-
-
-# The 4B model, in counts
-
-
-def test_trainable_parameters_of_the_notebooks_run():
-    """5,898,240 of 4,027,672,576 (.146 %): r (in + out) over q and v of 36 layers."""
-    with torch.device("meta"):
-        model = transformers.AutoModel.from_config(transformers.Qwen3Config(**tiny_qwen.QWEN_4B))
-    assert sum(p.numel() for p in model.parameters()) == enc.QWEN_4B.parameters
-    s = settings("qwen3-4b", ("", ""))
-    model = con.with_lora(model, s, enc.QWEN_4B)
-    trained, total = model.num_parameters(only_trainable=True), model.num_parameters()
-    assert trained == 36 * 16 * ((2560 + 32 * 128) + (2560 + 8 * 128)) == 5_898_240
-    assert total == 4_027_672_576
-    assert round(100 * trained / total, 3) == 0.146

@@ -114,6 +114,7 @@ def save_data(folder, seed=0, n_users=8):
         "valid": np.zeros(len(users), dtype=bool),
         "liked": np.array(4.0),
         "highest": np.array(5.0),
+        "user_ids": np.arange(n_users),
     }
     metrics.save(folder / "ratings.safetensors", arrays, {})
     (folder / "texts.txt").write_text("\n".join(TEXTS) + "\n")

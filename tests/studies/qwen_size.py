@@ -114,6 +114,7 @@ def write_data(folder, s):
         "valid": np.zeros(8 * n, dtype=bool),
         "liked": np.array(4.0),
         "highest": np.array(5.0),
+        "user_ids": np.arange(8),
     }
     metrics.save(folder / "ratings.safetensors", arrays, {})
     return sum(len(ids[i]) for i in longest)
