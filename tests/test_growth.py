@@ -174,6 +174,7 @@ def test_the_whole_study_on_one_small_size(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(growth, "draw_figure4", lambda path, rows: path.write_text("drawn"))
     monkeypatch.setitem(growth.STAGES, "PMF --fast", growth.STAGES["PMF --fast"] + " --epochs 2")
     monkeypatch.setitem(growth.STAGES, "ranking PMF", growth.STAGES["ranking PMF"] + " --sweeps 1")
+    monkeypatch.setitem(main.FACTORS, "pmf-ours", ("minilm-no-leak", {}))  # so few sweeps too
     line = ["growth.py", "--out", str(tmp_path), "--sizes", "1"]
     monkeypatch.setattr(growth.sys, "argv", line)
     growth.main_growth()

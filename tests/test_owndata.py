@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from small import ended, evaluated, refused
+from small import ended, evaluated, make_artefacts, refused
 
 import fuse
 import main
@@ -69,7 +69,7 @@ def out(books, tiny):
             (main, f"main.py prepare --data {books} --out {out}"),
             (
                 pmf,
-                f"pmf.py --ratings {ratings} --out {out}/pmf.safetensors --k 4 --epochs 9 --fast",
+                f"pmf.py --ratings {ratings} --out {out}/pmf.safetensors --k 4 --fast",
             ),
             (encode, f"{encoder} --texts {out}/documents-no-leak.txt --out {text}"),
             (pmf, f"{ranking} --out {out}/pmf-ranking.safetensors"),
@@ -160,10 +160,11 @@ def test_notebook_profiles_without_times_weigh_by_rating_alone(out):
     assert profiles[4] == pytest.approx(weights @ vectors / weights.sum())
 
 
-def test_a_user_of_the_data_is_recommended_books(out, capsys):
+def test_a_user_of_the_data_is_recommended_books(out, books, capsys):
     main.recommend(["--user", "reader10", "--out", str(out)])
     head, _, *lines = capsys.readouterr().out.splitlines()
-    assert head.startswith("user reader10, ") and len(lines) == 5
+    expected = f"user reader10 of {books.name}, by all its ratings and MiniLM ({out}/)"
+    assert head == expected and len(lines) == 5  # whose data, and from where
     found = {line.split(maxsplit=2)[2].partition(" <- ")[0] for line in lines}
     assert found <= set(BOOKS.values())
     error = refused("recommend", "--user", "reader99", "--out", out, capsys=capsys)
@@ -286,7 +287,7 @@ def test_ratings_of_nothing_but_zeros_are_refused(folder, capsys):
     text = "userId,movieId,rating\n" + "".join(f"1,{movie},0\n" for movie in range(1, 9))
     (folder / "ratings.csv").write_text(text)
     error = refused("prepare", "--data", folder, "--out", folder.parent / "out", capsys=capsys)
-    assert "ratings go from 0 to 0" in error
+    assert "every rating is 0, so no movie is liked" in error
 
 
 def test_a_folder_of_data_is_never_the_one_to_write_to(folder, capsys):
@@ -330,3 +331,159 @@ def test_results_of_the_reports_edition_still_list_what_was_not_run(artefacts, m
     rows = evaluated(artefacts)
     assert rows["notebook", "MF + Qwen3-4B (tuned)"]["status"].startswith("not run: ")
     assert "user 2" in (artefacts / "table2.md").read_text()
+
+
+def prepared(folder, rows, capsys=None, **files):
+    """The Artefacts of some rows; with capsys, the refusal."""
+    write(folder, rows, **files)
+    line = ["--data", str(folder), "--out", str(folder / "out")]
+    if capsys:
+        return refused("prepare", *line, capsys=capsys)
+    main.prepare(line)
+    return main.Artefacts(folder / "out")
+
+
+SIX = {f"{n}": f"Book {n}" for n in range(1, 7)}
+
+
+def rated(*ids, users=("u1", "u2")):
+    return [(user, book, n % 3 + 3) for user in users for n, book in enumerate(ids)]
+
+
+def test_ids_that_a_spreadsheet_shortened_are_refused_in_every_file(tmp_path, capsys):
+    """Those of other users may have become the same."""
+    short = "1.23457E+11"
+    for name, rows, titles in (
+        ("ratings.csv:2", rated("a", "b", users=(short,)), {"a": "A", "b": "B"}),
+        ("ratings.csv:2", rated(short, "b"), {short: "A", "b": "B"}),
+        ("ratings.csv:4", rated("1", "2", users=("7", "1e+09")), {"1": "A", "2": "B"}),
+        ("movies.csv:3", rated("1", "2"), {"1": "A", "1,23457E+11": "B", "2": "C"}),
+    ):
+        error = prepared(tmp_path, rows, capsys, titles=titles)
+        assert f"{name}: id " in error and "was shortened by a spreadsheet" in error
+    (tmp_path / "tags.csv").write_text(f"userId,movieId,tag\n{short},1,x\n")
+    error = prepared(tmp_path, rated("1", "2"), capsys, titles={"1": "A", "2": "B"})
+    assert f"tags.csv:2: id {short} was shortened" in error
+
+
+def test_letters_with_accents_are_one_id_and_one_title_however_composed(tmp_path, capsys):
+    one, other = "caf\u00e9", "cafe\u0301"
+    rows = [(one, "b1", 4), (other, "b2", 3), ("u2", "b1", 5), ("u2", "b2", 2)]
+    files = prepared(tmp_path, rows, titles={"b1": one, "b2": other})
+    assert files.ids("user_ids") == [one, "u2"] and files.index("user_ids", other, "user") == 0
+    assert sorted(files.titles()) == [f"{one} [b1]", f"{one} [b2]"]
+    rows = [("u1", one, 4), ("u1", other, 3)]
+    error = prepared(tmp_path / "..", rows, capsys, titles={one: "A"})
+    assert "has rated this movie before, on line 2" in error
+
+
+def test_ids_with_zeros_in_front_and_isbns_stay_as_they_are(tmp_path, capsys):
+    """One of them makes its column strings; the other column stays numbers."""
+    books = {"0114709": "A", "114709": "B", "031676948X": "C", "1": "D"}
+    rows = rated(*books, users=("2", "10"))
+    files = prepared(tmp_path, rows, titles=books)
+    assert files.ids("user_ids") == [2, 10] and set(files.ids("movie_ids")) == set(books)
+    text = (tmp_path / "out/movies.csv").read_text()
+    assert "\n0114709,A,\n" in text and "\n031676948X,C,\n" in text
+    titles = dict(zip(files.ids("movie_ids"), files.titles(), strict=True))
+    assert titles == books
+    item = files.index("movie_ids", "0114709", "id")
+    assert files.titles()[item] == "A"
+    main.prepare(["--data", str(tmp_path), "--out", str(tmp_path / "out")])  # our own file again
+    assert main.Artefacts(tmp_path / "out").ids("movie_ids") == files.ids("movie_ids")
+    lone = prepared(tmp_path, rated("316769487", "031676948X"), titles={"316769487": "A", **books})
+    assert set(lone.ids("movie_ids")) == {"316769487", *books}
+
+
+def test_zeros_in_front_in_one_file_alone_are_refused(tmp_path, capsys):
+    error = prepared(tmp_path, rated("1", "2"), capsys, titles={"1": "A", "02": "B", "2": "C"})
+    assert "movies.csv:3: id 02 is no plain number, as those of the ratings are" in error
+
+
+@pytest.mark.parametrize("time", ["1112484580.5", "2005-04-02T23:53:47", "2005-04-02"])
+def test_a_time_of_another_form_may_be_left_out(tmp_path, capsys, time):
+    rows = [(*row, time) for row in rated("1", "2", users=("1", "2"))]
+    head = "userId,itemId,rating,timestamp"
+    error = prepared(tmp_path, rows, capsys, ratings=head, titles=SIX)
+    assert f"ratings.csv:2: '{time}' is not a whole number; without times the column time" in error
+
+
+def test_a_movie_rated_twice_names_both_lines(tmp_path, capsys):
+    for books in (("1", "2", "3"), ("a", "b", "c")):
+        rows = [("u1", book, 3) for book in (*books, books[1])]
+        error = prepared(tmp_path, rows, capsys, titles={book: book.upper() for book in books})
+        assert (
+            f"ratings.csv:5: the user of u1,{books[1]},3 has rated this movie before, on line 3;"
+            in error
+        )
+
+
+@pytest.mark.parametrize("name", ["ratings.csv", "movies.csv"])
+def test_a_file_that_is_missing_is_named_with_its_header(folder, capsys, name):
+    (folder / name).unlink()
+    error = refused("prepare", "--data", folder, "--out", folder.parent / "o", capsys=capsys)
+    assert f"{folder / name} is missing; expected a file with the header userId" in error.replace(
+        "movieId,title", "userId"
+    )
+
+
+ODD = {
+    "1": "two\nlines",
+    "2": "a\rreturn",
+    "3": "a | bar",
+    "4": "\x1b[2J\x1b]0;owned\x07",
+    "5": "C1 \x9b2J",
+    "6": "=SUM(A1)",
+    "7": "\u2028 apart",
+}
+
+
+def test_a_title_stays_one_row_wherever_it_is_shown(tmp_path, capsys):
+    """On the screen, in Table II and in a list; and no control character is sent to a terminal."""
+    rows = [row for user in (1, 2, 3) for row in rated(*ODD, users=[user])[user:]]
+    rows += [(user, book, 5) for user in (1, 2, 3) for book in list(ODD)[:user]]
+    write(tmp_path, rows, titles=ODD | {"8": "plain", "9": "too"})
+    out = make_artefacts(tmp_path)
+    capsys.readouterr()
+    main.run_evaluate(["--out", str(out), "--user", "1", "--k", "2"])
+    table = (out / "table2.md").read_text()
+    rows = [line for line in table.splitlines() if line.startswith("| MF")]
+    assert len(rows) == 2 and all(row.replace("\\|", "").count("|") == 3 for row in rows)
+    mine = tmp_path / "my.csv"
+    mine.write_text("title,rating\nplain,4\n")
+    main.recommend(["--ratings", str(mine), "--top", "9", "--out", str(out)])
+    shown = capsys.readouterr().out
+    assert len([line for line in shown.splitlines() if line[:4].strip().isdigit()]) == 8
+    assert not any(main.unicodedata.category(x) == "Cc" for x in (table + shown).replace("\n", ""))
+    main.recommend(["--all", "--top", "9", "--to", str(tmp_path / "to.csv"), "--out", str(out)])
+    with open(tmp_path / "to.csv", newline="") as file:
+        titles = {row["title"] for row in csv.DictReader(file)}
+    assert titles <= {"plain", "too"} and len((tmp_path / "to.csv").read_text().splitlines()) == 7
+
+
+# Clicks
+
+
+def test_ratings_that_are_all_equal_are_ranked_and_rows_that_need_a_scale_left_out(
+    tmp_path, capsys
+):
+    write(tmp_path, [(u, b, 1) for u, b, r in rows_of() if r > 4])
+    out = make_artefacts(tmp_path)
+    (out / "pmf.safetensors").unlink()  # pmf.py has nothing to fit
+    capsys.readouterr()
+    rows = evaluated(out)
+    assert list(rows) == [
+        ("notebook", "Random"),
+        ("notebook", "Most popular"),
+        ("ours", "Ranking PMF, no text"),
+        ("ours", "Ranking PMF, MiniLM as prior"),
+    ]
+    table = (out / "table1.md").read_text()
+    assert "All ratings are equal: rows that need a scale, as MF does, are left out." in table
+    assert (
+        "| NDCG - Most popular |" in table and "difference" not in rows["notebook", "Most popular"]
+    )
+    assert rows["ours", "Ranking PMF, no text"]["difference"][0] > 0
+    main.recommend(["--user", "reader1", "--out", str(out)])
+    error = refused("evaluate", "--user", "reader1", "--out", out, capsys=capsys)
+    assert "Table II is of rows that need a scale" in error

@@ -3,6 +3,7 @@
 import csv
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,21 @@ TITLES = [
     *("(500) Days of Summer (2009)", "Alien (1979)", "Aliens (1986)", "Ben-Hur (1959)"),
     *("Girl, The (La fille) (2009)", "Girl, The (2011)", "Ben-hur (2016)"),
     *("Dune", "Dune (Dune Chronicles, #1)"),
+    *(
+        "Seven (a.k.a. Se7en) (1995)",
+        "Léon: The Professional (a.k.a. The Professional) (Léon) (1994)",
+    ),
+    *(
+        "Postman, The (Postino, Il) (1994)",
+        "Boot, Das (Boat, The) (1981)",
+        "Schindler's List (1993)",
+    ),
+    *(
+        "Spider-Man (2002)",
+        "The Sorcerer's Stone (Harry Potter (Paperback))",
+        "Avventura, L' (1960)",
+    ),
+    *("Twins (The Pair) (1990)", "Couple (The Pair) (1991)", "Café (2001)", "Professional, The"),
 ]
 
 
@@ -32,7 +48,7 @@ def out(tmp_path_factory):
     cells = [(user, movie) for user in (1, 2, 5) for movie in range(29) if rng.random() < 0.4]
     rows = "".join(f"{u},{m},{rng.integers(1, 11) / 2},{1000 + m}\n" for u, m in cells)
     (folder / "ratings.csv").write_text(f"userId,movieId,rating,timestamp\n{rows}")
-    names = [*TITLES, *(f"Film {m} (1999)" for m in range(15, 30))]
+    names = [*TITLES, *(f"Film {m} (1999)" for m in range(len(TITLES), 30))]
     movies = "".join(f'{m},"{name}",Drama\n' for m, name in enumerate(names))
     (folder / "movies.csv").write_text(f"movieId,title,genres\n{movies}")
     (folder / "tags.csv").write_text("userId,movieId,tag,timestamp\n")
@@ -138,6 +154,11 @@ def test_a_file_of_a_users_own_ratings_is_that_user(out, capsys, tmp_path):
         *[("alien", 7), ("ben-hur (1959)", 9), ("the girl (2009)", 10), ("the girl (2011)", 11)],
         *[("Hèat (1995)", 0), (" The  Góod, the Bad and the Ugly ", 5)],
         *[("dune", 13), ("Dune (Dune Chronicles, #1)", 14)],
+        *[("Se7en", 15), ("se7en (1995)", 15), ("Leon", 16), ("the professional", 26)],
+        *[("Il Postino", 17), ("postino, il", 17), ("Das Boot", 18), ("boot, das", 18)],
+        *[("Schindler’s List", 19), ("Spider–Man", 20), ("spider‑man (2002)", 20)],
+        *[("The Sorcerer's Stone", 21), ("harry potter (paperback)", 21), ("L’Avventura", 22)],
+        *[("Cafe\u0301", 25), ("caf\u00e9 (2001)", 25)],
     ],
 )
 def test_titles_match_without_case_year_and_the_place_of_the(out, typed, movie):
@@ -165,6 +186,20 @@ def test_what_is_shown_as_a_title_is_found_again(out):
         (["title,rating", ",4"], "my.csv:2: no movie is called ''"),
         (["title,rating", "Heat,4"], "my.csv:2: 'Heat' may be Heat (1986) or Heat (1995)"),
         (["title,rating", "The Girl,4"], "may be Girl, The (La fille) (2009) or The Girl (2011)"),
+        (
+            ["title,rating", "Alein,4", "Alien,3", '"Heat",2', "zzz,5"],
+            "my.csv:2: no movie is called 'Alein'; near are Alien (1979); Aliens (1986)",
+        ),
+        (
+            ["title,rating", "Alein,4", "Alien,3", '"Heat",2', "zzz,5"],
+            " | {path}:4: 'Heat' may be Heat (1986) or Heat (1995); write it so | {path}:5: no m",
+        ),
+        (["title,rating", "The Pair,4"], "may be Couple (The Pair) (1991) or Twins (The Pair)"),
+        (["movieId,rating", "1.23457E+11,4"], "my.csv:2: id 1.23457E+11 was shortened by a spread"),
+        (["title,rating", "Alien\x1b[2J,4"], "no movie is called 'Alien\\x1b[2J'"),
+        (["title,rating", "x,4\x1b]0;y\x07"], "'4\\x1b]0;y\\x07' is not a number"),
+        (["title\x1b[2J,rating", "x,4"], "my.csv:1: header is title [2J,rating, expected"),
+        (["title,rating", "Alien,0.5", "alien (1979),0.5"], "is rated twice, on line 2 too"),
         (["title,rating", "Emma,4"], "'Emma' may be Emma (1996) [3] or Emma (1996) [4]"),
         (["title,rating", "Alien,5.5"], "my.csv:2: 5.5 is outside the scale, 0.5 .. 5"),
         (["title,rating", "Alien,0"], "my.csv:2: 0 is outside the scale"),
@@ -176,6 +211,7 @@ def test_what_is_shown_as_a_title_is_found_again(out):
 )
 def test_a_bad_file_of_ratings_is_one_line(out, tmp_path, capsys, lines, message):
     path = write(tmp_path / "my.csv", *lines)
+    message = message.replace("{path}", str(path))
     assert message in refused("recommend", "--ratings", path, "--out", out, capsys=capsys)
 
 
@@ -221,7 +257,7 @@ def test_a_movie_that_only_the_new_person_rated_counts_as_rated(out, tmp_path):
     cold = np.setdiff1d(np.arange(30), files.task.items)[0]
     rows = f"{files.data['movie_ids'][cold]},4", f"{files.data['movie_ids'][0]},2.5"
     path = write(tmp_path / "my.csv", "movieId,rating", *rows)
-    ranker = main.ranker_of(main.Recommend(ratings=path, out=out))
+    ranker = main.ranker_of(main.Recommend(ratings=path, out=out), files)
     fitted, made = (
         read(out / "pmf-all.safetensors") for read in (metrics.load, metrics.provenance)
     )
@@ -386,3 +422,118 @@ def test_lists_with_another_header_stay(out, tmp_path, capsys):
     to.write_text("userId,rank,movieId,title,score,note\n")
     error = refused("recommend", "--user", 5, "--to", to, "--out", out, capsys=capsys)
     assert "holds no lists of this command" in error
+
+
+@pytest.mark.parametrize(
+    "cell", [" " * 100_000, "x" + " " * 100_000 + "y", "(" * 100_000, "9" * 10**5]
+)
+@pytest.mark.parametrize("head", ["title,rating", "movieId,rating", "new"])
+def test_a_cell_of_100_000_characters_takes_no_time(out, tmp_path, capsys, cell, head):
+    """The regular expressions for titles and numbers took minutes."""
+    path, start = tmp_path / "my.csv", time.perf_counter()
+    if head == "new":
+        write(path, "title,genres,tags", f"{cell},,", f"{cell},,")
+        refused("recommend", "--user", 5, "--new", path, "--out", out, capsys=capsys)
+    else:
+        write(path, head, f"{cell},4", f"{cell},{cell}x")
+        refused("recommend", "--ratings", path, "--out", out, capsys=capsys)
+    assert time.perf_counter() - start < 5
+
+
+def test_a_number_that_is_none_is_refused_at_once():
+    start = time.perf_counter()
+    with pytest.raises(metrics.BadInput, match="is not a number"):
+        main.number("1" * 100_000 + "x", "here", whole=False)
+    assert time.perf_counter() - start < 1
+
+
+def test_without_brackets_by_hand():
+    for name, outside, inside in (
+        ("Seven (a.k.a. Se7en)", "Seven", ["a.k.a. Se7en"]),
+        ("Stone (Potter (Paperback)) x (y)", "Stone x", ["Potter (Paperback)", "y"]),
+        ("(500) Days of Summer", "(500) Days of Summer", []),
+        ("City (of) Lost", "City Lost", ["of"]),
+        ("Not (closed", "Not (closed", []),
+        ("Closed) twice", "Closed) twice", []),
+    ):
+        assert main.without_brackets(name) == (outside, inside)
+
+
+def test_the_heading_names_the_data_and_the_folder(out, tmp_path, capsys):
+    main.recommend(["--user", "5", "--out", str(out)])
+    head = capsys.readouterr().out.splitlines()[0]
+    assert head == f"user 5 of data, by all its ratings and MiniLM ({out}/)"
+    path = write(tmp_path / "my\x1b[2J.csv", "title,rating", "Alien,4")
+    main.recommend(["--user", "5", "--ratings", str(path), "--out", str(out)])
+    head = capsys.readouterr().out.splitlines()[0]
+    assert head.startswith("user 5 and ") and "\x1b" not in head
+
+
+def test_new_titles_stay_in_their_cell_of_a_list(out, tmp_path, capsys, fake_minilm):
+    """Neither a terminal obeys them nor a spreadsheet, and each is one line."""
+    titles = '"=HYPERLINK(""x"")"', "+1", "-30- (1959)", "@x", '"two\rlines\n\x1b[2J"'
+    path = write(tmp_path / "new.csv", "title,genres,tags", *(f"{title},," for title in titles[:4]))
+    line = ["--user", "5", "--top", "40", "--out", str(out), "--new", str(path)]
+    to = tmp_path / "to.csv"
+    main.recommend([*line, "--to", str(to)])
+    with open(to, encoding="utf-8", newline="") as file:
+        found = {row["title"] for row in csv.DictReader(file)}
+    assert found >= {'\'=HYPERLINK("x")', "'+1", "'-30- (1959)", "'@x"}
+    write(path, "title,genres,tags", f"{titles[4]},,")
+    main.recommend(line)
+    assert [row[2] for row in shown(capsys) if row[2].startswith("two")] == ["two lines  [2J"]
+
+
+@pytest.fixture
+def tiny(tmp_path):
+    """make_artefacts of ratings and movies that are given as lines."""
+
+    def make(ratings, n_movies):
+        folder = make_folder(tmp_path / "data")
+        write(folder / "ratings.csv", "userId,movieId,rating", *ratings)
+        movies = (f"{movie},Film {movie}" for movie in range(1, n_movies + 1))
+        write(folder / "movies.csv", "movieId,title", *movies)
+        (folder / "tags.csv").unlink()
+        return make_artefacts(folder)
+
+    return make
+
+
+def test_lists_of_all_say_who_gets_none(tiny, tmp_path, capsys):
+    """User 1 has rated every movie, user 3 none above 0."""
+    ratings = [*(f"1,{m},{m % 5 + 1}" for m in range(1, 13)), *(f"2,{m},4" for m in range(1, 9))]
+    out, to = tiny([*ratings, *(f"3,{m},0" for m in range(1, 9))], 12), tmp_path / "to.csv"
+    capsys.readouterr()
+    main.recommend(["--all", "--to", str(to), "--out", str(out)])
+    assert (
+        "1 lists, none for 2 who have rated every movie, or none above 0" in capsys.readouterr().out
+    )
+    assert {line.split(",")[0] for line in to.read_text().splitlines()[1:]} == {"2"}
+    error = refused("recommend", "--user", 3, "--out", out, capsys=capsys)
+    assert "every rating is 0, from which nothing follows" in error
+    mine = write(tmp_path / "my.csv", "title,rating", "Film 1,0", "Film 2,0")
+    error = refused("recommend", "--ratings", mine, "--out", out, capsys=capsys)
+    assert "every rating is 0, from which nothing follows" in error
+
+
+def test_similar_of_a_single_movie_says_so(out, monkeypatch, capsys):
+    names = {"alien": {0: "Alien"}}
+    monkeypatch.setattr(main.Artefacts, "names", lambda self: names)
+    one = main.Artefacts(out, whole=True)
+    one.task = one.task._replace(n_items=1)
+    monkeypatch.setattr(main, "Artefacts", lambda folder, whole: one)
+    error = refused("similar", "--movie", "alien", "--out", out, capsys=capsys)
+    assert "has a single movie, so that none is similar" in error
+
+
+def test_a_phrase_that_is_no_utf8_is_one_line(out):
+    line = [sys.executable, ROOT / "main.py", "similar", "--out", out, "--text", b"caf\xe9"]
+    done = subprocess.run(line, capture_output=True)
+    assert (done.returncode, done.stderr.count(b"\n")) == (2, 1)
+    assert b"--text is not UTF-8" in done.stderr
+
+
+def test_titles_that_are_missing_are_named(artefacts, capsys):
+    (artefacts / "movies.csv").unlink()
+    error = refused("recommend", "--user", 5, "--out", artefacts, capsys=capsys)
+    assert f"{artefacts / 'movies.csv'} is missing; `main.py prepare` writes it" in error

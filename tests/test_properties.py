@@ -178,6 +178,8 @@ def test_a_damaged_csv_is_read_as_the_csv_module_reads_it_or_refused_in_a_line(
     expected = by_the_csv_module(name, data)
     if name == "tags.csv":
         expected = [row[:3] for row in expected]  # the time is not read
+    if name == "movies.csv":
+        expected = [[row[0], *map(main.one_line, row[1:])] for row in expected]
     assert ours == expected
     if name == "ratings.csv":
         assert all(0 <= row[2] < 2**63 for row in ours)

@@ -86,12 +86,12 @@ def test_the_way_from_movielens_files_to_a_row_of_the_table(tiny, tmp_path, monk
     ratings, texts = out / "ratings.safetensors", out / "documents.txt"
     for name, more in (("pmf", ()), ("pmf-fit", ("--fit-part",))):
         line = ["pmf.py", "--ratings", str(ratings), "--out", str(out / f"{name}.safetensors")]
-        call(pmf, [*line, "--k", "4", "--epochs", "3", *more])
+        call(pmf, [*line, "--k", "4", *more])
     stem = out / "qwen3-0.6b-tuned"
     embed_file("qwen3-0.6b", (None, texts), out / "qwen3-0.6b.safetensors", *base)
     line = ["contrastive.py", "--encoder", "qwen3-0.6b", "--ratings", str(ratings)]
     line += ["--texts", str(texts), "--out", str(stem), *map(str, base), "--lora"]
-    call(con, [*line, "--batch", "4", "--lr", "0.01", "--warmup", "1", "--max-steps", "6"])
+    call(con, [*line, "--batch", "4", "--lr", "2e-4", "--warmup", "1", "--max-steps", "6"])
     more = (*base, "--adapter", stem)
     embed_file("qwen3-0.6b", (None, texts), out / "qwen3-0.6b-tuned.safetensors", *more)
     main.run_evaluate(["--out", str(out), "--k", "3", "--user", "2", "--quick"])

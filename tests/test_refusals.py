@@ -190,7 +190,7 @@ def test_cut_or_odd_json_is_one_line(artefacts, capsys, text):
 def test_another_file_under_the_name_of_factors_is_one_line(artefacts, capsys):
     path = artefacts / "pmf.safetensors"
     ratings = artefacts / "ratings.safetensors"
-    settings = {"variant": "sigmoid", "fit_part": False}
+    settings = main.FACTORS["pmf"][1] | {"k": 2, "seed": 42, "fast": False}
     metrics.save(path, {"embeddings": np.zeros((2, 2))}, settings, [ratings])
     error = refused("evaluate", "--out", artefacts, capsys=capsys)
     assert "holds embeddings, but no user_factors" in error

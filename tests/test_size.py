@@ -17,7 +17,7 @@ from main import NOTEBOOK, RECIPES
 def rows(artefacts):
     """The artefacts with two seeds of a tuned MiniLM and with an untuned MPNet, evaluated."""
     rng = np.random.default_rng(4)
-    for name, seed in (("minilm-tuned", 43), ("minilm-tuned-2", 44)):
+    for name, seed in (("minilm-tuned", 42), ("minilm-tuned-2", 43)):
         save_tuning(artefacts, name, rng, seed=seed)
     save_embeddings(artefacts, "mpnet", "documents.txt", rng, encoder="mpnet")
     evaluated(artefacts)

@@ -232,6 +232,7 @@ def write_files(folder, n):
 def write_vectors(folder):
     """Random vectors in the place of MiniLM's: what they say does not matter here."""
     out, made = Path(folder, "out"), {"encoder": "minilm", "adapter": "", "nf4": False}
+    made |= {"dtype": "float32"}
     n = len((out / "documents.txt").read_text().splitlines())
     random = np.random.default_rng(0).normal(0, 384**-0.5, (n, 384)).astype(np.float32)  # (I, D)
     for name, text in TEXTS.items():

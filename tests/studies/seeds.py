@@ -30,6 +30,7 @@ from main import (
     REPORT,
     Artefacts,
     Evaluate,
+    base_of,
     content_row,
     markdown,
     marks,
@@ -47,28 +48,27 @@ class Settings:
 ENDS = ("", "-2", "-3")  # of the names of what was made with the first seed, and with two more
 
 
-def rows_by_seed(out, recipe, row, mf, k):
+def rows_by_seed(out, recipe, row, base, k):
     """[(entry, evaluate() result)] of a row with late fusion, one for each seed that was run."""
-    names = [CONTENT_ROWS[row] + recipe.suffix + end for end in ENDS]
-    settings = Evaluate(out=out.folder, k=k)
-    there = [name for name in names if out.path(name).exists()]
-    return [content_row(out, recipe, row, name, mf, settings) for name in there]
+    name, settings = CONTENT_ROWS[row] + recipe.suffix, Evaluate(out=out.folder, k=k)
+    there = [later for later, end in enumerate(ENDS) if out.path(name + end).exists()]
+    return [content_row(out, recipe, row, base, settings, later) for later in there]
 
 
 def study(s):
     """The content of seeds.json."""
     out, rows = Artefacts(s.out), []
-    mf = metrics.evaluate(out.mf("pmf"), out.task.seen, out.task.relevant, s.k)
+    base = base_of(out, s.k)
     for recipe in (NOTEBOOK, REPORT):
         for row, encoder in CONTENT_ROWS.items():
             if not out.path(encoder + recipe.suffix + ENDS[1]).exists():
                 continue
-            entries, results = zip(*rows_by_seed(out, recipe, row, mf, s.k), strict=True)
+            entries, results = zip(*rows_by_seed(out, recipe, row, base, s.k), strict=True)
             ndcg = np.array([result["ndcg"] for result in results])  # (S, E)
             kept = ("seed", "hits", "alpha", *METRICS)
             seeds = [{name: entry[name] for name in kept} for entry in entries]
             found = {"recipe": recipe.name, "row": row, "seeds": seeds}
-            rows.append(found | {"difference": metrics.paired_bootstrap(ndcg, mf["ndcg"])})
+            rows.append(found | {"difference": metrics.paired_bootstrap(ndcg, base.result["ndcg"])})
     if not rows:
         raise BadInput(f"{s.out} has no embeddings of a second seed; `make seeds` makes them")
     record = {"edition": out.record["edition"], "k": s.k, "split": metrics.provenance(out.ratings)}

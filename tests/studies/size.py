@@ -23,7 +23,7 @@ from common import interval  # beside this script
 from seeds import rows_by_seed
 
 import metrics
-from main import PARAMETERS, RECIPES, Artefacts, markdown, reported, write_texts
+from main import PARAMETERS, RECIPES, Artefacts, base_of, markdown, reported, write_texts
 from metrics import BadInput, read_json, stage
 
 
@@ -66,8 +66,7 @@ def ndcg_of(out, results, recipe, row):
         scorer = out.mf(recipe.alone[row])
         found = [metrics.evaluate(scorer, task.seen, task.relevant, k)]
     else:
-        mf = metrics.evaluate(out.mf("pmf"), task.seen, task.relevant, k)
-        found = [result for _, result in rows_by_seed(out, recipe, row, mf, k)]
+        found = [result for _, result in rows_by_seed(out, recipe, row, base_of(out, k), k)]
     hits = [int(result["hits"].sum()) for result in found[:1]]
     rows = [r for r in results["rows"] if (r["recipe"], r["row"]) == (recipe.name, row)]
     if not hits or hits != [r.get("hits") for r in rows]:
@@ -105,7 +104,7 @@ def row_table(results):
             if cost:
                 cells = [f"{cost['trainable_share']:.2%}", f"{cost['seconds'] / 60:.0f}"]
             cells += [paper, f"{row['hits']:,}", f"{row['ndcg']:.4f}"]
-            to_mf = interval(row["difference_to_mf"]["ndcg"])
+            to_mf = interval(row["difference"])
             lines.append([row["recipe"], row["row"], *size, *cells, to_mf])
     return markdown(head, lines)
 
