@@ -386,7 +386,7 @@ def read_json(path, *keys):
     """The object in a JSON file; refuses one that is cut or lacks a key."""
     try:
         found = json.loads(read_text(path))
-    except json.JSONDecodeError as error:
+    except (json.JSONDecodeError, RecursionError) as error:
         raise BadInput(f"{path} is not complete JSON ({error}); delete it and run make") from None
     for key in keys:
         if not isinstance(found, dict) or key not in found:
@@ -502,7 +502,7 @@ def provenance(path):
     try:
         with safetensors.safe_open(path, framework="np") as file:
             return json.loads(file.metadata()["provenance"])
-    except (safetensors.SafetensorError, TypeError, KeyError, ValueError) as error:
+    except (safetensors.SafetensorError, TypeError, KeyError, ValueError, RecursionError) as error:
         raise BadInput(f"{path} is damaged ({error}); delete it and run make again") from None
 
 
