@@ -254,19 +254,21 @@ def grid_search(scores, task, k, alphas=ALPHAS):
 # ------------------------------------------------------------------------------------------------
 
 
-def new_user(items, targets, Q, rated, missing, reg, mean, gram=None):
+def new_user(items, targets, Q, rated, missing, reg, mean, least=0.0, gram=None):
     """p (K,) and A (K, K) of (F).
 
     items, targets: (n,) what the user rated, and t. Q: (I, K), of which those count that anybody
     `rated` (ids, each once); missing and reg as Q was fitted, to users with `mean` ratings on the
-    average. gram: Q[rated]'Q[rated], which many users can share.
+    average and with ratings of t < `least` as missing ones. gram: Q[rated]'Q[rated], which many
+    users can share.
     """
-    Z = Q[items]  # (n, K)
+    good = targets >= least  # (n,)
+    Z = Q[items[good]]  # (n, K)
     gram = Q[rated].T @ Q[rated] if gram is None else gram  # (K, K)
     unseen = missing * len(rated)  # m I
     a = reg * (len(items) + unseen) / (mean + unseen)
     A = missing * gram + (1 - missing) * Z.T @ Z + a * np.eye(Q.shape[1])  # (K, K)
-    return np.linalg.solve(A, Z.T @ targets), A  # (F)
+    return np.linalg.solve(A, Z.T @ targets[good]), A  # (F)
 
 
 def new_items(embeddings, W):

@@ -1190,8 +1190,6 @@ def ranker_of(s, out):
     known = items
     if not s.all:
         ids, (items, ratings) = [s.user], person(s, out)  # (n,), (n,)
-        if not ratings.any():
-            raise BadInput("every rating is 0, from which nothing follows; rate a movie higher")
         users, known = np.zeros(len(items), int), np.concatenate([known, items])  # (n,), (N + n,)
     targets = ratings / out.task.highest  # (N,)
     # 2. Which movies, with which factors
@@ -1207,12 +1205,15 @@ def ranker_of(s, out):
         own = [rows[starts[user] : starts[user + 1]] for user in block]
         P = np.stack([fold_in(items[mine], targets[mine])[0] for mine in own])  # (B, K)
         best = fuse.ours_scores(np.arange(len(block)), P, Q, known)  # (B, I + M)
-        best[~P.any(axis=1)] = -np.inf  # who rated nothing above 0 gets no list
+        best[~P.any(axis=1)] = -np.inf  # who rated nothing well gets no list
         return best
 
     if not s.all:
-        _, A = fold_in(items, targets)
-        more["reasons"] = partial(fuse.reasons, items=items, targets=targets, A=A, Q=Q)
+        (p, A), good = fold_in(items, targets), targets >= fold_in.keywords["least"]  # .., (n,)
+        if not p.any():
+            raise BadInput("every rating is below half of the highest: nothing says what to show")
+        liked = targets * good  # (n,) what was rated lower is no reason
+        more["reasons"] = partial(fuse.reasons, items=items, targets=liked, A=A, Q=Q)
         short = out.short_titles()
         more["rated"] = [short[item] for item in items]
     movies = out.ids("movie_ids") + [""] * len(new), out.titles() + new
@@ -1225,7 +1226,7 @@ def folding_in(out, Q, known):
     known: items of all ratings, (N,).
     """
     made, rated = provenance(out.path("pmf-all"))["settings"], np.unique(known)
-    fit = {name: made[name] for name in ("missing", "reg")}
+    fit = {name: made[name] for name in ("missing", "reg", "least")}
     fit["mean"] = len(out.task.users) / len(np.unique(out.task.users))  # ratings of a user
     gram = Q[rated].T @ Q[rated]  # (K, K)
     return partial(fuse.new_user, Q=Q, rated=rated, gram=gram, **fit)

@@ -233,7 +233,9 @@ def rounds_of(users, items, ratings, parts, threads=1):
 #   sum_rated w_ui (t_ui - p_u.q_i)^2 + m sum_missing (p_u.q_i)^2
 #     + reg ( sum_u a_u |p_u|^2 + sum_i b_i |q_i - e_i W|^2 / (1 - text) + |W|^2 / text )       (R)
 #
-# t_ui = rating / highest, w_ui = 1, m the weight of a missing entry (Hu, Koren & Volinsky 2008);
+# t_ui = rating / highest, w_ui = 1, m the weight of a missing entry (Hu, Koren & Volinsky 2008). A
+# rating of less than half the highest counts as a missing one, for any t above 0 would be a weak
+# like, and negative t rank worse (results/choices.md).
 # a_u = (n_u + m I) / their mean over the users, n_u the ratings of user u, and b_i alike (Rendle et
 # al. 2022), so that the mean strength of a prior is reg on data of any size. e_i is the unit
 # embedding of the item's text: q_i = e_i W + a rest, both Gaussian (the idea of Collaborative Topic
@@ -261,6 +263,7 @@ class Ranking:
     missing: float = 0.1  # m, weight of a missing entry against 1 of a rating
     reg: float = 2.8  # mean strength of the priors of user and item factors
     text: float = 0.2  # share of an item's prior variance that its text explains; below 1
+    least: float = 0.5  # a rating with a lower t counts as a missing one
     power: float = 1.0  # a_u and b_i are taken to this power; 0: the same for every row
     sweeps: int = 15  # passes over users and items; more change nothing that ranking sees
     seed: int = 42  # of the initial factors, N(0, 0.01 / K)
@@ -362,7 +365,9 @@ def fit_ranking(
     dtype, rng = np.float32 if s.fast else np.float64, np.random.default_rng(s.seed)
     text = 0.0 if features is None else s.text
     features = (np.zeros((n_items, 0)) if features is None else features).astype(dtype)  # (I, D)
-    targets, weights = targets.astype(dtype), weights.astype(dtype)  # (N,)
+    low = targets < s.least  # (N,) like missing ones
+    targets = np.where(low, 0, targets).astype(dtype)  # (N,)
+    weights = np.where(low, s.missing, weights).astype(dtype)  # (N,)
     missing, sd = dtype(s.missing), 0.1 / math.sqrt(s.k)
     P, Q = (rng.normal(0, sd, (n, s.k)).astype(dtype) for n in (n_users, n_items))
     by_user = by_row(users, items, targets, weights, n_users)

@@ -240,6 +240,13 @@ def test_a_new_user_is_the_weighted_least_squares_over_all_rated_items():
     best = np.linalg.lstsq(rows, np.concatenate([np.sqrt(w) * t, np.zeros(4)]))[0]
     assert p == pytest.approx(best, rel=1e-10)
     assert rows.T @ rows == pytest.approx(A, rel=1e-10)
+    low = np.append(items, 9), np.append(targets, 0.3)  # below .4: it counts as a missing one
+    some = fuse.new_user(*low, Q, rated, 0.2, 0.05, 1.7, least=0.4)
+    w[items[targets < 0.4]], t[items[targets < 0.4]] = 0.2, 0
+    a = 0.05 * (4 + 0.2 * 11) / (1.7 + 0.2 * 11)
+    rows = np.vstack([np.sqrt(w)[:, None] * Q[:11], np.sqrt(a) * np.eye(4)])
+    best = np.linalg.lstsq(rows, np.concatenate([np.sqrt(w) * t, np.zeros(4)]))[0]
+    assert some[0] == pytest.approx(best, rel=1e-10)
     shared = fuse.new_user(items, targets, Q, rated, 0.2, 0.05, 0.7, gram=Q[:11].T @ Q[:11])
     assert shared[0] == pytest.approx(p, rel=1e-12)
 

@@ -5,6 +5,7 @@ import http.client
 import re
 import subprocess
 import sys
+import time
 import traceback
 import zipfile
 import zlib
@@ -214,8 +215,8 @@ def test_a_list_that_is_short_is_an_error():
         main.documents(["Heat (1995)", "Jumanji (1995)"], ["Crime"], [[], []])
 
 
-def zipped(path, texts):
-    with zipfile.ZipFile(path, "w") as archive:
+def zipped(path, texts, method=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", method) as archive:
         for name, text in texts.items():
             archive.writestr(f"ml-latest-small/{name}", text)
     return path
@@ -232,6 +233,24 @@ def test_a_zip_of_other_data_or_cut_or_missing_is_refused(folder, capsys):
     archive.unlink()
     assert "a.zip" in refused("fetch", "--to", to, "--zip", archive, capsys=capsys)
     assert sorted(p.name for p in folder.parent.iterdir()) == ["data"]
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_DEFLATED])
+def test_a_zip_with_a_broken_stream_is_one_line_that_names_it(folder, capsys, method):
+    texts = dict.fromkeys((*main.FILES, "README.txt"), "".join(map(str, range(9999))))
+    archive = zipped(folder.parent / "a.zip", texts, method)
+    data = bytearray(archive.read_bytes())
+    data[60:400] = bytes(340)
+    archive.write_bytes(data)
+    error = refused("fetch", "--to", folder.parent / "new", "--zip", archive, capsys=capsys)
+    assert f"{archive} is not a complete ml-latest-small.zip (" in error
+
+
+def test_a_zip_that_would_fill_the_memory_is_refused_by_what_it_states(folder, capsys):
+    texts = dict.fromkeys((*main.FILES, "README.txt"), "0" * 30_000_000)
+    archive, start = zipped(folder.parent / "a.zip", texts, zipfile.ZIP_DEFLATED), time.monotonic()
+    error = refused("fetch", "--to", folder.parent / "new", "--zip", archive, capsys=capsys)
+    assert "ratings.csv would have 30,000,000 bytes" in error and time.monotonic() - start < 1
 
 
 @pytest.mark.parametrize("fault", [zlib.error, NotImplementedError, RuntimeError, ValueError])

@@ -69,7 +69,8 @@ def folded_in(out, user):
     Q, own = fitted["item_factors"], users == user
     rated, mine = (np.isin(np.arange(len(Q)), some) for some in (items, items[own]))
     w, t = np.full(len(Q), made["missing"]), np.zeros(len(Q))
-    w[items[own]], t[items[own]] = 1, ratings[own] / 5
+    good = items[own][ratings[own] >= 2.5]  # half of the highest rating
+    w[good], t[good] = 1, ratings[own][ratings[own] >= 2.5] / 5
     mean, unseen = len(users) / len(set(users)), made["missing"] * rated.sum()
     a = made["reg"] * (own.sum() + unseen) / (mean + unseen)
     root = np.sqrt(w[rated])
@@ -510,10 +511,10 @@ def test_lists_of_all_say_who_gets_none(tiny, tmp_path, capsys):
     )
     assert {line.split(",")[0] for line in to.read_text().splitlines()[1:]} == {"2"}
     error = refused("recommend", "--user", 3, "--out", out, capsys=capsys)
-    assert "every rating is 0, from which nothing follows" in error
+    assert "every rating is below half of the highest" in error
     mine = write(tmp_path / "my.csv", "title,rating", "Film 1,0", "Film 2,0")
     error = refused("recommend", "--ratings", mine, "--out", out, capsys=capsys)
-    assert "every rating is 0, from which nothing follows" in error
+    assert "every rating is below half of the highest" in error
 
 
 def test_similar_of_a_single_movie_says_so(out, monkeypatch, capsys):

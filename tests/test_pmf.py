@@ -292,7 +292,7 @@ def ranking_case(seed=0, n_users=7, n_items=9, n_cold=2, d=3):
     rng = np.random.default_rng(seed)
     pairs = rng.permutation(n_users * n_items)[:30].astype(np.int32)  # (N,)
     users, items = pairs // n_items, pairs % n_items
-    targets, weights = rng.random(30), 0.5 + rng.random(30)
+    targets, weights = 0.5 + rng.random(30) / 2, 0.5 + rng.random(30)
     features = rng.normal(size=(n_items + n_cold, d))
     return (users, items, targets, weights, n_users, n_items + n_cold), features
 
@@ -480,6 +480,19 @@ def test_the_result_is_the_closed_form_optimum_of_each_block(text):
     assert np.abs(Q[:9]).max() > 0.1  # not the trivial optimum
 
 
+def test_a_rating_below_half_of_the_highest_counts_as_a_missing_one():
+    (users, items, targets, weights, n_users, n_items), features = ranking_case()
+    low = np.arange(30) % 3 == 0
+    weak, s = np.where(low, 0.4, targets), pmf.Ranking(k=4, reg=0.5)
+    got = pmf.fit_ranking(users, items, weak, weights, n_users, n_items, s, features)
+    as_missing = np.where(low, 0, targets), np.where(low, s.missing, weights)
+    every = dataclasses.replace(s, least=0.0)
+    same = pmf.fit_ranking(users, items, *as_missing, n_users, n_items, every, features)
+    other = pmf.fit_ranking(users, items, weak, weights, n_users, n_items, every, features)
+    for a, b, c in zip(got, same, other, strict=True):
+        assert np.array_equal(a, b) and not np.allclose(a, c)
+
+
 def test_a_cold_item_takes_its_prior_and_moves_nobody():
     case, features = ranking_case()
     s = pmf.Ranking(k=4, sweeps=8, reg=0.5)
@@ -535,7 +548,7 @@ def tastes(n_users=60, n_items=200, n_kinds=4, seed=0):
     own = kinds == taste[:, None]  # (U, I)
     users, items = np.nonzero(rng.random((n_users, n_items)) < np.where(own, 0.15, 0.02))
     liked = own[users, items]  # (N,)
-    columns = users.astype(np.int32), items.astype(np.int32), np.where(liked, 1.0, 0.4), liked
+    columns = users.astype(np.int32), items.astype(np.int32), np.where(liked, 1.0, 0.5), liked
     return columns, kinds
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from small import (
     MOVIES,
     RATINGS,
@@ -111,6 +112,15 @@ def resave(path, **settings):
         ("minilm", {"nf4": True}, "nf4 = True, not False"),
         ("minilm", {"encoder": "out/minilm-tuned"}, "encoder = 'out/minilm-tuned', not 'minilm'"),
         ("minilm-report", {"adapter": "out/x"}, "adapter = 'out/x', not ''"),
+        ("pmf", {"epochs": 3}, "epochs = 3, not 200"),
+        ("pmf", {"lr": 0.01}, "lr = 0.01, not 0.005"),
+        ("pmf", {"seed": 43}, "seed = 43, not 42"),
+        ("pmf-fit", {"k": 20}, "k = 20, not 2"),  # pmf has 2
+        ("pmf-ranking", {"sweeps": 1}, "sweeps = 1, not 15"),
+        ("pmf-ours", {"k": 128}, "k = 128, not 3"),
+        ("pmf-ours", {"missing": 0.5}, "missing = 0.5, not 0.1"),
+        ("minilm", {"dtype": "bfloat16"}, "dtype = 'bfloat16', not 'float32'"),
+        ("minilm-no-leak", {"dtype": "bfloat16"}, "dtype = 'bfloat16', not 'float32'"),
     ],
 )
 def test_what_was_made_with_other_settings_is_refused(artefacts, capsys, name, settings, message):
@@ -137,6 +147,10 @@ def test_factors_with_a_text_prior_are_not_those_without(artefacts, capsys):
         ({"recipe": "ours"}, "recipe = 'ours', not 'notebook'"),
         ({"max_steps": 20}, "max_steps = 20"),
         ({"encoder": "mpnet"}, "encoder = 'mpnet', not 'minilm'"),
+        ({"seed": 43}, "seed = 43, not 42"),
+        ({"epochs": 1}, "epochs = 1, not 2"),
+        ({"lr": 2e-4}, "lr = 0.0002, not 2e-05"),
+        ({"lora": True}, "lora = True, not False"),
     ],
 )
 def test_an_encoder_that_was_tuned_for_something_else_is_refused(
@@ -291,3 +305,44 @@ def test_a_user_with_one_rating_is_kept_in_train(folder):
     main.prepare(["--data", str(folder), "--out", str(out)])
     data = metrics.load(out / "ratings.safetensors")
     assert np.count_nonzero(data["train_users"] == 3) == 1 and 3 not in data["test_users"]
+
+
+def test_a_split_of_another_seed_is_not_shown_as_the_one_that_was_asked_for(folder, capsys):
+    """prepare --seed 5, and then make all, whose SEED is 42."""
+    out = folder.parent / "out"
+    main.prepare(["--data", str(folder), "--out", str(out), "--seed", "5"])
+    error = refused("evaluate", "--out", out, capsys=capsys)
+    assert f"{out / 'ratings.safetensors'} was made with seed = 5, not 42" in error
+    error = refused("evaluate", "--out", out, "--seed", 5, capsys=capsys)
+    assert "pmf.safetensors is missing" in error
+
+
+def test_another_k_of_mf_is_said_in_every_table(artefacts, capsys):
+    """make all K=20 is the user's choice."""
+    evaluated(artefacts)
+    shown = capsys.readouterr().out
+    for text in (shown, (artefacts / "table1.md").read_text()):
+        assert "**MF has K = 2 factors, not 100.**" in text
+    assert "factors" not in main.marks({"edition": main.REPORTED, "factors": 100})
+
+
+def test_the_reports_rows_are_never_of_the_fast_pmf(artefacts, monkeypatch, capsys):
+    """Its 741 or 755 hits would stand for 739. On own data it may be fast."""
+    resave(artefacts / "pmf.safetensors", fast=True)
+    evaluated(artefacts)
+    monkeypatch.setitem(main.EDITIONS, "its sha256", main.OWN)
+    monkeypatch.setattr(main, "CASE_USER", "2")
+    error = refused("evaluate", "--out", artefacts, capsys=capsys)
+    assert "pmf.safetensors was made with fast = True, not False" in error
+
+
+def test_ratings_that_prepare_did_not_write_are_one_line(artefacts, capsys):
+    path = artefacts / "ratings.safetensors"
+    arrays = metrics.load(path)
+    metrics.save(path, arrays, {})
+    error = refused("evaluate", "--out", artefacts, capsys=capsys)
+    assert "was not written by `main.py prepare`" in error
+    nested = json.dumps({"provenance": "[" * 200_000 + "]" * 200_000})
+    path.write_bytes(b"")
+    safetensors.numpy.save_file(arrays, path, json.loads(nested))
+    assert "is damaged" in refused("evaluate", "--out", artefacts, capsys=capsys)

@@ -101,6 +101,8 @@ def squared_error(U, V, users, items, targets):
 def ranking_objective(P, Q, W, users, items, targets, weights, settings, features=None):
     """(R): what pmf.fit_ranking minimises, from its results and its arguments."""
     s, features = settings, np.zeros((len(Q), 0)) if features is None else features
+    low = targets < s.least  # (N,) these count as missing ones
+    targets, weights = np.where(low, 0, targets), np.where(low, s.missing, weights)
     n_u, n_i = np.bincount(users, minlength=len(P)), np.bincount(items, minlength=len(Q))
     warm_u, warm_i = n_u > 0, n_i > 0  # (U,), (I,) those in the sums
     a, b = n_u + s.missing * warm_i.sum(), n_i + s.missing * warm_u.sum()  # (U,), (I,)
