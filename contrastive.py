@@ -364,9 +364,8 @@ def read_settings(kind, doc, **bounds):
 
 def read_inputs(s, recipes=RECIPES):
     """(examples, texts): those of the recipe, and a text for each item."""
-    names = ["users", "items", "ratings"]
-    names = [f"train_{name}" for name in names] + ["valid", "liked", "highest", "user_ids"]
-    data, texts = metrics.load(s.ratings, names=names), enc.read_texts(s.texts)
+    names = ["train_users", "train_items", "train_ratings", "valid", "liked", "highest"]
+    data, texts = metrics.load(s.ratings, names=[*names, "user_ids"]), enc.read_texts(s.texts)
     metrics.check_texts(s.texts, [sha256(s.texts)], s.ratings)
     users, items = (s.ratings, len(data["user_ids"])), (s.texts, len(texts))
     for name, (file, n) in (("users", users), ("items", items)):

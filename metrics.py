@@ -449,7 +449,7 @@ def _unchanged(path):
     try:
         listed = json.loads(Path(path.parent, ".ours", path.name).read_text())
         return _digests(path) & {tuple(pair) for pair in listed}
-    except (OSError, ValueError, TypeError):  # no list, or a damaged one
+    except (OSError, ValueError, TypeError, RecursionError):  # no list, or a damaged one
         return set()
 
 

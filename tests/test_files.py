@@ -265,7 +265,7 @@ def test_only_what_we_wrote_and_nobody_changed_is_replaced(tmp_path, name):
     assert mine.read_text() == "mine"
 
 
-@pytest.mark.parametrize("damage", ["", "{", "3", "[1]", "[[]]", "\x00"])
+@pytest.mark.parametrize("damage", ["", "{", "3", "[1]", "[[]]", "\x00", "[" * 200_000])
 def test_a_list_that_is_lost_or_damaged_makes_everything_somebody_elses(tmp_path, damage):
     write(tmp_path / "a", "one")
     (tmp_path / ".ours/a").write_text(damage)
