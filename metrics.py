@@ -391,13 +391,8 @@ def read_json(path, *keys):
     """The object in a JSON file; refuses one that is cut or lacks a key."""
     text = read_text(path)
     try:
-<<<<<<< HEAD
         found = json.loads(text)
     except (ValueError, RecursionError) as error:
-=======
-        found = json.loads(read_text(path))
-    except (json.JSONDecodeError, RecursionError) as error:
->>>>>>> people
         raise BadInput(f"{path} is not complete JSON ({error}); delete it and run make") from None
     for key in keys:
         if not isinstance(found, dict) or key not in found:
@@ -571,7 +566,6 @@ def provenance(path, *names):
     open(path, "rb").close()  # says so where it may not be read
     try:
         with safetensors.safe_open(path, framework="np") as file:
-<<<<<<< HEAD
             made = json.loads(file.metadata()["provenance"])
         parts = {name: dict(made[name]) for name in ("settings", "inputs", "versions")}
         missing = [name for name in names if name not in parts["settings"]]
@@ -579,10 +573,6 @@ def provenance(path, *names):
             raise KeyError(missing[0])
         return parts | {"sha256": made.get("sha256")}
     except Exception as error:  # a cut or odd file can raise nearly everything
-=======
-            return json.loads(file.metadata()["provenance"])
-    except (safetensors.SafetensorError, TypeError, KeyError, ValueError, RecursionError) as error:
->>>>>>> people
         raise BadInput(f"{path} is damaged ({error}); delete it and run make again") from None
 
 

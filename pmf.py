@@ -405,7 +405,7 @@ def _refuse_infinite(X, s):
 
 SEARCH = {  # the values of a setting; of those as good as the best, the first is taken
     "text": (0.0, 0.2, 0.5),
-    "reg": (2.8, 2.0, 4.0, 5.6),
+    "reg": (2.8, 1.4, 2.0, 4.0),
     "missing": (0.1, 0.05, 0.2),
     "k": (128, 256, 512),
 }

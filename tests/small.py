@@ -67,7 +67,7 @@ def make_artefacts(folder):
         metrics.save(out / f"{name}.safetensors", arrays, settings, [ratings])
     for suffix in ("", "-report", "-no-leak"):
         save_embeddings(out, f"minilm{suffix}", f"documents{suffix}.txt", rng)
-    command = ["--ratings", str(ratings), "--k", "3"]
+    command = ["--ratings", str(ratings), "--k", "3", "--reg", "0.5"]
     text = ["--embeddings", str(out / "minilm-no-leak.safetensors")]
     pmf.main_ranking([*command, *text, "--out", str(out / OURS_FACTORS)])
     pmf.main_ranking([*command, "--out", str(out / "pmf-ranking.safetensors")])

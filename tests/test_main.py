@@ -432,7 +432,7 @@ def test_mpnet_is_the_prior_of_ours_as_well_and_rows_by_it_are_no_minilms(artefa
     assert row not in evaluated(artefacts)  # make all makes the factors once the text is there
     factors = artefacts / "pmf-ours-mpnet.safetensors"
     line = ["--ratings", str(artefacts / "ratings.safetensors"), "--k", "3", "--out", str(factors)]
-    pmf.main_ranking([*line, "--embeddings", str(text)])
+    pmf.main_ranking([*line, "--embeddings", str(text), "--reg", "0.5"])
     rows = evaluated(artefacts)
     assert rows[row]["status"] == "ok"
     names = ("pmf-ours-mpnet", "pmf-ours")

@@ -341,7 +341,7 @@ def test_new_movies_join_by_their_text_and_the_allowance(out, tmp_path, capsys, 
     assert fake_minilm == ["New One Drama War slow quiet", "Other, The"] * 2
     assert ",,New One (2024)," in (tmp_path / "to.csv").read_text()
     fitted = metrics.load(out / "pmf-all.safetensors")
-    new = np.hstack([np.eye(4)[:2], np.ones((2, 1))]) @ fitted["text_weights"]  # e W
+    new = np.eye(4)[:2] @ fitted["text_weights"]  # e W
     p = folded_in(out, 2)[1]
     scores = new @ p + fuse.ALLOWANCE * np.linalg.norm(p)
     for title, score in zip(("New One (2024)", "The Other (2023)"), scores, strict=True):
