@@ -118,6 +118,11 @@ $(BASES:%=$(OUT)/%.safetensors): $(OUT)/%.safetensors: \
   $$(call texts,$$*) encode.py $$(FROM-$$(call kind,$$*))
 	$(Q)$(TORCH) encode.py $(BUDGET) $(call base,$*) --texts "$<" --out "$@"
 
+# Own data may have no tags: then all documents are alike, and vectors are made once.
+ifneq ($(OWN),)
+$(OUT)/minilm-no-leak.safetensors $(OUT)/minilm-no-tags.safetensors: | $(OUT)/minilm.safetensors
+endif
+
 $(TUNED:%=$(OUT)/%/training.json): $(OUT)/%/training.json: \
   $$(call texts,$$*) $(RATINGS) contrastive.py encode.py $$(FROM-$$(call kind,$$*))
 	$(Q)$(TORCH) contrastive.py --ratings "$(RATINGS)" --texts "$<" --out "$(@D)" \

@@ -115,8 +115,8 @@ FACTORS = {  # factors in out/ -> embeddings that must be their prior, settings 
 }
 ALIKE = {  # settings -> the factors that must have the same
     ("k",): ("pmf", "pmf-fit"),
-    ("k", "missing", "reg", "power"): ("pmf-ranking", "pmf-ours", "pmf-ours-mpnet"),
-    ("ridge",): ("pmf-ours", "pmf-ours-mpnet"),
+    ("k", "missing", "reg", "power", "least"): ("pmf-ranking", "pmf-ours", "pmf-ours-mpnet"),
+    ("text",): ("pmf-ours", "pmf-ours-mpnet"),
 }
 TUNING = {"epochs": 2, "rank": 16, "alpha": 32, "dropout": 0.1}
 CONTENT_ROWS = {  # row with late fusion -> its embeddings: out/<name><suffix>.safetensors
@@ -709,6 +709,9 @@ class Artefacts:
         """(U, K) and (I, K) of pmf.py, of the task's items."""
         text, settings = FACTORS[name]
         inputs = [self.ratings, self.path(text)] if text else [self.ratings]
+        choice = self.folder / "ours.json"
+        if "sweeps" in settings and choice.exists():  # a PMF for ranking, by the settings chosen
+            inputs.append(choice)
         path, wanted = self.path(name), sorted(source.name for source in inputs)
         made_from = sorted(provenance(path)["inputs"])
         if made_from != wanted:
@@ -833,6 +836,9 @@ def run_evaluate(argv):
         if out.has_scale:
             factors = provenance(out.path("pmf"))["settings"].get("k")
             results |= {"base": "MF only", "factors": factors}
+        if out.path("pmf-ours").exists():
+            made = provenance(out.path("pmf-ours"))["settings"]
+            results["ours"] = {name: made[name] for name in ("text", "reg", "missing", "k")}
         results["rows"] = [entry for entry, _ in all_rows(out, settings)]
         texts = {"table1.md": table1(results)}
         if case is not None:
@@ -988,6 +994,17 @@ def marks(results):
     return "".join(f"**{note}.**\n\n" for note in notes)
 
 
+def chosen_settings(results):
+    """A sentence about the settings of `ours`, which pmf.py chooses for the data at hand."""
+    if "ours" not in results:
+        return ""
+    values = ", ".join(f"{name} {value:g}" for name, value in results["ours"].items())
+    said = f"Settings of `ours` for these ratings: {values}."
+    if results["ours"]["text"] == 0:
+        said += " Text 0: on the validation part the text did not pay, so only new movies have it."
+    return said
+
+
 def reported(results, row):
     """The report's P, R, "NDCG" and hits of a row; () where it has none, or is of other data."""
     copies = row["recipe"] in (recipe.name for recipe in RECIPES if recipe.reproduces)
@@ -1028,7 +1045,8 @@ def table1(results):
         f"{marks(results)}Table I. Means over users ± standard error, K = {k}; the last column is "
         f"the difference to {results['base']} in NDCG with its 95 % paired bootstrap interval, "
         f"drawn from the users. Of {count} such intervals about one in twenty misses the true "
-        f"difference by chance.\n\n{markdown(head, lines)}"
+        f"difference by chance. {chosen_settings(results)}".rstrip()
+        + f"\n\n{markdown(head, lines)}"
     )
 
 
@@ -1044,7 +1062,7 @@ def screen_table(results):
             cells = [str(row["hits"]), *(f"{row[name]:.4f}" for name in METRICS)]
         hits = "".join(map(str, reported(results, row)[-1:]))
         lines.append(line.format(row["recipe"], row["row"], *cells, hits).rstrip())
-    return "\n".join(lines)
+    return "\n".join([*lines, chosen_settings(results)]).rstrip()
 
 
 def table2(out, index, results):
@@ -1177,7 +1195,9 @@ def recommend(argv):
     ranker = ranker_of(s, out)
     who = [f"user {s.user}"] if s.user else []
     who += [str(s.ratings)] if s.ratings else []
-    data = f"{out.record.get('data', 'the data')}, by all its ratings and MiniLM ({out.folder}/)"
+    text = provenance(out.path("pmf-all"))["settings"]["text"]
+    by = "all its ratings and MiniLM" if text else "all its ratings (the text does not pay there)"
+    data = f"{out.record.get('data', 'the data')}, by {by} ({out.folder}/)"
     print(one_line(f"{' and '.join(who)} of {data}"))
     print_list(ranker, s.top)
 

@@ -355,7 +355,7 @@ def stage(out, what, folder=False):
 
 
 def progress(total, what, **options):
-    """A tqdm bar of what is made; under make (SHARED_SCREEN=1), a line every tenth instead."""
+    """A tqdm bar of what is made, none for ""; under make (SHARED_SCREEN=1), a line every tenth."""
     from tqdm import tqdm  # here: recommending needs none
 
     class Lines(tqdm):
@@ -366,6 +366,8 @@ def progress(total, what, **options):
                 self.tenths = 10 * self.n // self.total
                 print(f"{what}: {self.tenths}0 %  {self.postfix or ''}".rstrip(), flush=True)
 
+    if not what:
+        return tqdm(total=total, disable=True)
     if os.environ.get("SHARED_SCREEN"):
         return Lines(total=total, leave=False, file=sys.stdout, **options)
     return tqdm(total=total, desc=what, disable=None, file=sys.stdout, **options)

@@ -456,7 +456,9 @@ def ndcg_of(draw, n_users, n_items, s, features):
     return float(found["ndcg"].mean())
 
 
-def choose(users, items, targets, liked, n_users, n_items, s=Ranking(), features=None, fixed=()):
+def choose(
+    users, items, targets, liked, n_users, n_items, s=Ranking(), features=None, fixed=(), name=""
+):
     """(the best Ranking, the curve) for these ratings, by the mean NDCG@25 over the draws.
 
     users .. n_items and features as of fit_ranking; liked (N,) bool: what should be found. One
@@ -470,18 +472,22 @@ def choose(users, items, targets, liked, n_users, n_items, s=Ranking(), features
         if point not in curve:
             short = replace(point, sweeps=SWEEPS, fast=True)
             curve[point] = [ndcg_of(draw, n_users, n_items, short, features) for draw in draws]
+            bar.update()
         return np.mean(curve[point])
 
-    for name in SEARCH:
-        if name in fixed or (name == "text" and features is None) or not draws:
-            continue
-        points, means = [], []
-        for value in SEARCH[name]:
-            points.append(replace(s, **{name: value}))
-            means.append(measure(points[-1]))
-            if name == "k" and means[-1] < max(means[:-1], default=0) + MARGIN:
-                break  # more factors take longer and do not pay
-        s = next(p for p, mean in zip(points, means, strict=True) if mean >= max(means) - MARGIN)
+    with metrics.progress(sum(map(len, SEARCH.values())), name, unit="point") as bar:
+        for setting in SEARCH:
+            if setting in fixed or (setting == "text" and features is None) or not draws:
+                continue
+            points, means = [], []
+            for value in SEARCH[setting]:
+                points.append(replace(s, **{setting: value}))
+                means.append(measure(points[-1]))
+                if setting == "k" and means[-1] < max(means[:-1], default=0) + MARGIN:
+                    break  # more factors take longer and do not pay
+            s = next(
+                p for p, mean in zip(points, means, strict=True) if mean >= max(means) - MARGIN
+            )
     values = ({name: getattr(point, name) for name in SEARCH} for point in curve)
     means = ({"ndcg": float(np.mean(found)), "draws": found} for found in curve.values())
     return s, [point | mean for point, mean in zip(values, means, strict=True)]
@@ -547,7 +553,7 @@ def main_choose(argv):
             features = metrics.load_embeddings(s.embeddings, s.ratings)[:n_items]  # (I, D)
             inputs.append(s.embeddings)
         case = users, items, ratings / float(data["highest"]), ratings >= float(data["liked"])
-        best, curve = choose(*case, n_users, n_items, Ranking(**given), features, given)
+        best, curve = choose(*case, n_users, n_items, Ranking(**given), features, given, str(s.out))
         chosen = {name: getattr(best, name) for name in SEARCH}
         record = metrics.origin({"given": given}, inputs) | {"chosen": chosen, "curve": curve}
         with metrics.whole(s.out) as new:

@@ -691,3 +691,16 @@ def test_a_callers_own_messages_are_still_shown(caplog):
     assert caplog.messages == ["mine"]
     for library in ("transformers", "peft", "bitsandbytes", "huggingface_hub", "accelerate"):
         assert not logging.getLogger(f"{library}.part").isEnabledFor(logging.WARNING)
+
+
+def test_texts_that_were_encoded_already_are_not_encoded_again(tmp_path, monkeypatch, capsys):
+    """Without tags documents.txt and documents-no-leak.txt are alike."""
+    inputs, vectors = {"documents.txt": "1", "model.safetensors": "2"}, np.eye(2, dtype=np.float32)
+    s = enc.Settings(encoder="minilm", texts=Path("t"), out=tmp_path / "b.safetensors")
+    metrics.save(tmp_path / "a.safetensors", {"embeddings": vectors}, s, inputs)
+    again = {"documents-no-leak.txt": "1", "model.safetensors": "2"}
+    assert enc.encoded_before(s, again) == tmp_path / "a.safetensors"
+    assert enc.encoded_before(s, again | {"documents-no-leak.txt": "3"}) is None
+    assert enc.encoded_before(replace(s, nf4=True), again) is None
+    metrics.save(s.out, {"embeddings": vectors}, s, again)
+    assert enc.encoded_before(replace(s, out=tmp_path / "a.safetensors"), inputs)
