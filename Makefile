@@ -215,8 +215,10 @@ splits: .venv-peers/.done
 	$(Q)$(PEERS) tests/studies/splits.py --out "$(OUT)" --splits $(SPLITS)
 $(OUT)/split-%/minilm-no-leak.safetensors: FORCE | $(ML)/ratings.csv $(MINILM)/model.safetensors
 	@$(MAKE) SEED=$* OUT="$(OUT)/split-$*" "$@"
-transfer: .venv-peers/.done  ## ours on other data: SETS='folder folder ..'
-	$(Q)$(PEERS) tests/studies/transfer.py --out "$(OUT)" --sets $(SETS:%="%")
+transfer: .venv-peers/.done $(OUT)/pmf-ours.safetensors  ## ours on other data: SETS='folder ..'
+	@for set in $(SETS); do $(MAKE) all DATA="$$set" OUT="$(OUT)-$$(basename "$$set")" || exit 2; done
+	$(Q)$(PEERS) tests/studies/transfer.py --out "$(OUT)" --sets "$(OUT)" \
+	  $(foreach set,$(SETS),"$(OUT)-$(notdir $(patsubst %/,%,$(set)))")
 baselines: .venv-peers/.done $(RATINGS)  ## EASE and weighted MF, tuned again (fifteen minutes)
 	$(Q)$(PEERS) tests/peers/baselines.py --out "$(OUT)"
 bench: .venv-peers/.done $(call vectors,pmf minilm)  ## every stage beside its peers; BENCH=--quick

@@ -1,7 +1,7 @@
 """`ours` on other data: what was chosen on one data set says little of another one.
 
-Each set is a folder of ratings of its own, which `make all DATA=folder` has been run on. All models
-see the same split. EASE, collective EASE, L3AE and weighted MF are tuned on the validation part of
+The first set is MovieLens ml-latest-small; each other one is a folder of ratings of its own, which
+`make all DATA=folder` has been run on. All models see the same split. EASE, collective EASE, L3AE and weighted MF are tuned on the validation part of
 each set, `ours` and its text-free twin have the settings that pmf.py chose for it there; the test
 part is measured once.
 
@@ -34,7 +34,7 @@ FACTORS = {PLAIN: "pmf-ranking", OURS: "pmf-ours"}  # row -> factors that `make 
 @dataclass(frozen=True)
 class Settings:
     out: Path = Path("out")  # folder of the two files to write
-    sets: tuple[Path, ...] = ()  # folders that `make all DATA=..` made: out-books, ..
+    sets: tuple[Path, ...] = ()  # folders that `make all` made: out, out-books, ..
     k: int = 25  # length of the list
 
 
@@ -97,7 +97,7 @@ def study(folder, s):
             rows[row]["difference"] = metrics.paired_bootstrap(ours, found["ndcg"])
     made = metrics.read_json(folder / "ours.json", "chosen", "curve")
     size = lab.n_users, len(set(lab.all[1].tolist())), len(lab.all[0])
-    entry = {"set": folder.name.removeprefix("out-"), "size": size, "rows": rows}
+    entry = {"set": out.record.get("data", folder.name), "size": size, "rows": rows}
     return entry | {"users": len(results[OURS]["users"]), "chosen": made["chosen"]}
 
 
@@ -128,7 +128,7 @@ def table(record):
 def main():
     s = metrics.parse(Settings, __doc__, k=1)
     if not s.sets:
-        raise metrics.BadInput("--sets: name the folders, as in make transfer SETS='books games'")
+        raise metrics.BadInput("--sets: name folders of `make all`, as `make transfer` does")
     record = {"k": s.k, "versions": metrics.versions()}
     record["sets"] = [study(folder, s) for folder in s.sets]
     texts = {"transfer.json": json.dumps(record, indent=1), "transfer.md": table(record)}
