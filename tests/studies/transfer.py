@@ -128,7 +128,7 @@ def table(record):
 def main():
     s = metrics.parse(Settings, __doc__, k=1)
     if not s.sets:
-        raise metrics.BadInput("--sets: name folders of `make all`, as `make transfer` does")
+        raise metrics.BadInput("--sets: name folders that `make all` made")
     record = {"k": s.k, "versions": metrics.versions()}
     record["sets"] = [study(folder, s) for folder in s.sets]
     texts = {"transfer.json": json.dumps(record, indent=1), "transfer.md": table(record)}
