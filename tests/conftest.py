@@ -1,7 +1,7 @@
 """What several test files share: a tiny random Qwen3, and small data sets.
 
-Nothing here imports torch or numba before a test asks for it: tests/test_metrics.py and
-tests/test_fuse.py run where only numpy, safetensors and pytest are installed.
+Nothing here imports torch or numba before a test asks for it: tests/test_metrics.py runs where only
+NumPy and pytest are installed.
 """
 
 import os
