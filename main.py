@@ -624,8 +624,8 @@ def prepare(argv):
     settings = parse(Prepare, prepare.__doc__, argv, liked=0, **bounds)
     sources, out = [settings.data / name for name in FILES], settings.out
     foreign = ["ratings.csv"]
-    if not (out / "ratings.safetensors").exists():  # written before our movies.csv
-        foreign.append("movies.csv")
+    if not any((out / name).exists() for name in ("ratings.safetensors", "documents.txt")):
+        foreign.append("movies.csv")  # ours stands beside one of these
     for name in foreign:
         if (out / name).exists():
             raise BadInput(f"--out {out} holds a {name}: it is a folder of data; name another one")
@@ -711,10 +711,9 @@ class Artefacts:
         for settings, names in ALIKE.items():
             first, *others = [name for name in names if self.path(name).exists()] or [""]
             for name in others:
-                made, wanted = (provenance(self.path(x))["settings"] for x in (name, first))
-                metrics.require(
-                    self.path(name), made, {x: wanted[x] for x in settings if x in wanted}
-                )
+                made, other = (provenance(self.path(x))["settings"] for x in (name, first))
+                wanted = {x: other[x] for x in settings if x in other}
+                metrics.require(self.path(name), made, wanted)
 
     def require_texts(self, name, suffix):
         """Refuse embeddings of other texts than those written with the ratings."""
@@ -739,10 +738,8 @@ class Artefacts:
     @cached_property
     def number_of(self):
         """{id: its number} of "user_ids" and of "movie_ids"."""
-        found = {}
-        for name in ("user_ids", "movie_ids"):
-            found[name] = {known: number for number, known in enumerate(self.ids(name))}
-        return found
+        both = {name: self.ids(name) for name in ("user_ids", "movie_ids")}
+        return {name: {id: number for number, id in enumerate(ids)} for name, ids in both.items()}
 
     def index(self, name, cell, what):
         """The number of an id as somebody wrote it: 007 and 7.0 are 7 where ids are numbers."""
@@ -752,7 +749,7 @@ class Artefacts:
         wanted = number(cell, what) if whole else cell
         if wanted not in numbers:
             ends = f"{min(numbers)} to {max(numbers)}"
-            raise BadInput(f"{what} {cell[:50]} is not in the data; ids go from {ends}")
+            raise BadInput(f"{what} {one_line(cell[:50])} is not in the data; ids go from {ends}")
         return numbers[wanted]
 
     @cached_property
@@ -1251,7 +1248,7 @@ def read_person(path, out):
         cell, rating = row.values()
         value = float(np.float32(number(rating, place, whole=False)))  # rounded as the data are
         if not low <= value <= high:
-            raise BadInput(f"{place}: {rating} is outside the scale, {low:g} .. {high:g}")
+            raise BadInput(f"{place}: {value:g} is outside the scale, {low:g} .. {high:g}")
         try:
             if "movieId" in row:
                 item = out.index("movie_ids", cell, f"{place}: id")

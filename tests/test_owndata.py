@@ -302,6 +302,7 @@ def test_somebodys_movies_are_never_overwritten_prepares_own_are(folder, tmp_pat
     assert (tmp_path / "mine/movies.csv").read_text() == "my own list"
     for _ in range(2):
         main.prepare(["--data", str(folder), "--out", str(tmp_path / "out")])
+        (tmp_path / "out/ratings.safetensors").unlink()  # as a message may have advised
 
 
 def test_factors_are_of_ratings_that_say_their_scale(out, tmp_path, monkeypatch, capsys):
