@@ -330,15 +330,6 @@ def whole_id(cell, place):
 
 
 def string_id(cell, place):
-    """The id in a cell where ids are strings and none is a whole number."""
-    cell = any_id(cell, place)
-    if WHOLE.fullmatch(cell):
-        what = f"id {cell[:50]} is a whole number, the first rating's is a string"
-        raise BadInput(f"{place}: {what}; give every id a letter")
-    return cell
-
-
-def any_id(cell, place):
     """The id in a cell where ids are strings, digits among them; without the blanks around it."""
     cell = cell.strip()
     refuse_shortened(cell, place)
@@ -355,13 +346,12 @@ def refuse_shortened(cell, place):
 
 
 def id_reader(cells):
-    """How to read ids, given those of the ratings, each once and in order of appearance.
+    """How to read the ids of ratings, given them as they are written, in order of appearance.
 
     As strings if any has zeros in front or an X at its end (ISBN), else as the first one is.
     """
-    if any(PADDED.fullmatch(cell.strip()) for cell in cells):
-        return any_id
-    return whole_id if WHOLE.fullmatch(cells[0].strip()) else string_id
+    padded = any(PADDED.fullmatch(cell.strip()) for cell in cells)
+    return whole_id if WHOLE.fullmatch(cells[0].strip()) and not padded else string_id
 
 
 class Ratings(NamedTuple):
@@ -642,8 +632,8 @@ def prepare(argv):
     metrics.check_target(out / "movies.csv")  # before long work: it may be another folder's
     with stage(out / "ratings.safetensors", f"split of {sources[0]}") as figure:
         ratings, tags = read_ratings(sources[0]), []
-        both = ratings.user_ids.tolist(), ratings.movie_ids.tolist()
-        user_id, movie_id = (id_reader(list(map(str, ids))) for ids in both)
+        both = ratings.user_ids, ratings.movie_ids
+        user_id, movie_id = (whole_id if x.dtype.kind == "i" else string_id for x in both)
         movies = read_movies(sources[1], movie_id)
         if sources[2].exists():
             tags = read_tags(sources[2], movies, user_id, movie_id)
@@ -725,8 +715,9 @@ class Artefacts:
         for settings, names in ALIKE.items():
             first, *others = [name for name in names if self.path(name).exists()] or [""]
             for name in others:
-                made, wanted = (provenance(self.path(x))["settings"] for x in (name, first))
-                metrics.require(self.path(name), made, {x: wanted.get(x) for x in settings})
+                made, other = (provenance(self.path(x))["settings"] for x in (name, first))
+                wanted = {x: other[x] for x in settings if x in other}
+                metrics.require(self.path(name), made, wanted)
 
     def require_texts(self, name, suffix):
         """Refuse embeddings of other texts than those written with the ratings."""
@@ -751,10 +742,8 @@ class Artefacts:
     @cached_property
     def number_of(self):
         """{id: its number} of "user_ids" and of "movie_ids"."""
-        found = {}
-        for name in ("user_ids", "movie_ids"):
-            found[name] = {known: number for number, known in enumerate(self.ids(name))}
-        return found
+        both = {name: self.ids(name) for name in ("user_ids", "movie_ids")}
+        return {name: {id: number for number, id in enumerate(ids)} for name, ids in both.items()}
 
     def index(self, name, cell, what):
         """The number of an id as somebody wrote it: 007 and 7.0 are 7 where ids are numbers."""
@@ -764,7 +753,7 @@ class Artefacts:
         wanted = number(cell, what) if whole else cell
         if wanted not in numbers:
             ends = f"{min(numbers)} to {max(numbers)}"
-            raise BadInput(f"{what} {cell[:50]} is not in the data; ids go from {ends}")
+            raise BadInput(f"{what} {one_line(cell[:50])} is not in the data; ids go from {ends}")
         return numbers[wanted]
 
     @cached_property
@@ -812,13 +801,6 @@ class Artefacts:
         return aliases | names
 
 
-class Base(NamedTuple):
-    """The row that all others are compared with."""
-
-    row: str
-    result: dict  # of metrics.evaluate
-
-
 def run_evaluate(argv):
     """Artefacts -> results.json, table1.md, table2.md, figure1.svg."""
     settings = parse(Evaluate, run_evaluate.__doc__, argv, k=1, seed=metrics.SEEDS)
@@ -851,11 +833,14 @@ def run_evaluate(argv):
 
 
 def base_of(out, k):
-    """The Base: MF only, or most popular where all ratings are equal and MF has nothing to fit."""
+    """{"row": name, ..} with the evaluate() of the row that all others are compared with.
+
+    It is MF only, or most popular where all ratings are equal and MF has nothing to fit.
+    """
     rankers = {row: scores for row, _, scores in plain_rankers(out.task, seed=0)}
     row = "MF only" if out.has_scale else "Most popular"
     scores = out.mf("pmf") if out.has_scale else rankers[row]
-    return Base(row, evaluate(scores, out.task.seen, out.task.relevant, k))
+    return {"row": row} | evaluate(scores, out.task.seen, out.task.relevant, k)
 
 
 def all_rows(out, settings):
@@ -961,11 +946,11 @@ def training_of(out, recipe, encoder, name, seed, quick):
 
 
 def entry_of(recipe, row, result, base, seed, alpha=None):
-    """An entry of results.json, with its difference to the Base in NDCG."""
+    """An entry of results.json, with its difference in NDCG to the row `base`, see base_of."""
     entry = {"recipe": recipe.name, "row": row, **metrics.summary(result)}
     entry |= {"alpha": alpha, "seed": seed}
-    if row != base.row:
-        entry["difference"] = metrics.paired_bootstrap(result["ndcg"], base.result["ndcg"])
+    if row != base["row"]:
+        entry["difference"] = metrics.paired_bootstrap(result["ndcg"], base["ndcg"])
     return entry | {"status": "ok"}
 
 
@@ -1286,7 +1271,7 @@ def read_person(path, out):
         cell, rating = row.values()
         value = float(np.float32(number(rating, place, whole=False)))  # rounded as the data are
         if not low <= value <= high:
-            raise BadInput(f"{place}: {rating} is outside the scale, {low:g} .. {high:g}")
+            raise BadInput(f"{place}: {value:g} is outside the scale, {low:g} .. {high:g}")
         try:
             if "movieId" in row:
                 item = out.index("movie_ids", cell, f"{place}: id")

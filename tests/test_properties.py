@@ -124,14 +124,15 @@ def whole(cell):
     return int(cell.split(".")[0])
 
 
-def ids_like(first):
-    """How ids are read where this is the first: as whole numbers, or as strings that are none."""
-    if re.fullmatch(r"[+-]?[0-9]+(\.0*)?", first):
+def ids_like(cells):
+    """How these ids are read: as the first one is; as strings if any has a 0 in front."""
+    padded = any(re.fullmatch(r"0[0-9]+|[0-9]{9}[Xx]", cell.strip()) for cell in cells)
+    if re.fullmatch(r"[+-]?[0-9]+(\.0*)?", cells[0].strip()) and not padded:
         return whole
 
     def string(cell):
-        assert cell.strip() and "\0" not in cell and not re.fullmatch(r"[+-]?[0-9]+(\.0*)?", cell)
-        return cell
+        assert cell.strip() and "\0" not in cell
+        return cell.strip()
 
     return string
 
@@ -143,8 +144,8 @@ def by_the_csv_module(name, data):
     full = GOOD[name].split("\n")[0].split(",")
     assert head in (full, full[:-1])  # the last column may be missing
     read = {"userId": whole, "movieId": whole, "rating": float}
-    if name == "ratings.csv":  # ids are of the kind of the first
-        read |= {x: ids_like(rows[0][at]) for at, x in enumerate(full[:2])}
+    if name == "ratings.csv":  # ids are of one kind
+        read |= {x: ids_like([row[at] for row in rows]) for at, x in enumerate(full[:2])}
     read |= {"timestamp": whole} if name == "ratings.csv" else {}  # a tag's time is not read
     rows = [[read.get(x, str)(cell) for x, cell in zip(head, r, strict=True)] for r in rows]
     return [row + [{"ratings.csv": 0}.get(name, "")] * (len(full) - len(head)) for row in rows]

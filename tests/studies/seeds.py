@@ -68,7 +68,7 @@ def study(s):
             kept = ("seed", "hits", "alpha", *METRICS)
             seeds = [{name: entry[name] for name in kept} for entry in entries]
             found = {"recipe": recipe.name, "row": row, "seeds": seeds}
-            rows.append(found | {"difference": metrics.paired_bootstrap(ndcg, base.result["ndcg"])})
+            rows.append(found | {"difference": metrics.paired_bootstrap(ndcg, base["ndcg"])})
     if not rows:
         raise BadInput(f"{s.out} has no embeddings of a second seed; `make seeds` makes them")
     record = {"edition": out.record["edition"], "k": s.k, "split": metrics.provenance(out.ratings)}
