@@ -4,7 +4,8 @@
 # Left out of the prerequisites on purpose:
 # - metrics.py, where something is fitted, encoded or tuned. Of its functions those stages use the
 #   ones that read settings and write files; the metrics are used by evaluate, which depends on it.
-#   group_by_user alone could change what is tuned: after an edit of it, run `make clean` first.
+#   Only group_by_user and load_embeddings could change a number there: after an edit of these run
+#   `make clean` first.
 # - requirements.txt: other versions are installed, but what the old ones have made is kept.
 
 SEED   ?= 42
@@ -279,7 +280,7 @@ $(SETTINGS): FORCE
 	  then stat -c "%n %s %y" *.csv *.json */config.json *.safetensors; \
 	  else stat -c "%s %y" "$(setting)"; fi) 2>/dev/null > "$@.new"; \
 	  if cmp -s "$@.new" "$@"; then rm "$@.new"; else mv "$@.new" "$@"; fi
-$(OUT)/.set-DATA: | $(DATA)/ratings.csv
+$(OUT)/.set-DATA: | $(DATA:%/=%)/ratings.csv
 $(OUT)/.set-MINILM: | $(MINILM)/model.safetensors
 $(OUT)/.set-MPNET: | $(MPNET)/model.safetensors
 
