@@ -1,9 +1,9 @@
 """`ours` on other data: what was chosen on one data set says little of another one.
 
 The first set is MovieLens ml-latest-small; each other one is a folder of ratings of its own, which
-`make all DATA=folder` has been run on. All models see the same split. EASE, collective EASE, L3AE and weighted MF are tuned on the validation part of
-each set, `ours` and its text-free twin have the settings that pmf.py chose for it there; the test
-part is measured once.
+`make all DATA=folder` has been run on. All models see the same split. EASE, collective EASE, L3AE
+and weighted MF are tuned on the validation part of each set, `ours` and the ranking PMF without
+text have the settings that pmf.py chose there; the test part is measured once.
 
 Gives:    out/transfer.json and out/transfer.md: NDCG@25 of each row on each set, what `ours` has
           more with its 95 % interval, and the settings chosen.
