@@ -1081,42 +1081,59 @@ def notebook_rows(out):
         yield row, partial(out.hybrid(NOTEBOOK, name), alpha=NOTEBOOK.alpha) if run else None
 
 
-METRICS = {"precision": "#4269d0", "recall": "#efb118", "ndcg": "#3ca951"}  # name -> its colour
+METRICS = ("precision", "recall", "ndcg")
+COLOURS = {"this run": "#4269d0", "the report": "#b0b0b0"}
 
 
-def figure1(results, left=370, scale=1000):
-    """Figure 1 as SVG: Precision, Recall and NDCG of every row; dashes are the report's P and R."""
+def figure1(results, left=330, step=30):
+    """Figure 1 as SVG: Recall@K of each row, the report's below it; hatched where it was not run.
+
+    Precision says the same, and the report's NDCG is another measure: see the README.
+    """
     rows = [row for row in results["rows"] if row["row"] != "Random"]
-    longest = max(row[name] for row in rows for name in METRICS if row["status"] == "ok")
-    width, height = left + int(scale * max(longest, 0.4)) + 50, 50 * len(rows) + 50
-    parts = [f'<rect width="{width}" height="{height}" fill="white"/>']
-    notes = ["quick run"] if results["quick"] else []
-    notes += ["M: million parameters"]
-    notes += ["dashes: the report"] if results["edition"] == REPORTED else []
-    parts.append(_text(10, 22, "; ".join(notes)))
-    for i, (metric, colour) in enumerate(METRICS.items()):
-        parts.append(_bar(left + 110 * i, 12, 12, colour))
-        parts.append(_text(left + 110 * i + 18, 22, f"{metric}@{results['k']}"))
-    for j, row in enumerate(rows):
-        y, paper = 50 + 50 * j, reported(results, row)[:2]  # P, R; its NDCG is another one
+    most = max(row["recall"] for row in rows if row["status"] == "ok")
+    scale, height = 500 / max(most, 0.01), step * len(rows) + 40  # pixels of a recall of 1; of all
+    parts = [f'<rect width="900" height="{height}" fill="white"/>', HATCHED]
+    notes = [f"Recall@{results['k']}", *(["quick run"] if results["quick"] else [])]
+    parts.append(_text(10, 22, "; ".join([*notes, "M: million parameters of the encoder"])))
+    for i, (name, colour) in enumerate(COLOURS.items()):
+        if name == "this run" or results["edition"] == REPORTED:
+            parts += [_bar(560 + 110 * i, 12, 12, colour), _text(578 + 110 * i, 22, name)]
+    for y, row in enumerate(rows):
+        y, paper = 40 + step * y, reported(results, row)
         label = f"{row['recipe']}: {row['row']}"
         label += "".join(f", {size}" for name, size in PARAMETERS.items() if name in row["row"])
-        label += "" if row["status"] == "ok" else " (not run)"
-        parts.append(_text(10, y + 22, label))
-        for i, (metric, colour) in enumerate(METRICS.items()):
-            if row["status"] == "ok":
-                end = scale * row[metric]
-                parts.append(_bar(left, y + 13 * i, end, colour))
-                parts.append(_text(left + end + 4, y + 13 * i + 10, f"{row[metric]:.3f}"))
-            if i < len(paper):
-                parts.append(_bar(left + scale * paper[i] - 1, y + 13 * i, 2, "black"))
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
-    head += f'width="{width}" height="{height}" font-family="sans-serif" font-size="12">'
+        parts.append(_text(10, y + 16, label))
+        if row["status"] == "ok":
+            end = scale * row["recall"]
+            parts += [
+                _bar(left, y, end, COLOURS["this run"]),
+                _number(left + end, y, row["recall"]),
+            ]
+        else:
+            parts += [_bar(left, y, scale * paper[1], "url(#hatched)")] if paper else []
+            parts.append(_text(left + 4 + (scale * paper[1] if paper else 0), y + 10, "not run"))
+        if paper:
+            end = scale * paper[1]
+            parts += [_bar(left, y + 12, end, COLOURS["the report"])]
+            parts += [_number(left + end, y + 12, paper[1])]
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 {height}" width="900" '
+    head += f'height="{height}" font-family="sans-serif" font-size="12">'
     return "\n".join([head, *parts, "</svg>", ""])
 
 
+HATCHED = (
+    '<pattern id="hatched" width="5" height="5" patternUnits="userSpaceOnUse">'
+    '<path d="M0 5 L5 0" stroke="#4269d0"/></pattern>'
+)
+
+
 def _bar(x, y, width, colour):
-    return f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="12" fill="{colour}"/>'
+    return f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="11" fill="{colour}"/>'
+
+
+def _number(x, y, value):
+    return _text(x + 4, y + 10, f"{value:.3f}")
 
 
 def _text(x, y, text):
