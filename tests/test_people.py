@@ -207,7 +207,7 @@ def test_what_is_shown_as_a_title_is_found_again(out):
         (["title,rating", "Alien,good"], "my.csv:2: 'good' is not a number"),
         (["title,rating", "Alien,4", "alien,3"], "my.csv:3: 'alien' is rated twice"),
         (["title,rating", "Alien"], "my.csv:2: 1 cells, not 2"),
-        (["movieId,rating", "\x1b[2J,4"], "my.csv:2: id  [2J is not in the data"),
+        (["movieId,rating", "\x1b[2J,4"], "my.csv:2: id [2J is not in the data"),
         (["movieId,rating", "99,4"], "my.csv:2: id 99 is not in the data"),
     ],
 )
