@@ -609,7 +609,11 @@ def main():
     with metrics.stage(s.out, "PMF") as figure:
         *columns, n_users, n_items, _ = read_train(s.ratings, s.fit_part)  # 2. ratings
         fitted = partial(fit_fast, threads=s.threads) if s.fast else fit
-        U, V, loss = fitted(*columns, n_users, n_items, s, name=str(s.out))  # 3. fit
+        if s.variant == "sigmoid" and np.ptp(columns[2]) == 0:  # clicks: `ours` can rank them
+            U, V, loss = np.zeros((n_users, 0)), np.zeros((n_items, 0)), np.zeros(1)
+            figure("all ratings are equal, so there is nothing to learn here: no factors")
+        else:
+            U, V, loss = fitted(*columns, n_users, n_items, s, name=str(s.out))  # 3. fit
         arrays = {"user_factors": U, "item_factors": V, "loss": loss}
         metrics.save(s.out, arrays, s, [s.ratings])  # 4. write
         figure(f"mse {loss[-1]:.4f}")
