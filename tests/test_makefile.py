@@ -86,7 +86,7 @@ def edit(path):
 def test_make_all_makes_every_stage_once_and_then_nothing(folder):
     made = make(folder, "all")
     assert {"prepare out", "pmf.py out/pmf.safetensors", "evaluate out"} <= made
-    assert "contrastive.py out/minilm-tuned-report" in made and len(made) == 17
+    assert "contrastive.py out/minilm-tuned-report" in made and len(made) == 19
     assert make(folder, "all") == set()
 
 
@@ -332,7 +332,7 @@ def test_weights_that_are_older_are_other_weights(folder, name):
     plain = make(folder, "all")
     model.write_text("others")
     os.utime(model, (1, 1))
-    alone = ("pmf.py out/pmf.s", "pmf.py out/pmf-fit", "pmf.py out/pmf-ranking", "prepare")
+    alone = ("pmf.py out/pmf.s", "pmf.py out/pmf-fit", "prepare")
     assert make(folder, "all") == {line for line in plain if not line.startswith(alone)}
 
 
@@ -440,7 +440,10 @@ def mine(folder):
 
 FACTORS = "pmf", "pmf-ranking", "pmf-ours", "pmf-all"
 SHORT = {f"pmf.py {{}}/{name}.safetensors" for name in FACTORS} | {"prepare {}", "evaluate {}"}
-SHORT |= {f"encode.py {{}}/{name}.safetensors" for name in ("minilm", "minilm-no-leak")}
+SHORT |= {
+    f"encode.py {{}}/{name}.safetensors" for name in ("minilm", "minilm-no-leak", "minilm-no-tags")
+}
+SHORT |= {"pmf.py {}/ours.json"}
 
 
 def test_own_data_make_the_short_run_and_more_when_told(mine):

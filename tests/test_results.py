@@ -19,6 +19,7 @@ import seeds
 import size
 import splits
 import table3
+import transfer
 import tuned
 
 import fuse
@@ -36,6 +37,7 @@ TABLES = {  # table -> its record, and the function that makes it
     "choices.md": ("choices.json", choices.report),
     "splits.md": ("splits.json", splits.table),
     "seeds.md": ("seeds.json", seeds.table),
+    "transfer.md": ("transfer.json", transfer.table),
     "tuned.md": ("tuned.json", tuned.table),
     "lora.md": ("lora.json", lora.table),
     "qwen_size.md": ("qwen_size.json", qwen_size.report),
@@ -70,15 +72,16 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_head(name):
         assert len({line.count("|") for line in block.splitlines()}) == 1
 
 
-def test_the_constants_are_the_choices():
+def test_what_is_the_same_for_all_data_is_what_was_chosen():
     choice = recorded("choices.json")["choice"]
-    fit = {name: getattr(pmf.Ranking, name) for name in ("k", "missing", "reg", "power", "ridge")}
-    assert main.OURS.fused is None and choice == fit | {
-        "text": "as it is",
-        "alpha": 1.0,  # the PMF alone
+    assert main.OURS.fused is None  # alpha 1: the PMF alone
+    assert {name: choice[name] for name in ("power", "alpha", "popularity", "allowance")} == {
+        "power": pmf.Ranking.power,
+        "alpha": 1.0,
         "popularity": 0.0,
         "allowance": fuse.ALLOWANCE,
     }
+    assert {name: choice[name] for name in pmf.SEARCH} == recorded("results.json")["ours"]
 
 
 @pytest.mark.parametrize("name", ["choices.json", "splits.json"])
