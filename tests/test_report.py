@@ -138,3 +138,18 @@ def test_tuning_has_the_notebooks_number_of_pairs_and_sees_no_validation_row(out
     held = data["train_users"][valid] * n + data["train_items"][valid]
     used = report.users.astype(np.int64)[:, None] * n + report.items  # (P, 2) one number a pair
     assert not np.isin(used, held).any()
+
+
+def test_the_reports_ndcg_cannot_be_ndcg(out):
+    """With P = .049 and R = .088 the mean NDCG@25 is below .20, whoever has the hits.
+
+    A user with r relevant movies and h hits has at most NDCG = ideal(h) / ideal(min(r, 25)). For
+    any two numbers a and b, mean NDCG = mean(NDCG - a P - b R) + a .049 + b .088, where each user's
+    bracket is at most its maximum over h (weak duality of a linear program).
+    """
+    relevant = np.diff(main.Artefacts(out).task.relevant[0])
+    r, h, a, b = relevant[relevant > 0, None], np.arange(26), 0.6, 1.45
+    ideal = np.append(0, np.cumsum(1 / np.log2(np.arange(2, 27))))  # DCG of h leading hits
+    bracket = ideal[h] / ideal[np.minimum(r, 25)] - a * h / 25 - b * h / r  # (600, 26)
+    highest = np.where(h <= r, bracket, -np.inf).max(axis=1)
+    assert len(r) == 600 and highest.mean() + a * 0.049 + b * 0.088 < 0.2
