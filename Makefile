@@ -67,9 +67,11 @@ $(OUT)/pmf-fit.safetensors: $(RATINGS) pmf.py $(OUT)/.set-K
 	$(Q)$(PY) pmf.py --ratings "$<" --out "$@" --seed $(SEED) --k $(K) --fit-part $(FAST)
 
 # The settings of `ours`, chosen on the validation part of these ratings; OURS='--k 64' gives one.
-$(OUT)/ours.json: $(RATINGS) $(OUT)/minilm-no-tags.safetensors pmf.py $(OUT)/.set-OURS
-	$(Q)$(PY) pmf.py choose --ratings "$<" --embeddings "$(OUT)/minilm-no-tags.safetensors" \
-	  --out "$@" $(OURS)
+# A quick run takes the defaults.
+JUDGE := $(if $(QUICK),,$(OUT)/minilm-no-tags.safetensors)
+$(OUT)/ours.json: $(RATINGS) $(JUDGE) pmf.py $(OUT)/.set-OURS
+	$(Q)$(PY) pmf.py choose --ratings "$<" --out "$@" $(if $(JUDGE), \
+	  --embeddings "$(JUDGE)",--k 128 --missing 0.1 --reg 2.8 --text 0.2) $(OURS)
 
 $(OUT)/pmf-ranking.safetensors: $(RATINGS) pmf.py $(OUT)/ours.json
 	$(Q)$(PY) pmf.py ranking --ratings "$<" --out "$@" --seed $(SEED) --choice "$(OUT)/ours.json"
