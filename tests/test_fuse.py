@@ -123,7 +123,7 @@ def test_a_movie_without_ratings_gets_the_allowance_and_no_other_does():
 
 
 def test_the_allowance_shrinks_with_the_factors():
-    """Two rated movies have the lengths .06 and .08, usual is .05 sqrt 2: the new one is no best."""
+    """Rated movies have the lengths .06 and .08, .05 sqrt 2 is usual: the new one is not best."""
     U, V = np.array([[1.0, 0], [0, 5]]), np.array([[0.06, 0], [0.01, 0.01], [0.08, 0.0]])
     scores = fuse.ours_scores(np.array([0, 1]), U, V, np.array([0, 2]))
     most = 0.05 * np.sqrt(2) / 2

@@ -623,11 +623,11 @@ def test_data_of_which_nothing_liked_can_be_held_out_keep_the_defaults():
 # The commands
 
 
-def ranking_files(folder, n_texts=11):
+def ranking_files(folder, n_texts=11, liked=3.0):
     (users, items, targets, _, n_users, n_items), features = ranking_case()
     arrays = {"train_users": users, "train_items": items, "train_ratings": targets * 5}
     arrays |= {"valid": np.arange(30) % 5 == 0, "user_ids": np.arange(n_users)}
-    arrays |= {"liked": np.array(3.0), "highest": np.array(5.0)}
+    arrays |= {"liked": np.array(liked), "highest": np.array(5.0)}
     metrics.save(folder / "r.safetensors", arrays | {"movie_ids": np.arange(n_items)}, {})
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)  # (I, D)
     metrics.save(folder / "e.safetensors", {"embeddings": unit[:n_texts]}, {})
@@ -680,6 +680,14 @@ def test_the_ranking_command(command, capsys, text):
     assert f"15 sweeps over {len(items)} ratings" in capsys.readouterr().out
 
 
+def test_a_rating_that_the_data_call_liked_is_never_a_missing_one(command, tmp_path):
+    ranking_files(tmp_path, liked=1.5)
+    command("ranking", "--k", "4")
+    assert metrics.provenance("o")["settings"]["least"] == 0.3  # 1.5 of 5
+    command("ranking", "--k", "4", "--least", "0.2")
+    assert metrics.provenance("o")["settings"]["least"] == 0.2
+
+
 def test_embeddings_of_other_items_are_a_clear_error(command, tmp_path):
     ranking_files(tmp_path, n_texts=10)
     with pytest.raises(BadInput, match="features of 10 items, ratings of 11"):
@@ -695,6 +703,8 @@ RANKING_BOUNDS = [
     "--sweeps 0",
     "--text -.1",
     "--text 1",
+    "--least 1.1",
+    "--power -1",
 ]
 
 
