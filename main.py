@@ -372,7 +372,7 @@ def read_at_once(path, columns):
     number, string ids among it.
     """
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        if re.search(rb"[\n,]0[0-9]", text):
+        if re.search(rb"[\n,]\s*0[0-9]", text):
             raise ValueError("an id may have zeros in front")
     types = [(name, "f8" if name == "rating" else "i8") for name in columns]
     table = np.loadtxt(
@@ -1091,7 +1091,8 @@ def figure1(results, left=330, step=30):
     Precision says the same, and the report's NDCG is another measure: see the README.
     """
     rows = [row for row in results["rows"] if row["row"] != "Random"]
-    most = max(row["recall"] for row in rows if row["status"] == "ok")
+    most = max(row.get("recall", 0) for row in rows)
+    most = max(most, *(paper[1] for row in rows if (paper := reported(results, row))), 0)
     scale, height = 500 / max(most, 0.01), step * len(rows) + 40  # pixels of a recall of 1; of all
     parts = [f'<rect width="900" height="{height}" fill="white"/>', HATCHED]
     notes = [f"Recall@{results['k']}", *(["quick run"] if results["quick"] else [])]
@@ -1438,7 +1439,7 @@ COMMANDS |= {"recommend": recommend, "similar": similar}
 def main():
     name, *options = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        return print(__doc__)
+        return print(__doc__ or f"commands: {', '.join(COMMANDS)}")  # none under python -OO
     if name not in COMMANDS:
         raise BadInput(f"{name!r} is not a command; there are {', '.join(COMMANDS)}")
     COMMANDS[name](options)

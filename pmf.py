@@ -481,6 +481,8 @@ def choose(
                 continue
             points, means = [], []
             for value in SEARCH[setting]:
+                if setting == "k" and points and value > min(n_users, n_items):
+                    break  # P Q' has no higher rank
                 points.append(replace(s, **{setting: value}))
                 means.append(measure(points[-1]))
                 if setting == "k" and means[-1] < max(means[:-1], default=0) + MARGIN:
@@ -591,9 +593,14 @@ def main_ranking(argv):
 def chosen_in(path, ratings):
     """The settings in a file that main_choose wrote for these ratings."""
     record = metrics.read_json(path, "chosen", "inputs")
-    metrics.require(path, record["inputs"], {ratings.name: metrics.sha256(ratings)})
-    check_bounds(record["chosen"])
-    return {name: record["chosen"][name] for name in SEARCH}
+    try:
+        inputs, chosen = dict(record["inputs"]), {name: record["chosen"][name] for name in SEARCH}
+        chosen = {name: type(getattr(Ranking, name))(value) for name, value in chosen.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{path} is damaged ({error}); delete it and run make again") from None
+    metrics.require(path, inputs, {ratings.name: metrics.sha256(ratings)})
+    check_bounds(chosen)
+    return chosen
 
 
 def check_bounds(settings):

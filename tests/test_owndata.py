@@ -389,6 +389,11 @@ def test_ids_with_zeros_in_front_and_isbns_stay_as_they_are(tmp_path, capsys):
     assert set(lone.ids("movie_ids")) == {"316769487", *books}
 
 
+def test_zeros_behind_a_blank_stay_too(tmp_path):
+    files = prepared(tmp_path, rated(" 007", "8", users=("1", "2")), titles={"007": "A", "8": "B"})
+    assert files.ids("movie_ids") == ["007", "8"]
+
+
 def test_zeros_in_front_in_one_file_alone_are_refused(tmp_path, capsys):
     error = prepared(tmp_path, rated("1", "2"), capsys, titles={"1": "A", "02": "B", "2": "C"})
     assert "movies.csv:3: id 02 is no plain number, as those of the ratings are" in error
