@@ -276,8 +276,8 @@ SETTINGS := $(addprefix $(OUT)/.set-,SEED K LIKED OURS DATA MINILM MPNET QWEN) d
 setting = $($(patsubst .set-%,%,$(@F)))
 $(SETTINGS): FORCE
 	@mkdir -p "$(@D)"
-	@($(from_here) "$(setting)"; export TZ=UTC; if cd "$(setting)/"; \
-	  then stat -c "%n %s %y" *.csv *.json */config.json *.safetensors; \
+	@($(from_here) "$(setting)"; export TZ=UTC; if [ -d "$(setting)" ]; \
+	  then cd "$(setting)"; stat -c "%n %s %y" *.csv *.json */config.json *.safetensors; \
 	  else stat -c "%s %y" "$(setting)"; fi) 2>/dev/null > "$@.new"; \
 	  if cmp -s "$@.new" "$@"; then rm "$@.new"; else mv "$@.new" "$@"; fi
 $(OUT)/.set-DATA: | $(DATA:%/=%)/ratings.csv
