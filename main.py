@@ -807,6 +807,9 @@ def run_evaluate(argv):
     out = Artefacts(settings.out)
     metrics.require(out.ratings, out.record, SPLIT | {"seed": settings.seed})
     out.require_alike()
+    if len(out.task.relevant[1]) == 0:
+        what = f"nothing in the test part is rated {out.task.liked:g} or more, and nothing to find"
+        raise BadInput(f"{out.ratings}: {what}; more ratings are needed, or a lower LIKED=..")
     case = settings.user or (CASE_USER if out.has_scale and not out.own else "")
     case = out.index("user_ids", case, "user") if case else None
     if case is not None and not out.has_scale:

@@ -407,6 +407,13 @@ def test_a_time_of_another_form_may_be_left_out(tmp_path, capsys, time):
     assert f"ratings.csv:2: '{time}' is not a whole number; without times the column time" in error
 
 
+def test_where_nothing_is_to_be_found_the_message_says_from_which_rating(tmp_path, capsys):
+    rows = [("u1", "a", 5), ("u2", "b", 5), ("u3", "c", 3)]  # who has rated one movie has no test
+    files = prepared(tmp_path, rows, titles={"a": "A", "b": "B", "c": "C"})
+    error = refused("evaluate", "--out", files.folder, capsys=capsys)
+    assert f"{files.ratings}: nothing in the test part is rated 4 or more" in error
+
+
 def test_a_movie_rated_twice_names_both_lines(tmp_path, capsys):
     for books in (("1", "2", "3"), ("a", "b", "c")):
         rows = [("u1", book, 3) for book in (*books, books[1])]
