@@ -246,6 +246,7 @@ def test_make_qwen_stops_where_the_check_refuses(folder):
         "OUT=data/ml-latest-small",
         "OUT=/",
         "OUT=./results",
+        "SETS=a/books b/books/",
     ]
     + [f"OUT={place}" for place in ("tests/../data", "$(CURDIR)", "$(CURDIR)/tests", "/tmp/../")],
 )
