@@ -278,8 +278,8 @@ SETTINGS := $(addprefix $(OUT)/.set-,SEED K LIKED OURS DATA MINILM MPNET QWEN) d
 setting = $($(patsubst .set-%,%,$(@F)))
 $(SETTINGS): FORCE
 	@mkdir -p "$(@D)"
-	@($(from_here) "$(setting)"; export TZ=UTC; if cd "$(setting)/"; \
-	  then stat -c "%n %s %y" *.csv *.json */config.json *.safetensors; \
+	@($(from_here) "$(setting)"; export TZ=UTC; if [ -d "$(setting)" ]; \
+	  then cd "$(setting)"; stat -c "%n %s %y" *.csv *.json */config.json *.safetensors; \
 	  else stat -c "%s %y" "$(setting)"; fi) 2>/dev/null > "$@.new"; \
 	  if cmp -s "$@.new" "$@"; then rm "$@.new"; else mv "$@.new" "$@"; fi
 $(OUT)/.set-DATA: | $(DATA:%/=%)/ratings.csv
@@ -356,6 +356,8 @@ $(call refuse,$(filter $(PLACES),$(shell $(from_here) "$(OUT)")) \
 BEFORE := $(if $(filter file,$(origin OUT)),$(shell head -n 1 "$(OUT)/.set-DATA" 2>/dev/null))
 $(call refuse,$(if $(BEFORE),$(shell [ "$(BEFORE)" = "$$($(from_here) "$(DATA)")" ] || echo bad)), \
   $(OUT)/ was made from DATA=$(BEFORE); name another folder for $(DATA): OUT=...)
+$(call refuse,$(filter-out $(words $(SETS)),$(words $(sort $(notdir $(SETS:%/=%))))), \
+  SETS=$(SETS) has two folders of one name: give them names of their own)
 $(call refuse,$(shell [ "$(SEED)" -ge 0 ] 2>&1 && [ "$(SEED)" -le 4294967293 ] || echo bad), \
   SEED=$(SEED) must be a whole number from 0 to 4294967293: `make seeds` adds 1 and 2 to it)
 $(call refuse,$(if $(GPUS),$(shell echo "$(GPUS)" | grep -qx '[1-9][0-9]*' || echo bad)), \

@@ -374,7 +374,8 @@ def read_inputs(s, recipes=RECIPES):
             raise BadInput(f"{s.ratings} has {name} {ids.min()} to {ids.max()}, {file} only {n}")
     examples = recipes[s.recipe](data, s)
     if len(examples.items) == 0:
-        raise BadInput(f"{s.ratings}: no user has liked enough for recipe {s.recipe!r}")
+        what = "no user has liked enough" + (", or disliked any" if s.recipe == "report" else "")
+        raise BadInput(f"{s.ratings}: {what}, for recipe {s.recipe!r}")
     return examples, texts
 
 

@@ -17,6 +17,7 @@ a block of users (B,) that returns (B, I) scores: what metrics.evaluate takes. S
 that block as their first argument; functools.partial binds the others.
 """
 
+import math
 from functools import partial
 from typing import NamedTuple
 
@@ -205,11 +206,14 @@ def ours_scores(users, U, V, known, allowance=ALLOWANCE):
     known: the items of the ratings, (N,). The factors of a new movie are what its text lets us
     expect (the prior e_i W of pmf.py), and an expectation is smaller than what it is of: without an
     allowance the rated movies that happen to suit a user fill the list, however well a new one
-    fits. What is not known of it, p_u.(q_i - e_i W), grows with |p_u|.
+    fits. What is not known of it, p_u.(q_i - e_i W), grows with |p_u|. It cannot be more than q_i
+    itself is, so the allowance is half the usual |q_i| at the most: a handful of ratings gives tiny
+    factors, beside which new movies would fill every list.
     """
     new = np.bincount(known, minlength=len(V)) == 0  # (I,)
+    usual = math.sqrt(np.mean(np.sum(V[~new] ** 2, axis=1)))  # |q_i| of a rated movie
     lengths = np.linalg.norm(U[users], axis=1, keepdims=True)  # (B, 1)
-    return mf_scores(users, U, V) + allowance * lengths * new
+    return mf_scores(users, U, V) + min(allowance, usual / 2) * lengths * new
 
 
 def constant_scores(users, values):

@@ -104,7 +104,7 @@ RECIPES = (NOTEBOOK, REPORT, OURS)
 # With what make makes each artefact; what was made otherwise is refused. K is the user's choice.
 SPLIT = {"valid_seed": 7, "valid_share": 0.1}
 MF = {"variant": "sigmoid", "epochs": 200, "lr": 0.005, "reg": 0.001, "gamma": 0.9}
-RANKING = {"all": False, "sweeps": 15}
+RANKING = {"all": False, "sweeps": 15, "power": 1.0}
 FACTORS = {  # factors in out/ -> embeddings that must be their prior, settings they must have
     "pmf": ("", MF | {"fit_part": False}),
     "pmf-fit": ("", MF | {"fit_part": True}),
@@ -115,7 +115,7 @@ FACTORS = {  # factors in out/ -> embeddings that must be their prior, settings 
 }
 ALIKE = {  # settings -> the factors that must have the same
     ("k",): ("pmf", "pmf-fit"),
-    ("k", "missing", "reg", "power", "least"): ("pmf-ranking", "pmf-ours", "pmf-ours-mpnet"),
+    ("k", "missing", "reg", "least"): ("pmf-ranking", "pmf-ours", "pmf-ours-mpnet"),
     ("text",): ("pmf-ours", "pmf-ours-mpnet"),
 }
 TUNING = {"epochs": 2, "rank": 16, "alpha": 32, "dropout": 0.1}
@@ -372,7 +372,7 @@ def read_at_once(path, columns):
     number, string ids among it.
     """
     with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        if re.search(rb"[\n,]0[0-9]", text):
+        if re.search(rb"[\n,]\s*0[0-9]", text):
             raise ValueError("an id may have zeros in front")
     types = [(name, "f8" if name == "rating" else "i8") for name in columns]
     table = np.loadtxt(
@@ -807,6 +807,9 @@ def run_evaluate(argv):
     out = Artefacts(settings.out)
     metrics.require(out.ratings, out.record, SPLIT | {"seed": settings.seed})
     out.require_alike()
+    if len(out.task.relevant[1]) == 0:
+        what = f"nothing in the test part is rated {out.task.liked:g} or more, and nothing to find"
+        raise BadInput(f"{out.ratings}: {what}; more ratings are needed, or a lower LIKED=..")
     case = settings.user or (CASE_USER if out.has_scale and not out.own else "")
     case = out.index("user_ids", case, "user") if case else None
     if case is not None and not out.has_scale:
@@ -986,7 +989,7 @@ def chosen_settings(results):
     values = ", ".join(f"{name} {value:g}" for name, value in results["ours"].items())
     said = f"Settings of `ours` for these ratings: {values}."
     if results["ours"]["text"] == 0:
-        said += " Text 0: on the validation part the text did not pay, so only new movies have it."
+        said += " With text 0 the movies' texts are used for new ones alone."
     return said
 
 
@@ -1091,7 +1094,8 @@ def figure1(results, left=330, step=30):
     Precision says the same, and the report's NDCG is another measure: see the README.
     """
     rows = [row for row in results["rows"] if row["row"] != "Random"]
-    most = max(row["recall"] for row in rows if row["status"] == "ok")
+    most = max(row.get("recall", 0) for row in rows)
+    most = max(most, *(paper[1] for row in rows if (paper := reported(results, row))), 0)
     scale, height = 500 / max(most, 0.01), step * len(rows) + 40  # pixels of a recall of 1; of all
     parts = [f'<rect width="900" height="{height}" fill="white"/>', HATCHED]
     notes = [f"Recall@{results['k']}", *(["quick run"] if results["quick"] else [])]
@@ -1198,7 +1202,7 @@ def recommend(argv):
     who = [f"user {s.user}"] if s.user else []
     who += [str(s.ratings)] if s.ratings else []
     text = provenance(out.path("pmf-all"))["settings"]["text"]
-    by = "all its ratings and MiniLM" if text else "all its ratings (the text does not pay there)"
+    by = "all its ratings and MiniLM" if text else "all its ratings, without the texts"
     data = f"{out.record.get('data', 'the data')}, by {by} ({out.folder}/)"
     print(one_line(f"{' and '.join(who)} of {data}"))
     print_list(ranker, s.top)
@@ -1231,10 +1235,11 @@ def ranker_of(s, out):
         return best
 
     if not s.all:
-        (p, A), good = fold_in(items, targets), targets >= fold_in.keywords["least"]  # .., (n,)
+        (p, A), least = fold_in(items, targets), fold_in.keywords["least"]
         if not p.any():
-            raise BadInput("every rating is below half of the highest: nothing says what to show")
-        liked = targets * good  # (n,) what was rated lower is no reason
+            low = f"every rating is below {least * out.task.highest:g}"
+            raise BadInput(f"{low}, which counts as none: nothing says what to show")
+        liked = targets * (targets >= least)  # (n,) what was rated lower is no reason
         more["reasons"] = partial(fuse.reasons, items=items, targets=liked, A=A, Q=Q)
         short = out.short_titles()
         more["rated"] = [short[item] for item in items]
@@ -1400,7 +1405,7 @@ def write_lists(path, ranker, top, figure):
             bar.update(rank == 1)
     figure(f"{lists:,} lists")
     if lists < n_users:
-        figure(f"none for {n_users - lists:,} who have rated every movie, or none above 0")
+        figure(f"none for {n_users - lists:,} who have rated every movie, or none well")
 
 
 def not_run_by_a_spreadsheet(cell):
@@ -1437,7 +1442,7 @@ COMMANDS |= {"recommend": recommend, "similar": similar}
 def main():
     name, *options = sys.argv[1:] or ["--help"]
     if name in ("-h", "--help"):
-        return print(__doc__)
+        return print(__doc__ or f"commands: {', '.join(COMMANDS)}")  # none under python -OO
     if name not in COMMANDS:
         raise BadInput(f"{name!r} is not a command; there are {', '.join(COMMANDS)}")
     COMMANDS[name](options)

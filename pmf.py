@@ -234,8 +234,8 @@ def rounds_of(users, items, ratings, parts, threads=1):
 #     + reg ( sum_u a_u |p_u|^2 + sum_i b_i |q_i - e_i W|^2 / (1 - text) + |W|^2 / text )       (R)
 #
 # t_ui = rating / highest, w_ui = 1, m the weight of a missing entry (Hu, Koren & Volinsky 2008). A
-# rating of less than half the highest counts as a missing one, for any t above 0 would be a weak
-# like, and negative t rank worse (results/choices.md).
+# rating of less than half the highest, unless the data call it liked, counts as a missing one, for
+# any t above 0 would be a weak like, and negative t rank worse (results/choices.md).
 # a_u = (n_u + m I) / their mean over the users, n_u the ratings of user u, and b_i alike (Rendle et
 # al. 2022), so that the mean strength of a prior is reg on data of any size. e_i is the unit
 # embedding of the item's text: q_i = e_i W + a rest, both Gaussian (the idea of Collaborative Topic
@@ -481,6 +481,8 @@ def choose(
                 continue
             points, means = [], []
             for value in SEARCH[setting]:
+                if setting == "k" and points and value > min(n_users, n_items):
+                    break  # P Q' has no higher rank
                 points.append(replace(s, **{setting: value}))
                 means.append(measure(points[-1]))
                 if setting == "k" and means[-1] < max(means[:-1], default=0) + MARGIN:
@@ -542,6 +544,11 @@ def read_train(path, fit_part=False, test_too=False):
     return *columns, len(data["user_ids"]), int(data["train_items"].max()) + 1, data
 
 
+def with_least(s, data):
+    """The Ranking with a `least` at which what these data call liked is no missing rating."""
+    return replace(s, least=min(s.least, float(data["liked"]) / float(data["highest"])))
+
+
 def main_choose(argv):
     s = metrics.parse(Choose, __doc__, argv)
     given = {name: getattr(s, name) for name in SEARCH if getattr(s, name) is not None}
@@ -553,7 +560,8 @@ def main_choose(argv):
             features = metrics.load_embeddings(s.embeddings, s.ratings)[:n_items]  # (I, D)
             inputs.append(s.embeddings)
         case = users, items, ratings / float(data["highest"]), ratings >= float(data["liked"])
-        best, curve = choose(*case, n_users, n_items, Ranking(**given), features, given, str(s.out))
+        first = with_least(Ranking(**given), data)
+        best, curve = choose(*case, n_users, n_items, first, features, given, str(s.out))
         chosen = {name: getattr(best, name) for name in SEARCH}
         record = metrics.origin({"given": given}, inputs) | {"chosen": chosen, "curve": curve}
         with metrics.whole(s.out) as new:
@@ -563,7 +571,8 @@ def main_choose(argv):
 
 
 def main_ranking(argv):
-    s = metrics.parse(Fit, __doc__, argv, **BOUNDS, sweeps=1, seed=SEEDS)  # 1. settings
+    bounds = BOUNDS | {"least": (0, 1), "power": 0, "sweeps": 1, "seed": SEEDS}
+    s = metrics.parse(Fit, __doc__, argv, **bounds)  # 1. settings
     model = Ranking(**{name: getattr(s, name) for name in vars(Ranking())})
     inputs = [path for path in (s.ratings, s.embeddings, s.choice) if path]
     if s.choice:
@@ -574,7 +583,7 @@ def main_ranking(argv):
         users, items, ratings, n_users, _, data = read_train(s.ratings, test_too=s.all)  # 2. data
         features = metrics.load_embeddings(s.embeddings, s.ratings) if s.embeddings else None
         targets, weights = ratings / float(data["highest"]), np.ones(len(ratings))  # (N,)
-        shape = n_users, len(data["movie_ids"])
+        shape, model = (n_users, len(data["movie_ids"])), with_least(model, data)
         P, Q, W = fit_ranking(users, items, targets, weights, *shape, model, features, str(s.out))
         arrays = {"user_factors": P, "item_factors": Q, "text_weights": W}  # 3. fitted; 4. write
         metrics.save(s.out, arrays, vars(model) | {"all": s.all}, inputs)
@@ -584,9 +593,14 @@ def main_ranking(argv):
 def chosen_in(path, ratings):
     """The settings in a file that main_choose wrote for these ratings."""
     record = metrics.read_json(path, "chosen", "inputs")
-    metrics.require(path, record["inputs"], {ratings.name: metrics.sha256(ratings)})
-    check_bounds(record["chosen"])
-    return {name: record["chosen"][name] for name in SEARCH}
+    try:
+        inputs, chosen = dict(record["inputs"]), {name: record["chosen"][name] for name in SEARCH}
+        chosen = {name: type(getattr(Ranking, name))(value) for name, value in chosen.items()}
+    except (KeyError, TypeError, ValueError) as error:
+        raise BadInput(f"{path} is damaged ({error}); delete it and run make again") from None
+    metrics.require(path, inputs, {ratings.name: metrics.sha256(ratings)})
+    check_bounds(chosen)
+    return chosen
 
 
 def check_bounds(settings):

@@ -258,6 +258,14 @@ def test_another_file_as_ratings(command, tmp_path):
     assert f"{factors} holds user_factors, but no train_users" in error
 
 
+def test_where_nothing_is_disliked_there_are_no_triplets(command, data, tmp_path):
+    arrays, clicks = metrics.load(data[0]), tmp_path / "clicks.safetensors"
+    arrays["train_ratings"][:] = arrays["highest"]
+    metrics.save(clicks, arrays, {})
+    error = command(tmp_path / "out", "--ratings", str(clicks), "--recipe", "report")[1]
+    assert f"{clicks}: no user has liked enough, or disliked any, for recipe 'report'" in error
+
+
 def test_texts_of_other_ratings(command, data, tmp_path, monkeypatch):
     arrays = metrics.load(data[0])
     ratings = tmp_path / "ratings.safetensors"

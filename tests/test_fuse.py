@@ -122,6 +122,14 @@ def test_a_movie_without_ratings_gets_the_allowance_and_no_other_does():
     assert scores(np.array([1]))[0, 1] == 4 + fuse.ALLOWANCE * 5
 
 
+def test_the_allowance_shrinks_with_the_factors():
+    """Rated movies have the lengths .06 and .08, .05 sqrt 2 is usual: the new one is not best."""
+    U, V = np.array([[1.0, 0], [0, 5]]), np.array([[0.06, 0], [0.01, 0.01], [0.08, 0.0]])
+    scores = fuse.ours_scores(np.array([0, 1]), U, V, np.array([0, 2]))
+    most = 0.05 * np.sqrt(2) / 2
+    np.testing.assert_allclose(scores, [[0.06, 0.01 + most, 0.08], [0, 0.05 + 5 * most, 0]])
+
+
 E4 = np.array([[1.0, 0.0], [0.0, 1.0], [0.6, 0.8], [-1.0, 0.0]])  # (I, D) of DATA's items
 
 

@@ -246,6 +246,7 @@ def test_make_qwen_stops_where_the_check_refuses(folder):
         "OUT=data/ml-latest-small",
         "OUT=/",
         "OUT=./results",
+        "SETS=a/books b/books/",
     ]
     + [f"OUT={place}" for place in ("tests/../data", "$(CURDIR)", "$(CURDIR)/tests", "/tmp/../")],
 )
@@ -334,6 +335,16 @@ def test_weights_that_are_older_are_other_weights(folder, name):
     os.utime(model, (1, 1))
     alone = ("pmf.py out/pmf.s", "pmf.py out/pmf-fit", "prepare")
     assert make(folder, "all") == {line for line in plain if not line.startswith(alone)}
+
+
+def test_a_setting_that_is_not_given_leads_nowhere(folder):
+    """Files in the root folder of the machine are no part of it."""
+    line = ["make", "-n", "LOCKED=out", "out/.set-LIKED"]
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, env=plain_environment())
+    script = done.stdout.replace("cd ", "echo in ")
+    assert done.returncode == 0
+    subprocess.run(["bash", "-c", script], cwd=folder, check=True)
+    assert (folder / "out/.set-LIKED").read_text() == ""
 
 
 def test_data_of_one_name_do_not_share_a_folder(folder):

@@ -389,6 +389,11 @@ def test_ids_with_zeros_in_front_and_isbns_stay_as_they_are(tmp_path, capsys):
     assert set(lone.ids("movie_ids")) == {"316769487", *books}
 
 
+def test_zeros_behind_a_blank_stay_too(tmp_path):
+    files = prepared(tmp_path, rated(" 007", "8", users=("1", "2")), titles={"007": "A", "8": "B"})
+    assert files.ids("movie_ids") == ["007", "8"]
+
+
 def test_zeros_in_front_in_one_file_alone_are_refused(tmp_path, capsys):
     error = prepared(tmp_path, rated("1", "2"), capsys, titles={"1": "A", "02": "B", "2": "C"})
     assert "movies.csv:3: id 02 is no plain number, as those of the ratings are" in error
@@ -400,6 +405,13 @@ def test_a_time_of_another_form_may_be_left_out(tmp_path, capsys, time):
     head = "userId,itemId,rating,timestamp"
     error = prepared(tmp_path, rows, capsys, ratings=head, titles=SIX)
     assert f"ratings.csv:2: '{time}' is not a whole number; without times the column time" in error
+
+
+def test_where_nothing_is_to_be_found_the_message_says_from_which_rating(tmp_path, capsys):
+    rows = [("u1", "a", 5), ("u2", "b", 5), ("u3", "c", 3)]  # who has rated one movie has no test
+    files = prepared(tmp_path, rows, titles={"a": "A", "b": "B", "c": "C"})
+    error = refused("evaluate", "--out", files.folder, capsys=capsys)
+    assert f"{files.ratings}: nothing in the test part is rated 4 or more" in error
 
 
 def test_a_movie_rated_twice_names_both_lines(tmp_path, capsys):

@@ -502,20 +502,18 @@ def tiny(tmp_path):
 
 
 def test_lists_of_all_say_who_gets_none(tiny, tmp_path, capsys):
-    """User 1 has rated every movie, user 3 none above 0."""
+    """User 1 has rated every movie, user 3 all with 0."""
     ratings = [*(f"1,{m},{m % 5 + 1}" for m in range(1, 13)), *(f"2,{m},4" for m in range(1, 9))]
     out, to = tiny([*ratings, *(f"3,{m},0" for m in range(1, 9))], 12), tmp_path / "to.csv"
     capsys.readouterr()
     main.recommend(["--all", "--to", str(to), "--out", str(out)])
-    assert (
-        "1 lists, none for 2 who have rated every movie, or none above 0" in capsys.readouterr().out
-    )
+    assert "1 lists, none for 2 who have rated every movie, or none well" in capsys.readouterr().out
     assert {line.split(",")[0] for line in to.read_text().splitlines()[1:]} == {"2"}
     error = refused("recommend", "--user", 3, "--out", out, capsys=capsys)
-    assert "every rating is below half of the highest" in error
+    assert "every rating is below 2.5, which counts as none" in error
     mine = write(tmp_path / "my.csv", "title,rating", "Film 1,0", "Film 2,0")
     error = refused("recommend", "--ratings", mine, "--out", out, capsys=capsys)
-    assert "every rating is below half of the highest" in error
+    assert "every rating is below 2.5, which counts as none" in error
 
 
 def test_similar_of_a_single_movie_says_so(out, monkeypatch, capsys):

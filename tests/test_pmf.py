@@ -585,6 +585,14 @@ def test_of_equally_good_values_the_first_is_taken_and_given_ones_stay(monkeypat
     assert (best.reg, best.k, curve) == (3.0, 4, [])
 
 
+def test_no_more_factors_are_tried_than_there_are_users_and_items(monkeypatch):
+    monkeypatch.setattr(pmf, "SEARCH", {"k": (4, 60, 61)})
+    monkeypatch.setattr(pmf, "ndcg_of", lambda draw, u, i, s, features: s.k / 100)
+    columns, _ = tastes()
+    best, curve = pmf.choose(*columns, 60, 200, pmf.Ranking(k=4))
+    assert best.k == 60 and [row["k"] for row in curve] == [4, 60]
+
+
 def test_draws_hold_out_a_tenth_and_are_as_many_as_the_ratings_are_few(monkeypatch):
     (users, items, targets, liked), _ = tastes()
     monkeypatch.setattr(pmf, "PER_DRAW", 3 * len(users) + 1)
@@ -623,11 +631,11 @@ def test_data_of_which_nothing_liked_can_be_held_out_keep_the_defaults():
 # The commands
 
 
-def ranking_files(folder, n_texts=11):
+def ranking_files(folder, n_texts=11, liked=3.0):
     (users, items, targets, _, n_users, n_items), features = ranking_case()
     arrays = {"train_users": users, "train_items": items, "train_ratings": targets * 5}
     arrays |= {"valid": np.arange(30) % 5 == 0, "user_ids": np.arange(n_users)}
-    arrays |= {"liked": np.array(3.0), "highest": np.array(5.0)}
+    arrays |= {"liked": np.array(liked), "highest": np.array(5.0)}
     metrics.save(folder / "r.safetensors", arrays | {"movie_ids": np.arange(n_items)}, {})
     unit = features / np.linalg.norm(features, axis=1, keepdims=True)  # (I, D)
     metrics.save(folder / "e.safetensors", {"embeddings": unit[:n_texts]}, {})
@@ -680,6 +688,44 @@ def test_the_ranking_command(command, capsys, text):
     assert f"15 sweeps over {len(items)} ratings" in capsys.readouterr().out
 
 
+def test_a_rating_that_the_data_call_liked_is_never_a_missing_one(command, tmp_path):
+    ranking_files(tmp_path, liked=1.5)
+    command("ranking", "--k", "4")
+    assert metrics.provenance("o")["settings"]["least"] == 0.3  # 1.5 of 5
+    command("ranking", "--k", "4", "--least", "0.2")
+    assert metrics.provenance("o")["settings"]["least"] == 0.2
+
+
+def test_what_is_chosen_for_these_ratings_is_what_is_fitted(command, monkeypatch):
+    monkeypatch.setattr(pmf, "SEARCH", pmf.SEARCH | {"k": (2,)})
+    monkeypatch.setattr(pmf, "ndcg_of", lambda draw, u, i, s, features: s.reg + s.text)
+    line = ["--ratings", "r.safetensors", "--embeddings", "e.safetensors", "--out", "ours.json"]
+    pmf.main_choose([*line, "--missing", "0.3"])
+    record = json.loads(Path("ours.json").read_text())
+    assert record["chosen"] == {"text": 0.5, "reg": 4.0, "missing": 0.3, "k": 2}
+    assert record["settings"] == {"given": {"missing": 0.3}}
+    command("ranking", "--embeddings", "e.safetensors", "--choice", "ours.json")
+    made = metrics.provenance("o")["settings"]
+    assert record["chosen"] == {name: made[name] for name in record["chosen"]}
+    with pytest.raises(BadInput, match="--choice holds text, reg, missing, k: give them to `pmf"):
+        command("ranking", "--choice", "ours.json", "--k", "3")
+
+
+CHOSEN = {"text": 0.2, "reg": 2.0, "missing": 0.1, "k": 4}
+DAMAGED = [("k", 0), ("k", "many"), ("k", None), ("text", [0.2]), ("reg", float("nan"))]
+
+
+@pytest.mark.parametrize("chosen", [{}, 3, *(CHOSEN | {name: x} for name, x in DAMAGED)])
+def test_a_choice_that_is_damaged_is_one_line(command, chosen):
+    inputs = {"r.safetensors": metrics.sha256("r.safetensors")}
+    Path("ours.json").write_text(json.dumps({"chosen": chosen, "inputs": inputs}))
+    with pytest.raises(BadInput, match=r"damaged|not between"):
+        command("ranking", "--choice", "ours.json")
+    Path("ours.json").write_text(json.dumps({"chosen": CHOSEN, "inputs": {"r.safetensors": "0"}}))
+    with pytest.raises(BadInput, match=r"made with r.safetensors = '0'"):
+        command("ranking", "--choice", "ours.json")
+
+
 def test_embeddings_of_other_items_are_a_clear_error(command, tmp_path):
     ranking_files(tmp_path, n_texts=10)
     with pytest.raises(BadInput, match="features of 10 items, ratings of 11"):
@@ -695,6 +741,8 @@ RANKING_BOUNDS = [
     "--sweeps 0",
     "--text -.1",
     "--text 1",
+    "--least 1.1",
+    "--power -1",
 ]
 
 

@@ -117,6 +117,7 @@ def resave(path, **settings):
         ("pmf", {"seed": 43}, "seed = 43, not 42"),
         ("pmf-fit", {"k": 20}, "k = 20, not 2"),  # pmf has 2
         ("pmf-ranking", {"sweeps": 1}, "sweeps = 1, not 15"),
+        ("pmf-ours", {"power": 0.5}, "power = 0.5, not 1.0"),
         ("pmf-ours", {"k": 128}, "k = 128, not 3"),
         ("pmf-ours", {"missing": 0.5}, "missing = 0.5, not 0.1"),
         ("minilm", {"dtype": "bfloat16"}, "dtype = 'bfloat16', not 'float32'"),
@@ -130,6 +131,9 @@ def test_what_was_made_with_other_settings_is_refused(artefacts, capsys, name, s
 
 
 def test_recommend_refuses_what_evaluate_refuses(artefacts, capsys):
+    resave(artefacts / "pmf-all.safetensors", power=0.5)  # folding in knows no power
+    error = refused("recommend", "--user", 5, "--out", artefacts, capsys=capsys)
+    assert "power = 0.5, not 1.0" in error
     resave(artefacts / "minilm.safetensors", nf4=True)
     error = refused("recommend", "--user", 5, "--out", artefacts, capsys=capsys)
     assert "nf4 = True, not False" in error
