@@ -234,8 +234,8 @@ def rounds_of(users, items, ratings, parts, threads=1):
 #     + reg ( sum_u a_u |p_u|^2 + sum_i b_i |q_i - e_i W|^2 / (1 - text) + |W|^2 / text )       (R)
 #
 # t_ui = rating / highest, w_ui = 1, m the weight of a missing entry (Hu, Koren & Volinsky 2008). A
-# rating of less than half the highest, unless the data call it liked, counts as a missing one, for
-# any t above 0 would be a weak like, and negative t rank worse (results/choices.md).
+# rating of less than half the highest, unless the data call it liked, counts as a missing one: with
+# a t above 0 it would be a weak like.
 # a_u = (n_u + m I) / their mean over the users, n_u the ratings of user u, and b_i alike (Rendle et
 # al. 2022), so that the mean strength of a prior is reg on data of any size. e_i is the unit
 # embedding of the item's text: q_i = e_i W + a rest, both Gaussian (the idea of Collaborative Topic
