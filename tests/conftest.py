@@ -4,7 +4,9 @@ Nothing here imports torch or numba before a test asks for it: tests/test_metric
 NumPy and pytest are installed.
 """
 
+import functools
 import os
+import shutil
 
 import pytest
 
@@ -35,8 +37,23 @@ def folder(tmp_path):
 
 
 @pytest.fixture
-def artefacts(folder):
-    """An out/ folder made from it."""
+def few_draws(monkeypatch):
+    """Intervals of a hundred draws: what they are is tested with the metrics."""
+    import metrics
+
+    few = functools.partial(metrics.paired_bootstrap, draws=100)
+    monkeypatch.setattr(metrics, "paired_bootstrap", few)
+
+
+@pytest.fixture(scope="session")
+def made_once(tmp_path_factory):
+    """An out/ folder made from a small MovieLens folder; for reading only."""
     import small
 
-    return small.make_artefacts(folder)
+    return small.make_artefacts(small.make_folder(tmp_path_factory.mktemp("made") / "data"))
+
+
+@pytest.fixture
+def artefacts(folder, made_once, few_draws):
+    """The out/ folder made from `folder`, beside it."""
+    return shutil.copytree(made_once, folder.parent / "out")

@@ -143,14 +143,14 @@ def test_tuning_learns_and_repeats(command, tiny, data, tmp_path):
     """Two command lines from one seed write the same bytes; another seed does not."""
     written = []
     for name, seed in (("a", "1"), ("b", "1"), ("c", "2")):
-        more = ("--lr", "0.001", "--epochs", "6", "--seed", seed)
+        more = ("--lr", "0.001", "--epochs", "4", "--seed", seed)
         status, error = command(tmp_path / name, *more)
         assert status == 0, error
         written.append((tmp_path / name / "model.safetensors").read_bytes())
     assert written[0] == written[1] != written[2]
     record = json.loads((tmp_path / "a" / "training.json").read_text())
     losses = record["losses"]
-    assert len(losses) == 60  # 80 pairs, batch 8, 6 passes
+    assert len(losses) == 40  # 80 pairs, batch 8, 4 passes
     assert np.mean(losses[-10:]) < 0.9 * np.mean(losses[:10])
     assert record["trainable"] == record["parameters"]
     assert record["inputs"]["ratings.safetensors"] == metrics.sha256(data[0])
@@ -433,44 +433,71 @@ def test_a_user_or_an_item_that_is_not_there_is_refused(command, data, tmp_path,
     assert f"{ratings} has {name} {low} to {high}, " in error and " only " in error
 
 
-def test_no_thread_of_the_group_outlives_it(tiny, tmp_path):
-    """One that does drops a tensor while the interpreter ends, and then aborts the process."""
-    script = tmp_path / "threads.py"
-    script.write_text(f"""
+# Several processes
+
+
+PROGRAM = """
 import atexit, pathlib, sys
-sys.path.insert(0, {str(Path(enc.__file__).parent)!r})
-import encode
+sys.path.insert(0, sys.argv.pop(1))
+import contrastive, encode
 
 def show():
     names = [file.read_text() for file in pathlib.Path("/proc/self/task").glob("*/comm")]
     print("threads:", sum("gloo" in name for name in names))
 
+def start():
+    joined.append(sys.argv[0])
+    if len(joined) == 1:  # a process joins a group once
+        join()
+
 atexit.register(show)  # the last to run
-encode.start_processes()
-encode.load_encoder(*encode.find({str(tiny)!r}))
+join, joined, options = encode.start_processes, [], sys.argv[1:]
+encode.start_processes = start
+cut = options.index("contrastive.py")
+for script, line in (encode, options[:cut]), (contrastive, options[cut:]):
+    sys.argv = line
+    script.main()
+print("joined:", *joined)
 show()
-""")
-    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", script]
-    done = subprocess.run(start, capture_output=True, text=True, check=True)
-    before, after = (int(line.split()[1]) for line in done.stdout.splitlines())
+"""
+
+
+@pytest.fixture(scope="module")
+def together(tiny, data, tmp_path_factory):
+    """(folder, lines printed) of both commands, one after the other, in two processes."""
+    folder = tmp_path_factory.mktemp("together")
+    (folder / "both.py").write_text(PROGRAM)
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
+    same = ["--encoder", tiny, "--texts", data[1], "--out"]
+    line = ["both.py", Path(enc.__file__).parent, "encode.py", *same, "two.safetensors"]
+    line += ["contrastive.py", "--ratings", data[0], "--batch", "8", "--lr", "0.001"]
+    line += ["--warmup", "2", "--max-steps", "8", *same, "model"]
+    done = subprocess.run([*start, *line], capture_output=True, text=True, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout.splitlines()
+
+
+def test_no_thread_of_the_group_outlives_it(together):
+    """One that does drops a tensor while the interpreter ends, and then aborts the process."""
+    lines = [line for line in together[1] if line.startswith("threads: ")]
+    before, after = (int(line.split()[1]) for line in lines)  # of the first process
     assert before > 0 == after
 
 
-def test_two_processes_equal_one(tiny, data, tmp_path):
-    """torchrun with gloo: the same embeddings, and the same losses to 1e-5 (no dropout here)."""
-    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone"]
-    tail = ["--encoder", str(tiny), "--texts", str(data[1]), "--out"]
-    tuning = ["contrastive.py", "--ratings", str(data[0]), "--batch", "8", "--lr", "0.001"]
-    tuning += ["--warmup", "2", "--max-steps", "8", *tail, str(tmp_path / "model")]
-    for line in (["encode.py", *tail, str(tmp_path / "two.safetensors")], tuning):
-        done = subprocess.run([*start, *line], capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout.count(": done, ") == 1  # the first process alone shows its stage
+def test_both_commands_join_the_group_and_its_first_process_alone_shows_their_stages(together):
+    lines = together[1]
+    assert "joined: encode.py contrastive.py" in lines
+    assert sum(": done, " in line for line in lines) == 2
+
+
+def test_two_processes_equal_one(together, tiny, data):
+    """With gloo: the same embeddings, and the same losses to 1e-5 (no dropout here)."""
+    folder = together[0]
     encoder = enc.load_encoder(*enc.find(str(tiny)))
     one = enc.embed(encoder, enc.tokenize(encoder, tiny_qwen.TEXTS))
-    two = metrics.load(tmp_path / "two.safetensors", inputs=[data[1]])["embeddings"]
+    two = metrics.load(folder / "two.safetensors", inputs=[data[1]])["embeddings"]
     np.testing.assert_allclose(one, two, atol=1e-6)
     one = tuned(settings(tiny, data, max_steps=8))[1]
-    two = json.loads((tmp_path / "model" / "training.json").read_text())["losses"]
+    two = json.loads((folder / "model" / "training.json").read_text())["losses"]
     assert len(two) == 8
     assert one == pytest.approx(two, abs=1e-5)

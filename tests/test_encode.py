@@ -665,18 +665,15 @@ RECORDED = [
 
 
 @needs_minilm
-def test_minilm_is_cut_at_256_and_written_the_same_twice(tmp_path):
-    texts = tmp_path / "texts.txt"
+def test_minilm_is_cut_at_256_and_written_the_same_twice(tmp_path, monkeypatch, capsys):
+    texts, out = tmp_path / "texts.txt", tmp_path / "a.safetensors"
     texts.write_text("word " * 2000 + "\nHeat\n")
-    command = [sys.executable, "encode.py", "--encoder", "minilm", "--weights", str(MINILM)]
+    line = ["encode.py", "--encoder", "minilm", "--weights", str(MINILM), "--texts", str(texts)]
+    monkeypatch.setattr(sys, "argv", [*line, "--out", str(out)])
     digests = []
-    for name in ("a.safetensors", "a.safetensors"):
-        out = tmp_path / name
-        done = subprocess.run(
-            [*command, "--texts", str(texts), "--out", str(out)], capture_output=True, text=True
-        )
-        assert done.returncode == 0, done.stderr
-        first, last = done.stdout.splitlines()
+    for _ in range(2):
+        enc.main()
+        first, last = capsys.readouterr().out.splitlines()
         assert first == f"{out}: embeddings of {texts} by minilm ..."
         assert re.fullmatch(rf"{out}: done, 1 of 2 texts cut at 256 tokens, \d+\.\d s", last)
         digests.append(hashlib.sha256(out.read_bytes()).hexdigest())

@@ -127,30 +127,40 @@ def test_memory_that_runs_out_is_one_line(monkeypatch, capsys):
         assert lines[0].startswith(f"script.py: error: too little memory ({str(error)[:8]}")
 
 
-@pytest.mark.parametrize("ending", ["nbi", "nbc"])
-@pytest.mark.parametrize("size", [0, 40, 0.5])
-def test_a_cut_file_of_numbas_is_one_line_that_says_what_to_delete(tmp_path, ending, size):
+KEPT = [sys.executable, "kept.py"]
+
+
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory):
+    """A folder with a script, and the machine code that Numba kept of its function."""
     pytest.importorskip("numba")
+    folder = tmp_path_factory.mktemp("kept")
     for name in ("metrics.py", "pmf.py"):
-        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
-    (tmp_path / "kept.py").write_text(
+        shutil.copy(ROOT / name, folder)
+    (folder / "kept.py").write_text(
         "import metrics, pmf\n"
         "def next_of(x): return x + 1\n"
         "f = pmf.compiled(next_of)\n"
         "metrics.run(lambda: print(f(1.0)))\n"
     )
-    line = [sys.executable, "kept.py"]
+    subprocess.run(KEPT, cwd=folder, check=True)
+    return folder
+
+
+@pytest.mark.parametrize("ending", ["nbi", "nbc"])
+@pytest.mark.parametrize("size", [0, 40, 0.5])
+def test_a_cut_file_of_numbas_is_one_line_that_says_what_to_delete(kept, tmp_path, ending, size):
+    shutil.copytree(kept, tmp_path, dirs_exist_ok=True)
     here = {"cwd": tmp_path, "capture_output": True, "text": True}
-    assert subprocess.run(line, **here).stdout == "2.0\n"
     (file,) = tmp_path.glob(f"__pycache__/kept*.{ending}")
     content = file.read_bytes()
     file.write_bytes(content[: size if size >= 1 else int(size * len(content))])
-    done = subprocess.run(line, **here)
+    done = subprocess.run(KEPT, **here)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "kept.py: error: machine code that Numba kept is damaged" in done.stderr
     assert done.stderr.endswith(f"; delete {tmp_path / '__pycache__'}\n")
     shutil.rmtree(tmp_path / "__pycache__")
-    assert subprocess.run(line, **here).stdout == "2.0\n"
+    assert subprocess.run(KEPT, **here).stdout == "2.0\n"
 
 
 def test_a_reader_that_has_enough_is_no_error():

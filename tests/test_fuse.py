@@ -109,6 +109,14 @@ def test_a_task_on_validation_hides_its_rows_and_keeps_all_items_of_train():
     assert task.items.tolist() == [0, 2, 0, 2] and task.times.tolist() == [0, 2, 3, 5]
 
 
+def test_a_task_of_all_ratings_knows_the_test_part_and_shows_every_item():
+    task = fuse.ranking_task(DATA | {"movie_ids": np.arange(6)}, whole=True)
+    assert (task.n_users, task.n_items) == (3, 6)
+    assert pairs(task.seen) == [[0, 1, 2, 3], [0, 3, 1], [2, 0, 4]]
+    assert pairs(task.relevant) == [[], [], []]  # nothing is left to be found
+    assert task.ratings.tolist() == [5, 4, 3.5, 4, 4.5, 2, 4, 3.5, 5, 5]
+
+
 def test_candidates_are_the_unseen_items():
     free = fuse.candidates_of(fuse.ranking_task(DATA).seen, np.array([1, 0]), 4)
     assert free.tolist() == [[False, True, True, False], [False, False, False, True]]
@@ -248,9 +256,10 @@ def test_a_new_user_is_the_weighted_least_squares_over_all_rated_items():
     best = np.linalg.lstsq(rows, np.concatenate([np.sqrt(w) * t, np.zeros(4)]))[0]
     assert p == pytest.approx(best, rel=1e-10)
     assert rows.T @ rows == pytest.approx(A, rel=1e-10)
-    low = np.append(items, 9), np.append(targets, 0.3)  # below .4: it counts as a missing one
-    some = fuse.new_user(*low, Q, rated, 0.2, 0.05, 1.7, least=0.4)
-    w[items[targets < 0.4]], t[items[targets < 0.4]] = 0.2, 0
+    least = np.sort(targets)[1]  # one rating is lower, one is as high and counts
+    low = np.append(items, 9), np.append(targets, least / 2)  # which counts as a missing one
+    some = fuse.new_user(*low, Q, rated, 0.2, 0.05, 1.7, least=least)
+    w[items[targets < least]], t[items[targets < least]] = 0.2, 0
     a = 0.05 * (4 + 0.2 * 11) / (1.7 + 0.2 * 11)
     rows = np.vstack([np.sqrt(w)[:, None] * Q[:11], np.sqrt(a) * np.eye(4)])
     best = np.linalg.lstsq(rows, np.concatenate([np.sqrt(w) * t, np.zeros(4)]))[0]
@@ -303,5 +312,6 @@ def test_a_reason_by_the_definition():
 def test_similar_by_hand():
     X, Y = np.array([[1.0, 0], [2, 0], [0, 3], [1, 1]]), np.array([[1.0], [-1], [1], [1]])
     assert fuse.similar(0, X) == pytest.approx([1, 1, 0, 0.5**0.5])
+    assert fuse.similar(2, X) == pytest.approx([0, 0, 1, 0.5**0.5])  # its length is 3
     z = [(x - np.mean(x)) / np.std(x) for x in ([1, 0, 0.5**0.5], [-1, 1, 1])]
     assert fuse.similar(0, X, Y)[1:] == pytest.approx(np.mean(z, axis=0))

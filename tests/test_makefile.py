@@ -36,26 +36,43 @@ esac
 """
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """A checkout with data, weights and a stub of Python; everything is as old as 2001."""
+def checkout(folder):
+    """The folder, with the project, data, weights and a stub of Python; all is as old as 2001."""
     for name in ("Makefile", "requirements.txt", *SCRIPTS):
-        shutil.copy(ROOT / name, tmp_path / name)
+        shutil.copy(ROOT / name, folder / name)
     for name in (
         ".venv/.done",
         "data/minilm/model.safetensors",
         "data/mpnet/model.safetensors",
         "data/ml-latest-small/ratings.csv",
     ):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    python = tmp_path / ".venv/bin/python"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).touch()
+    python = folder / ".venv/bin/python"
     python.parent.mkdir()
     python.write_text(STUB)
     python.chmod(0o755)
-    for path in tmp_path.rglob("*"):
+    for path in folder.rglob("*"):
         os.utime(path, (10**9, 10**9))
-    return tmp_path
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return checkout(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory):
+    folder = checkout(tmp_path_factory.mktemp("checkout"))
+    make(folder, "all")
+    return folder
+
+
+@pytest.fixture
+def finished(finished_once, tmp_path):
+    """A checkout in which `make all` has been run."""
+    return shutil.copytree(finished_once, tmp_path, dirs_exist_ok=True)
 
 
 def plain_environment():
@@ -104,25 +121,22 @@ def test_make_all_makes_every_stage_once_and_then_nothing(folder):
         ("data/minilm/model.safetensors", {"contrastive.py", "encode.py", "pmf.py", "evaluate"}),
     ],
 )
-def test_an_edit_rebuilds_what_depends_on_it_and_nothing_else(folder, name, kinds):
-    make(folder, "all")
-    edit(folder / name)
-    assert {line.split()[0] for line in make(folder, "all")} == kinds
+def test_an_edit_rebuilds_what_depends_on_it_and_nothing_else(finished, name, kinds):
+    edit(finished / name)
+    assert {line.split()[0] for line in make(finished, "all")} == kinds
 
 
-def test_a_deleted_document_is_made_again(folder):
-    make(folder, "all")
-    (folder / "out/documents-report.txt").unlink()
-    made = make(folder, "all")
+def test_a_deleted_document_is_made_again(finished):
+    (finished / "out/documents-report.txt").unlink()
+    made = make(finished, "all")
     assert "prepare out" in made and "contrastive.py out/minilm-tuned-report" in made
     assert "contrastive.py out/minilm-tuned" not in made
 
 
-def test_another_seed_or_k_rebuilds(folder):
-    make(folder, "all")
-    made = make(folder, "all", "SEED=7")
+def test_another_seed_or_k_rebuilds(finished):
+    made = make(finished, "all", "SEED=7")
     assert "prepare out" in made and "contrastive.py out/minilm-tuned" in made
-    assert make(folder, "all", "SEED=7", "K=50") == {
+    assert make(finished, "all", "SEED=7", "K=50") == {
         "pmf.py out/pmf.safetensors",
         "pmf.py out/pmf-fit.safetensors",
         "evaluate out",
@@ -196,32 +210,30 @@ def test_the_encoder_of_make_study_is_tuned_by_its_own_script(folder):
     assert make(folder, encoder) == {made, f"encode.py {encoder}"}
 
 
-def test_make_qwen_asks_first_and_makes_the_base_rows_alone_where_no_gpu_is(folder):
-    make(folder, "all")
+def test_make_qwen_asks_first_and_makes_the_base_rows_alone_where_no_gpu_is(finished):
     base = {f"encode.py out/qwen3-4b{kind}.safetensors" for kind in ("", "-report")}
     tuned = {f"encode.py out/qwen3-4b-tuned{kind}.safetensors" for kind in ("", "-report")}
     tuned |= {f"contrastive.py out/qwen3-4b-tuned{kind}" for kind in ("", "-report")}
     asked = {"tests/helpers/check_machine.py out"}
-    assert make(folder, "qwen", "CPU=1") == asked | base | {"evaluate out"}
-    first = (folder / "log").read_text().splitlines()[0]
+    assert make(finished, "qwen", "CPU=1") == asked | base | {"evaluate out"}
+    first = (finished / "log").read_text().splitlines()[0]
     assert first.startswith("tests/helpers/check_machine.py --encode-only --ratings out/")
-    assert make(folder, "qwen") == asked | tuned | {"evaluate out"}
-    first = (folder / "log").read_text().splitlines()[0]
+    assert make(finished, "qwen") == asked | tuned | {"evaluate out"}
+    first = (finished / "log").read_text().splitlines()[0]
     assert first.startswith("tests/helpers/check_machine.py --ratings")
     assert "--nf4 --dtype bfloat16 --lora --batch 4" in first
-    small = make(folder, "qwen", "CPU=1", "QWEN=Qwen/Qwen3-Embedding-0.6B")
+    small = make(finished, "qwen", "CPU=1", "QWEN=Qwen/Qwen3-Embedding-0.6B")
     assert "encode.py out/qwen3-0.6b-report.safetensors" in small
     assert not any("tuned" in line for line in small)
 
 
-def test_make_qwen_stops_where_the_check_refuses(folder):
-    python = folder / ".venv/bin/python"
-    make(folder, "all")
+def test_make_qwen_stops_where_the_check_refuses(finished):
+    python = finished / ".venv/bin/python"
     python.write_text(
         STUB.replace('echo "$*" >> log', 'case "$*" in *check_machine.py*) exit 2;; esac', 1)
     )
-    assert "Error 2" in make(folder, "qwen")
-    assert not list((folder / "out").glob("qwen3-*"))
+    assert "Error 2" in make(finished, "qwen")
+    assert not list((finished / "out").glob("qwen3-*"))
 
 
 @pytest.mark.parametrize(
@@ -361,39 +373,36 @@ def test_data_of_one_name_do_not_share_a_folder(folder):
     assert make(folder, "all", "DATA=./p1/books") == set()
 
 
-def test_a_zip_of_movielens_is_never_ignored(folder):
-    make(folder, "all")
-    (folder / "my zip").write_text("zip")
+def test_a_zip_of_movielens_is_never_ignored(finished):
+    (finished / "my zip").write_text("zip")
     given = ("data", "ML_ZIP=my zip")
-    assert make(folder, *given) == {"fetch data/ml-latest-small"}
-    assert "--zip my zip" in (folder / "log").read_text()
-    assert make(folder, *given) == make(folder, "data") == set()
-    (folder / "my zip").write_text("another")
-    assert make(folder, *given) == {"fetch data/ml-latest-small"}
-    assert make(folder, "all") == {"prepare out"}  # nothing else, unless a byte of it changes
+    assert make(finished, *given) == {"fetch data/ml-latest-small"}
+    assert "--zip my zip" in (finished / "log").read_text()
+    assert make(finished, *given) == make(finished, "data") == set()
+    (finished / "my zip").write_text("another")
+    assert make(finished, *given) == {"fetch data/ml-latest-small"}
+    assert make(finished, "all") == {"prepare out"}  # nothing else, unless a byte of it changes
 
 
 @pytest.mark.parametrize("name", ["results.json", "table1.md", "figure1.svg"])
-def test_a_deleted_table_comes_back(folder, name):
-    make(folder, "all")
-    (folder / "out" / name).unlink()
-    assert make(folder, "all") == {"evaluate out"} and make(folder, "all") == set()
+def test_a_deleted_table_comes_back(finished, name):
+    (finished / "out" / name).unlink()
+    assert make(finished, "all") == {"evaluate out"} and make(finished, "all") == set()
 
 
 # ---- Two at once, and breaks ---------------------------------------------------------------------
 
 
-def test_a_second_make_in_the_same_folder_is_told_so(folder):
-    make(folder, "all")
-    with open(folder / "out/.lock") as lock:
+def test_a_second_make_in_the_same_folder_is_told_so(finished):
+    with open(finished / "out/.lock") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for target in ("all", "clean"):
-            error = make(folder, target, "SEED=43")
+            error = make(finished, target, "SEED=43")
             assert error.startswith("another make is at work in out; wait for it\n")
-            assert "Error 2" in error and not (folder / "log").read_text()
-        assert "prepare other" in make(folder, "all", "OUT=other")
-        assert make(folder, "help") == set()
-    assert "prepare out" in make(folder, "all", "SEED=43")
+            assert "Error 2" in error and not (finished / "log").read_text()
+        assert "prepare other" in make(finished, "all", "OUT=other")
+        assert make(finished, "help") == set()
+    assert "prepare out" in make(finished, "all", "SEED=43")
 
 
 @pytest.fixture
@@ -507,9 +516,8 @@ def list_as_ours(folder):
         (folder / ".ours" / path.name).write_text(json.dumps(sorted(metrics._digests(path))))
 
 
-def test_clean_deletes_what_was_written_and_is_unchanged_and_nothing_else(folder):
-    out = folder / "out"
-    make(folder, "all")
+def test_clean_deletes_what_was_written_and_is_unchanged_and_nothing_else(finished):
+    out = finished / "out"
     for name in ("runs/ours.run", "minilm.safetensors.parts/0000.safetensors"):
         (out / name).parent.mkdir()
         (out / name).touch()
@@ -521,10 +529,10 @@ def test_clean_deletes_what_was_written_and_is_unchanged_and_nothing_else(folder
         (out / name).parent.mkdir(exist_ok=True)
         (out / name).write_text("mine")
     (out / "table1.md").write_text("with my remarks")
-    assert make(folder, "clean") == set()
+    assert make(finished, "clean") == set()
     left = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
     assert left == {"table1.md", *theirs}
-    assert (folder / "data/minilm/model.safetensors").exists()
+    assert (finished / "data/minilm/model.safetensors").exists()
 
 
 def test_clean_leaves_no_folder_where_all_was_ours(folder):

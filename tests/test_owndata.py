@@ -17,6 +17,8 @@ import fuse
 import main
 import metrics
 
+pytestmark = pytest.mark.usefixtures("few_draws")
+
 BOOKS = {f"b-{n:02}": f"{('Quiet', 'Loud')[n % 2]} Book {n}" for n in range(40)}
 READERS = [f"reader{n}" for n in range(12, 0, -1)]  # not ascending, and 10 is before 2
 

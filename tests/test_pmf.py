@@ -44,13 +44,6 @@ def test_factors_are_bit_identical_to_cornacs(variant):
     assert loss[-1] < loss[0]
 
 
-def test_the_defaults_are_the_notebooks_run():
-    notebook = {"k": 100, "epochs": 200, "lr": 0.005, "reg": 0.001, "gamma": 0.9, "seed": 42}
-    assert dataclasses.asdict(pmf.PMF()) == notebook | {"variant": "sigmoid"}
-    command = pmf.Settings()
-    assert (command.fast, command.threads, command.fit_part) == (False, 1, False)
-
-
 def test_the_logistic_function_is_cut_beyond_6():
     above, below = np.nextafter(np.float32(6), np.float32(7)), -6.0001
     got = [pmf._logistic(np.float64(s)) for s in (0, 1, 6, above, -6, below)]

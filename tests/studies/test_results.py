@@ -27,7 +27,7 @@ import main
 import metrics
 import pmf
 
-RESULTS = Path(__file__).parents[1] / "results"
+RESULTS = Path(__file__).parents[2] / "results"
 TABLES = {  # table -> its record, and the function that makes it
     "table1.md": ("results.json", main.table1),
     "tuning.md": ("results.json", record.tuning_table),
@@ -97,8 +97,6 @@ def test_figure1_is_what_its_record_says():
 
 @pytest.mark.parametrize("command", record.RUNS)
 def test_everything_that_a_command_writes_is_recorded(command):
-    if not (RESULTS / record.RUNS[command][0]).is_file():
-        pytest.skip(f"{command} is not recorded")
     for name in record.RUNS[command]:
         assert (RESULTS / name).stat().st_size > 500
 

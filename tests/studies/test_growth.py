@@ -165,7 +165,7 @@ def test_figure4_draws_every_curve(tmp_path):
         assert label in text
 
 
-def test_the_whole_study_on_one_small_size(tmp_path, monkeypatch, capsys):
+def test_the_whole_study_on_one_small_size(tmp_path, monkeypatch, few_draws, capsys):
     """What has a process of its own is called here."""
     monkeypatch.setattr(growth, "apart", lambda work, *arguments: work(*arguments))
     monkeypatch.setattr(growth, "FIT_SIZE", 100_000)
