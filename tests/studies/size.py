@@ -109,8 +109,9 @@ def row_table(results):
     return markdown(head, lines)
 
 
-def page(record, results):
+def page(record):
     """size.md: both tables."""
+    results = record["table1"]
     lines = [
         [row["question"], row["recipe"], row["row"], row["other"], interval(row["difference"])]
         for row in record["differences"]
@@ -130,7 +131,10 @@ def main():
     with stage(s.out / "size.json", "differences between rows of Table I"):
         record = {"split": metrics.provenance(out.ratings), "versions": metrics.versions()}
         record["differences"] = differences(out, results)
-        text = page(record, results)
+        names = ("recipe", "row", "status", "hits", "ndcg", "difference", "tuning")
+        kept = [{name: row[name] for name in names if name in row} for row in results["rows"]]
+        record["table1"] = {"k": results["k"], "edition": results["edition"], "rows": kept}
+        text = page(record)
         write_texts(s.out, {"size.json": json.dumps(record, indent=1), "size.md": text})
     print(text)
 

@@ -41,7 +41,7 @@ TABLES = {  # table -> its record, and the function that makes it
     "tuned.md": ("tuned.json", tuned.table),
     "lora.md": ("lora.json", lora.table),
     "qwen_size.md": ("qwen_size.json", qwen_size.report),
-    "size.md": ("size.json", lambda found: size.page(found, recorded("results.json"))),
+    "size.md": ("size.json", size.page),
 }
 TOP = (
     r"`make [a-z]+[^`]*` on \d{4}-\d\d-\d\d; .+, \d+ cores.*; python [^,]+, torch [^,]+, numpy .+\."
