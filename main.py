@@ -1094,8 +1094,8 @@ def figure1(results, left=330, step=30):
     Precision says the same, and the report's NDCG is another measure: see the README.
     """
     rows = [row for row in results["rows"] if row["row"] != "Random"]
-    most = max(row.get("recall", 0) for row in rows)
-    most = max(most, *(paper[1] for row in rows if (paper := reported(results, row))), 0)
+    most = [row["recall"] for row in rows if row["status"] == "ok"]
+    most = max(most + [paper[1] for row in rows if (paper := reported(results, row))])
     scale, height = 500 / max(most, 0.01), step * len(rows) + 40  # pixels of a recall of 1; of all
     parts = [f'<rect width="900" height="{height}" fill="white"/>', HATCHED]
     notes = [f"Recall@{results['k']}", *(["quick run"] if results["quick"] else [])]
