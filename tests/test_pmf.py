@@ -486,6 +486,12 @@ def test_a_rating_below_half_of_the_highest_counts_as_a_missing_one():
         assert np.array_equal(a, b) and not np.allclose(a, c)
 
 
+def test_the_first_factors_are_noise_and_no_text_is_regressed_on_them():
+    case, features = ranking_case()
+    one, two = (pmf.fit_ranking(*case, pmf.Ranking(k=2, sweeps=n), features) for n in (1, 2))
+    assert not one[2].any() and two[2].all()
+
+
 def test_a_cold_item_takes_its_prior_and_moves_nobody():
     case, features = ranking_case()
     s = pmf.Ranking(k=4, sweeps=8, reg=0.5)
