@@ -11,6 +11,7 @@ import shutil
 import pytest
 
 os.environ.pop("SHARED_SCREEN", None)  # which `make test` sets
+os.environ["OMP_NUM_THREADS"] = "1"  # models here are tiny: threads would wait for each other
 
 
 @pytest.fixture(scope="session")

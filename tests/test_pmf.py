@@ -486,6 +486,12 @@ def test_a_rating_below_half_of_the_highest_counts_as_a_missing_one():
         assert np.array_equal(a, b) and not np.allclose(a, c)
 
 
+def test_the_first_factors_are_noise_and_no_text_is_regressed_on_them():
+    case, features = ranking_case()
+    one, two = (pmf.fit_ranking(*case, pmf.Ranking(k=2, sweeps=n), features) for n in (1, 2))
+    assert not one[2].any() and two[2].all()
+
+
 def test_a_cold_item_takes_its_prior_and_moves_nobody():
     case, features = ranking_case()
     s = pmf.Ranking(k=4, sweeps=8, reg=0.5)
@@ -529,6 +535,8 @@ def test_without_weight_of_the_text_only_cold_items_take_something_from_it():
     plain = pmf.fit_ranking(*case, s)
     assert np.array_equal(P, plain[0]) and np.array_equal(Q[:9], plain[1][:9])
     assert np.array_equal(Q[9:], features[9:] @ W) and np.abs(Q[9:]).min() > 0
+    reg_i, share = pmf.strengths(case[1], 11, 7, s), pmf.Ranking.text  # as if it had that share
+    assert pytest.approx(pmf.regress(features, Q, reg_i, 0.5 / share), rel=1e-12) == W
 
 
 # The choice of the settings
@@ -568,12 +576,24 @@ def test_a_text_that_is_the_truth_is_chosen_and_noise_is_not(short_search):
 def test_of_equally_good_values_the_first_is_taken_and_given_ones_stay(monkeypatch):
     """NDCG by hand: the second reg is better by the margin's half, then K = 8 pays, 16 not."""
     gains = {(2.0, 4): 0.5, (3.0, 4): 0.5005, (2.0, 8): 0.51, (2.0, 16): 0.5109, (2.0, 32): 0.9}
+    off, asked = (0.01, -0.02, 0.01), []  # of three draws
     monkeypatch.setattr(pmf, "SEARCH", {"text": (0.0, 0.2), "reg": (2.0, 3.0), "k": (4, 8, 16, 32)})
-    monkeypatch.setattr(pmf, "ndcg_of", lambda draw, u, i, s, features: gains[s.reg, s.k])
+    monkeypatch.setattr(pmf, "draws_of", lambda *case: off)
+
+    def ndcg(draw, n_users, n_items, s, features):
+        asked.append((s.reg, s.k, draw))
+        assert s.sweeps == pmf.SWEEPS and s.fast
+        return gains[s.reg, s.k] + draw
+
+    monkeypatch.setattr(pmf, "ndcg_of", ndcg)
     columns, _ = tastes()
     best, curve = pmf.choose(*columns, 60, 200, pmf.Ranking(k=4, reg=2.0, text=0.3), None)
     assert (best.text, best.reg, best.k) == (0.3, 2.0, 8)
+    assert (best.sweeps, best.fast) == (pmf.Ranking.sweeps, False)
     assert [(row["reg"], row["k"]) for row in curve] == list(gains)[:4]  # K = 32 is not tried
+    assert [row["ndcg"] for row in curve] == pytest.approx(list(gains.values())[:4])
+    assert curve[0]["draws"] == pytest.approx([0.51, 0.48, 0.51])
+    assert sorted(asked) == sorted((*point, x) for point in list(gains)[:4] for x in off)
     best, curve = pmf.choose(*columns, 60, 200, pmf.Ranking(k=4, reg=3.0), None, ("reg", "k"))
     assert (best.reg, best.k, curve) == (3.0, 4, [])
 
@@ -603,6 +623,21 @@ def test_draws_hold_out_a_tenth_and_are_as_many_as_the_ratings_are_few(monkeypat
         some = np.unique(draw.known[0])
         assert 20 < len(some) < 40 and len(draw.known[0]) <= len(users) // 2
         assert np.isin(users, some).sum() > len(draw.known[0])  # whole users, but for the tenth
+
+
+@pytest.mark.parametrize(("share", "n_draws"), [(0.1, 1), (1, 1), (2.5, 2), (10.5, 10), (99, 10)])
+def test_there_are_1_to_10_draws(monkeypatch, share, n_draws):
+    columns, _ = tastes()
+    monkeypatch.setattr(pmf, "PER_DRAW", int(share * len(columns[0])))
+    assert len(list(pmf.draws_of(*columns, 60))) == n_draws
+
+
+def test_a_point_is_measured_by_lists_of_25_of_what_is_not_known():
+    columns, _ = tastes()
+    draw, s = next(pmf.draws_of(*columns, 60)), pmf.Ranking(k=4, reg=1.0)
+    P, Q, _ = pmf.fit_ranking(*draw.known, 60, 200, s)
+    found = metrics.evaluate(lambda users: (P @ Q.T)[users], draw.seen, draw.relevant, 25)
+    assert pmf.ndcg_of(draw, 60, 200, s, None) == pytest.approx(found["ndcg"].mean())
 
 
 def test_items_that_nobody_rates_change_no_list():

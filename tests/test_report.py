@@ -52,12 +52,17 @@ def minilm(out):
     """MiniLM embeddings of the notebook's documents."""
     if not (MINILM / "model.safetensors").is_file():
         pytest.skip(f"no MiniLM weights in {MINILM}; `make data` fetches them")
+    import torch
+
     import encode
 
+    torch.set_num_threads(os.cpu_count())  # this one is not tiny
     facts, folder = encode.find("minilm", str(MINILM))
     encoder = encode.load_encoder(facts, folder)
     ids = encode.tokenize(encoder, encode.read_texts(out / "documents.txt"))
-    return encode.embed(encoder, ids)
+    vectors = encode.embed(encoder, ids)
+    torch.set_num_threads(1)
+    return vectors
 
 
 def test_the_split_has_the_notebooks_sizes(out):
