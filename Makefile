@@ -33,7 +33,7 @@ Q      := $(if $(V),,@)
 # The map is read by a second make, when the settings are checked and OUT is locked: see the end.
 ifeq ($(LOCKED),$(OUT))
 
-all: $(OUT)/results.json $(OUT)/pmf-all.safetensors  ## data, weights, the run, the tables
+all: $(if $(OWN),$(OUT)/pmf-all.safetensors) $(OUT)/results.json $(OUT)/pmf-all.safetensors  ## data, weights, the run, the tables
 
 # FORCE where one of these files is missing.
 missing = $(if $(filter-out $(wildcard $1),$1),FORCE)
