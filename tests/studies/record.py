@@ -52,6 +52,7 @@ README_ROWS = {  # (recipe, row) of Table I -> what the README calls it
     ("notebook", "MF + MiniLM (base)"): "`notebook`: MF + MiniLM (base)",
     ("notebook", "MF + MiniLM (tuned)"): "`notebook`: MF + MiniLM (tuned)",
     ("report", "MF + MiniLM (base)"): "`report`: MF + MiniLM (base)",
+    ("report", "MF + MiniLM (NF4)"): "`report`: MF + MiniLM (NF4)",
     ("report", "MF + MiniLM (NF4 + LoRA)"): "`report`: MF + MiniLM (NF4 + LoRA)",
     ("report", "MF + MiniLM (tuned)"): "`report`: MF + MiniLM (tuned)",
     ("ours", "Ranking PMF, no text"): "`ours`: ranking PMF, no text",
