@@ -9,8 +9,8 @@ to 9), with texts without tags: a tag may come from a rating that is held out. T
 where simple means fewer parts; among equally simple points the best mean. Nothing here reads a test
 rating.
 
-Gives:    out/choices.json and out/choices.md, the curves: no late fusion, power 1, and the
-          allowance for new movies. A test holds fuse.ALLOWANCE to results/choices.json.
+Gives:    out/choices.json and out/choices.md, the curves: power 1, what a late fusion would add,
+          and the allowance for new movies. A test holds fuse.ALLOWANCE to results/choices.json.
 Command:  python tests/studies/choices.py --out out       (or: make choices, make choices DATA=..)
 Needs:    ratings, ours.json and minilm-no-tags.safetensors in --out.
 

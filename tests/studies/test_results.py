@@ -74,13 +74,8 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_head(name):
 
 def test_what_is_the_same_for_all_data_is_what_was_chosen():
     choice = recorded("choices.json")["choice"]
-    assert main.OURS.fused is None  # alpha 1: the PMF alone
-    assert {name: choice[name] for name in ("power", "alpha", "popularity", "allowance")} == {
-        "power": pmf.Ranking.power,
-        "alpha": 1.0,
-        "popularity": 0.0,
-        "allowance": fuse.ALLOWANCE,
-    }
+    assert choice["power"] == pmf.Ranking.power and choice["allowance"] == fuse.ALLOWANCE
+    assert main.OURS.fused is None  # a late fusion is left out: see the words of choices.md
     assert {name: choice[name] for name in pmf.SEARCH} == recorded("results.json")["ours"]
 
 
