@@ -349,9 +349,14 @@ def regress(features, Q, reg, ridge):
     return np.linalg.solve(system, weighted.T @ Q)
 
 
-def fit_ranking(
-    users, items, targets, weights, n_users, n_items, s=Ranking(), features=None, name="PMF"
-):
+def check_case(users, items, targets, n_users, n_items, features):
+    """check_ratings, and features (I, D) or None for as many items."""
+    check_ratings(users, items, targets, n_users, n_items)
+    if features is not None and len(features) != n_items:
+        raise BadInput(f"text features of {len(features)} items, ratings of {n_items}")
+
+
+def fit_ranking(users, items, targets, weights, n_users, n_items, s, features=None, name="PMF"):
     """P (U, K), Q (I, K) and W (D, K) that minimise (R), by s.sweeps sweeps.
 
     users, items (N,) int32; targets, weights (N,); s: a Ranking; features (I, D): unit embeddings
@@ -359,9 +364,7 @@ def fit_ranking(
     by a regression on the others' factors if s.text is 0. The same machine gives the same bytes
     twice; another processor may differ in the last bits. Raises BadInput on what has no fit.
     """
-    check_ratings(users, items, targets, n_users, n_items)
-    if features is not None and len(features) != n_items:
-        raise BadInput(f"text features of {len(features)} items, ratings of {n_items}")
+    check_case(users, items, targets, n_users, n_items, features)
     dtype, rng = np.float32 if s.fast else np.float64, np.random.default_rng(s.seed)
     text = 0.0 if features is None else s.text
     features = (np.zeros((n_items, 0)) if features is None else features).astype(dtype)  # (I, D)
