@@ -27,8 +27,9 @@ import metrics
 from metrics import evaluate, group_by_user, pairs_of_block
 
 ALPHAS = np.linspace(0, 1, 21)  # the grid, both ends included
-# For new movies in ours_scores; 0: none. Chosen on MovieLens with a tenth of the movies new. It holds
-# on board games; where items have few ratings, as books do, .05 is better: results/choices.md.
+# For new movies in ours_scores; 0: none. Chosen on MovieLens with a tenth of the movies new. It
+# holds on board games; where items have few ratings, as books do, .05 is better:
+# results/choices.md.
 ALLOWANCE = 0.1
 
 # ------------------------------------------------------------------------------------------------
