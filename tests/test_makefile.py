@@ -6,6 +6,7 @@ A stub in the place of .venv/bin/python writes down each command and touches wha
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -76,7 +77,11 @@ def finished(finished_once, tmp_path):
 
 
 def plain_environment():
-    return {k: v for k, v in os.environ.items() if not k.startswith(("MAKE", "MFLAGS"))}
+    """Without what a make that runs these tests hands on: its flags, and its settings by name."""
+    theirs = re.findall(r"^(\w+) *[?:]?=", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    theirs += ["LOCKED", "ML_ZIP", "LIKED", "TUNE", "OURS", "GPUS", "CPU", "SETS", "V", "QUICK"]
+    kept = (name for name in os.environ if not name.startswith(("MAKE", "MFLAGS")))
+    return {name: os.environ[name] for name in kept if name not in theirs}
 
 
 def make(folder, *arguments):
