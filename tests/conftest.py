@@ -11,7 +11,8 @@ import shutil
 import pytest
 
 os.environ.pop("SHARED_SCREEN", None)  # which `make test` sets
-os.environ["OMP_NUM_THREADS"] = "1"  # models here are tiny: threads would wait for each other
+# Models here are tiny: threads would mostly wait for each other, and busily where they are Numba's.
+os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
 
 
 @pytest.fixture(scope="session")
