@@ -479,20 +479,18 @@ def choose(
         return np.mean(curve[point])
 
     with metrics.progress(sum(map(len, SEARCH.values())), name, unit="point") as bar:
-        for setting in SEARCH:
-            if setting in fixed or (setting == "text" and features is None) or not draws:
+        for setting, values in SEARCH.items() if draws else ():
+            if setting in ("k", *fixed) or (setting == "text" and features is None):
                 continue
-            points, means = [], []
-            for value in SEARCH[setting]:
-                if setting == "k" and points and value > min(n_users, n_items):
-                    break  # P Q' has no higher rank
-                points.append(replace(s, **{setting: value}))
-                means.append(measure(points[-1]))
-                if setting == "k" and means[-1] < max(means[:-1], default=0) + MARGIN:
+            points = [replace(s, **{setting: value}) for value in values]
+            best = max(map(measure, points))
+            s = next(point for point in points if measure(point) >= best - MARGIN)
+        for k in SEARCH["k"] if draws and "k" not in fixed else ():
+            if k > s.k and k <= min(n_users, n_items):  # P Q' has no higher rank
+                now, larger = measure(s), measure(replace(s, k=k))
+                if larger < now + MARGIN:
                     break  # more factors take longer and do not pay
-            s = next(
-                p for p, mean in zip(points, means, strict=True) if mean >= max(means) - MARGIN
-            )
+                s = replace(s, k=k)
     values = ({name: getattr(point, name) for name in SEARCH} for point in curve)
     means = ({"ndcg": float(np.mean(found)), "draws": found} for found in curve.values())
     return s, [point | mean for point, mean in zip(values, means, strict=True)]
@@ -631,9 +629,9 @@ def main():
             figure("all ratings are equal, so there is nothing to learn here: no factors")
         else:
             U, V, loss = fitted(*columns, n_users, n_items, s, name=str(s.out))  # 3. fit
+            figure(f"mse {loss[-1]:.4f}")
         arrays = {"user_factors": U, "item_factors": V, "loss": loss}
         metrics.save(s.out, arrays, s, [s.ratings])  # 4. write
-        figure(f"mse {loss[-1]:.4f}")
 
 
 if __name__ == "__main__":

@@ -725,12 +725,12 @@ def test_a_rating_that_the_data_call_liked_is_never_a_missing_one(command, tmp_p
 
 
 def test_what_is_chosen_for_these_ratings_is_what_is_fitted(command, monkeypatch):
-    monkeypatch.setattr(pmf, "SEARCH", pmf.SEARCH | {"k": (2,)})
+    monkeypatch.setattr(pmf, "SEARCH", pmf.SEARCH | {"k": (128,)})
     monkeypatch.setattr(pmf, "ndcg_of", lambda draw, u, i, s, features: s.reg + s.text)
     line = ["--ratings", "r.safetensors", "--embeddings", "e.safetensors", "--out", "ours.json"]
     pmf.main_choose([*line, "--missing", "0.3"])
     record = json.loads(Path("ours.json").read_text())
-    assert record["chosen"] == {"text": 0.5, "reg": 4.0, "missing": 0.3, "k": 2}
+    assert record["chosen"] == {"text": 0.5, "reg": 4.0, "missing": 0.3, "k": 128}
     assert record["settings"] == {"given": {"missing": 0.3}}
     command("ranking", "--embeddings", "e.safetensors", "--choice", "ours.json")
     made = metrics.provenance("o")["settings"]
