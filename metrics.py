@@ -288,13 +288,18 @@ def parse(settings, doc, argv=None, **bounds):
         options |= _options_of(kinds[field.name])
         parser.add_argument("--" + field.name.replace("_", "-"), **options)
     values = vars(parser.parse_args(argv))
+    check_bounds(values, bounds)
+    return settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+def check_bounds(values, bounds):
+    """Refuse a value that is beyond its bounds, as of parse(); one that was not given is None."""
     for name, bound in bounds.items():
         least, most = bound if isinstance(bound, tuple) else (bound, math.inf)
-        if not least <= values[name] <= most:
+        if values[name] is not None and not least <= values[name] <= most:
             limit = f" and at most {most}" if most < math.inf else ""
             flag = name.replace("_", "-")
             raise BadInput(f"--{flag} {values[name]}: it must be at least {least}{limit}")
-    return settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def _options_of(kind):

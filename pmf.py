@@ -551,9 +551,8 @@ def with_least(s, data):
 
 
 def main_choose(argv):
-    s = metrics.parse(Choose, __doc__, argv)
+    s = metrics.parse(Choose, __doc__, argv, **BOUNDS)
     given = {name: getattr(s, name) for name in SEARCH if getattr(s, name) is not None}
-    check_bounds(given)
     with metrics.stage(s.out, "settings of `ours`, chosen on the validation part") as figure:
         users, items, ratings, n_users, n_items, data = read_train(s.ratings)
         features, inputs = None, [s.ratings]
@@ -600,17 +599,8 @@ def chosen_in(path, ratings):
     except (KeyError, TypeError, ValueError) as error:
         raise BadInput(f"{path} is damaged ({error}); delete it and run make again") from None
     metrics.require(path, inputs, {ratings.name: metrics.sha256(ratings)})
-    check_bounds(chosen)
+    metrics.check_bounds(chosen, BOUNDS)
     return chosen
-
-
-def check_bounds(settings):
-    """Refuse a setting of SEARCH that is off its bounds."""
-    for name, value in settings.items():
-        bound = BOUNDS[name]
-        least, most = bound if isinstance(bound, tuple) else (bound, math.inf)
-        if not least <= value <= most:
-            raise BadInput(f"{name} is {value}, not between {least} and {most}")
 
 
 def main():

@@ -747,7 +747,7 @@ DAMAGED = [("k", 0), ("k", "many"), ("k", None), ("text", [0.2]), ("reg", float(
 def test_a_choice_that_is_damaged_is_one_line(command, chosen):
     inputs = {"r.safetensors": metrics.sha256("r.safetensors")}
     Path("ours.json").write_text(json.dumps({"chosen": chosen, "inputs": inputs}))
-    with pytest.raises(BadInput, match=r"damaged|not between"):
+    with pytest.raises(BadInput, match=r"damaged|must be at least"):
         command("ranking", "--choice", "ours.json")
     Path("ours.json").write_text(json.dumps({"chosen": CHOSEN, "inputs": {"r.safetensors": "0"}}))
     with pytest.raises(BadInput, match=r"made with r.safetensors = '0'"):
