@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import table3
 import transfer
-from small import ended, evaluated
+from small import ended, evaluated, save_embeddings
 
 import main
 import metrics
@@ -25,14 +25,17 @@ def chosen(artefacts):
     text = ["--embeddings", str(artefacts / "minilm-no-leak.safetensors")]
     pmf.main_ranking([*line, str(artefacts / "pmf-ranking.safetensors")])
     pmf.main_ranking([*line, str(artefacts / "pmf-ours.safetensors"), *text])
+    rng = np.random.default_rng(8)
+    save_embeddings(artefacts, "minilm-no-tags", "documents-no-tags.txt", rng)
     return artefacts
 
 
-def knowing(asked):
+def knowing(asked, texts):
     """A peer that puts what is to be found first, or last by the sign; it notes each request."""
 
     def fit(task, text, seed, sign):
         asked.append((sign, len(task.users)))
+        texts.append(text[0, 0])
         scores = np.zeros((task.n_users, task.n_items))  # (U, I)
         for user in range(task.n_users):
             scores[user, task.relevant[1][slice(*task.relevant[0][user : user + 2])]] = sign
@@ -44,9 +47,9 @@ def knowing(asked):
 def test_a_set_has_the_rows_of_table_1_and_peers_that_are_tuned_on_validation(
     chosen, tmp_path, monkeypatch
 ):
-    rows, asked = evaluated(chosen), []
+    rows, asked, texts = evaluated(chosen), [], []
     points = [{"sign": -1.0}, {"sign": 1.0}, {"sign": 0.0}]
-    monkeypatch.setattr(transfer, "grids", lambda: {"Knowing": (knowing(asked), points)})
+    monkeypatch.setattr(transfer, "grids", lambda: {"Knowing": (knowing(asked, texts), points)})
     line = ["transfer.py", "--out", str(tmp_path / "to"), "--sets", str(chosen), "--k", "2"]
     monkeypatch.setattr("sys.argv", line)
     transfer.main()
@@ -63,6 +66,7 @@ def test_a_set_has_the_rows_of_table_1_and_peers_that_are_tuned_on_validation(
     data = main.Artefacts(chosen).data
     train, kept = len(data["train_users"]), np.sum(~data["valid"])
     assert asked == [(-1, kept), (1, kept), (0, kept), (1, train)]  # the test part once
+    assert texts[0] == texts[1] == texts[2] != texts[3]  # no tags, then those of train
     knowing_row, ours = entry["rows"]["Knowing"], entry["rows"][transfer.OURS]
     assert knowing_row["settings"] == {"sign": 1} and knowing_row["ndcg"] == 1
     assert knowing_row["difference"][0] == pytest.approx(ours["ndcg"] - 1)

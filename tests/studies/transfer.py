@@ -62,19 +62,22 @@ def grids():
     }
 
 
-def tuned(lab, splits, text, fit, points, k):
-    """(the settings that are best on validation, evaluate() of them on test); factors go last."""
+def tuned(splits, texts, fit, points, k):
+    """(the settings that are best on validation, evaluate() of them on test); factors go last.
+
+    splits, texts: by part, a Task and the (I, D) embeddings that its models see.
+    """
 
     def ndcg(point):
         with quiet():
-            ranker = fit(splits["validation"], text, 42, **point)
+            ranker = fit(splits["validation"], texts["validation"], 42, **point)
         return table3.measure(splits["validation"], ranker, k)["ndcg"].mean()
 
     best = max(points, key=ndcg)
     if "factors" in best:
         best = max((best | {"factors": n} for n in (16, best["factors"], 128, 256)), key=ndcg)
     with quiet():
-        ranker = fit(splits["test"], text, 42, **best)
+        ranker = fit(splits["test"], texts["test"], 42, **best)
     return best, table3.measure(splits["test"], ranker, k)
 
 
@@ -82,14 +85,15 @@ def study(folder, s):
     """The entry of a set: its size, its rows and the choice of `ours`."""
     lab = table3.Lab(table3.Settings(out=folder, k=s.k))
     splits, out = lab.splits(), Artefacts(folder)
-    text = lab.embeddings("base")  # (I, D)
+    # As for `ours`, the search sees texts without tags: a tag may come from a rating held out.
+    texts = {"validation": lab.embeddings("no tags"), "test": lab.embeddings("base")}  # (I, D)
     counts = table3.counts_of(splits["test"].items, lab.n_items)  # (I,)
     popular = table3.alone(lambda users: table3.fuse.constant_scores(users, counts))
     results = {"Most popular": table3.measure(splits["test"], popular, s.k)}
     rows = {"Most popular": {}}
     for row, (fit, points) in grids().items():
         with metrics.stage(s.out / "transfer.json", f"{folder.name}: {row}"):
-            best, results[row] = tuned(lab, splits, text, fit, points, s.k)
+            best, results[row] = tuned(splits, texts, fit, points, s.k)
         rows[row] = {"settings": best}
     for row, name in FACTORS.items():
         task, rows[row] = out.task, {}
