@@ -194,12 +194,11 @@ def evaluate(score, seen, relevant, k=25, block=128):
 
 def summary(result):
     """Means over users and their standard errors (sd with n - 1, over sqrt n), of an evaluate()."""
-    n, hits = len(result["users"]), round(float(result["hits"].sum()))
-    row = {"users": n, "skipped": int(result["skipped"]), "hits": hits}
+    n = len(result["users"])
+    row = {"users": n, "skipped": int(result["skipped"]), "hits": int(result["hits"].sum())}
     for name in NAMES[1:]:
-        if name in result:  # recorded ones may lack a metric
-            row[name] = float(result[name].mean())
-            row[f"{name}_se"] = float(result[name].std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0
+        row[name] = float(result[name].mean())
+        row[f"{name}_se"] = float(result[name].std(ddof=1) / math.sqrt(n)) if n > 1 else 0.0
     return row
 
 

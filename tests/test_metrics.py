@@ -200,12 +200,6 @@ def test_standard_error_of_three_users():
     assert row["ndcg"] == 1.0 and row["ndcg_se"] == pytest.approx(1 / math.sqrt(3))
 
 
-def test_recorded_means_may_lack_a_metric():
-    result = {"users": np.arange(2), "skipped": 0, "hits": np.array([0.6, 1.0])}
-    row = metrics.summary(result | {"ndcg": np.array([0.5, 0.7])})
-    assert row["hits"] == 2 and row["ndcg"] == 0.6 and "recall" not in row
-
-
 def test_split_holds_out_the_first_share_of_a_fixed_permutation():
     users = np.array([7, 7, 3, 7, 3, 7, 7])  # user 3 first: ascending ids
     kept, held = metrics.split_per_user(users, share=0.4, seed=5)
