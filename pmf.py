@@ -125,8 +125,10 @@ def fit(users, items, ratings, n_users, n_items, s=PMF(), name="PMF"):
     V = rng.normal(0, 0.001, (n_items, s.k))  # (I, K)
     model = U, V, np.zeros_like(U), np.zeros_like(V), step_of(s, np.float64), sigmoid
     loss = np.zeros(s.epochs)  # (epochs,)
-    for t in epochs(s, name, loss):
-        loss[t] = _epoch_strict(users, items, targets, *model) / len(users)
+    with metrics.progress(s.epochs, name, unit="epoch") as bar:
+        for t in range(s.epochs):
+            loss[t] = _epoch_strict(users, items, targets, *model) / len(users)
+            show_epoch(bar, t, loss[t], s)
     return U, V, loss
 
 
@@ -152,15 +154,12 @@ def scale_ratings(ratings):
     return ((ratings.astype(np.float64) - low) / (high - low)).astype(np.float32)
 
 
-def epochs(s, name, loss):
-    """0, 1 .. epochs - 1, under a progress bar that shows the loss (epochs,) so far."""
-    with metrics.progress(s.epochs, name, unit="epoch") as bar:
-        for t in range(s.epochs):
-            yield t
-            if not np.isfinite(loss[t]):
-                raise BadInput(f"PMF diverged in epoch {t + 1}; lower --lr ({s.lr}) or --k")
-            bar.set_postfix_str(f"mse {loss[t]:.5f}")
-            bar.update()
+def show_epoch(bar, t, mse, s):
+    """Move the progress bar by epoch t, with its mean squared error; refuses one that diverged."""
+    if not np.isfinite(mse):
+        raise BadInput(f"PMF diverged in epoch {t + 1}; lower --lr ({s.lr}) or --k")
+    bar.set_postfix_str(f"mse {mse:.5f}")
+    bar.update()
 
 
 def check_ratings(users, items, ratings, n_users, n_items):
@@ -196,11 +195,13 @@ def fit_fast(users, items, ratings, n_users, n_items, s=PMF(), threads=1, name="
     parts = max(threads, math.ceil(size / BLOCK) if size > LARGE else 1)
     rounds = rounds_of(users, items, targets.astype(np.float32), parts, threads)
     loss = np.zeros(s.epochs)  # (epochs,)
-    with ThreadPoolExecutor(threads) as pool:
-        for t in epochs(s, name, loss):
+    bar = metrics.progress(s.epochs, name, unit="epoch")
+    with ThreadPoolExecutor(threads) as pool, bar:
+        for t in range(s.epochs):
             for blocks in rounds:  # the blocks of a round side by side
                 squares = pool.map(lambda block: _epoch_fast(*block, *model), blocks)
                 loss[t] += sum(squares) / len(users)
+            show_epoch(bar, t, loss[t], s)
     return U[:, : s.k].copy(), V[:, : s.k].copy(), loss
 
 
@@ -239,10 +240,11 @@ def rounds_of(users, items, ratings, parts, threads=1):
 # a_u = (n_u + m I) / their mean over the users, n_u the ratings of user u, and b_i alike (Rendle et
 # al. 2022), so that the mean strength of a prior is reg on data of any size. e_i is the unit
 # embedding of the item's text: q_i = e_i W + a rest, both Gaussian (the idea of Collaborative Topic
-# Regression, Wang & Blei 2011). `text` is the share of the variance of q_i that its text explains;
-# whatever it is, text and rest together have the variance 1 / (reg b_i) at b_i = 1. With text = 0
-# there is no W, and with t = 1 too (R) is weighted MF. Only users and items with a rating enter the
-# sums; an item without one takes e_i W.
+# Regression, Wang & Blei 2011). In units of the errors' variance, that of e_i W is text / reg in
+# each coordinate and that of the rest (1 - text) / (reg b_i). So `text` is the share that the text
+# explains, and more of it is not less regularisation. With text = 0 there is no W, and with t = 1
+# too (R) is weighted MF. Only users and items with a rating enter the sums; an item without one
+# takes e_i W.
 #
 # In one coordinate x_k of one row, x = q_i say, (R) is a parabola. One step takes x_k to its
 # minimum: minus slope / curve, half the first and half the second derivative. With y = p_u and
@@ -587,6 +589,9 @@ def main_ranking(argv):
         P, Q, W = fit_ranking(users, items, targets, weights, *shape, model, features, str(s.out))
         arrays = {"user_factors": P, "item_factors": Q, "text_weights": W}  # 3. fitted; 4. write
         metrics.save(s.out, arrays, vars(model) | {"all": s.all}, inputs)
+        along = np.linalg.eigvalsh(Q.T @ Q)  # (K,) squared lengths of Q along its main directions
+        if along[-1] > 0.999 * along.sum():
+            figure("so few ratings that everybody gets nearly the same list")
         figure(f"{s.sweeps} sweeps over {len(ratings):,} ratings")
 
 

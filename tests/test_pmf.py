@@ -754,6 +754,13 @@ def test_a_choice_that_is_damaged_is_one_line(command, chosen):
         command("ranking", "--choice", "ours.json")
 
 
+def test_ratings_that_are_too_few_to_tell_people_apart_are_said_to_be_so(command, capsys):
+    command("ranking", "--k", "4", "--reg", "0.1")
+    assert "so few ratings" not in capsys.readouterr().out
+    command("ranking", "--k", "4")  # 30 ratings
+    assert "so few ratings that everybody gets nearly the same list" in capsys.readouterr().out
+
+
 def test_embeddings_of_other_items_are_a_clear_error(command, tmp_path):
     ranking_files(tmp_path, n_texts=10)
     with pytest.raises(BadInput, match="features of 10 items, ratings of 11"):
