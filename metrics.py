@@ -240,7 +240,6 @@ import os
 import platform
 import re
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -317,10 +316,6 @@ def _options_of(kind):
 def run(main):
     """Call main(). Bad input, or too little memory, ends in a line and status 2; Ctrl-C in 130."""
     sys.stdout.reconfigure(errors="replace")  # a terminal may lack a title's letters
-    for name in ("SIGTERM", "SIGHUP"):  # end as Ctrl-C does, which removes what is half written
-        number = getattr(signal, name, None)
-        if number and signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         main()
         sys.stdout.flush()
@@ -465,45 +460,26 @@ def whole(path, folder=False):
     path = Path(path).resolve()
     ours = path.parent / ".ours"
     ours.mkdir(parents=True, exist_ok=True)
-    _clear(ours)
-    try:
-        with tempfile.TemporaryDirectory(dir=ours, prefix=f"{os.getpid()}.") as beside:
-            new, old, listed = (Path(beside, name) for name in (f"new/{path.name}", "old", "list"))
-            (new if folder else new.parent).mkdir(parents=True)
-            yield new
-            for file in new.rglob("*.safetensors"):  # the library makes them for their owner alone
-                file.chmod(new.stat().st_mode & 0o666)
-            check_target(path, folder)  # again: time has passed
-            listed.write_text(json.dumps(sorted(_unchanged(path) | _digests(new))))
-            os.replace(listed, ours / path.name)
-            try:
-                if folder and path.exists():
-                    path.rename(old)
-                os.replace(new, path)
-            except BaseException:
-                if old.exists() and not path.exists():
-                    old.rename(path)
-                raise
-    finally:
-        with contextlib.suppress(OSError):  # unless something is in it
-            ours.rmdir()
-
-
-def _clear(ours):
-    """Delete what processes that were killed left half-written in a folder .ours.
-
-    One may have died between the two renames that replace a folder: then the new one goes there.
-    """
-    for left in filter(Path.is_dir, ours.iterdir()):
-        try:
-            os.kill(int(left.name.partition(".")[0]), 0)  # is it at work?
-        except ProcessLookupError:
-            for new in left.glob("new/*"):
-                if (left / "old").exists() and not (ours.parent / new.name).exists():
-                    new.rename(ours.parent / new.name)
+    for left in ours.iterdir():
+        if left.is_dir() and left.stem == path.name:  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
-        except (OSError, ValueError):  # somebody else's
-            pass
+    with tempfile.TemporaryDirectory(dir=ours, prefix=f"{path.name}.") as beside:
+        new, old, listed = (Path(beside, name) for name in (f"new/{path.name}", "old", "list"))
+        (new if folder else new.parent).mkdir(parents=True)
+        yield new
+        for file in new.rglob("*.safetensors"):  # the library makes them for their owner alone
+            file.chmod(new.stat().st_mode & 0o666)
+        check_target(path, folder)  # again: time has passed
+        listed.write_text(json.dumps(sorted(_digests(path) | _digests(new))))
+        os.replace(listed, ours / path.name)
+        try:
+            if folder and path.exists():
+                path.rename(old)
+            os.replace(new, path)
+        except BaseException:
+            if old.exists() and not path.exists():
+                old.rename(path)
+            raise
 
 
 def remove_ours(folder):
