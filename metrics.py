@@ -271,16 +271,17 @@ def parse(settings, doc, argv=None, **bounds):
     name = Path(sys.argv[0]).name
     if argv is not None:  # the options of a command, which stands before them
         name = " ".join([name, *sys.argv[1:2]])
-    as_it_stands = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    as_it_stands = argparse.RawDescriptionHelpFormatter
     doc = inspect.cleandoc(doc or "")  # none under python -OO
-    parser = _Parser(prog=name, description=doc, **as_it_stands)
-    kinds, comments = typing.get_type_hints(settings), {}
-    for base in reversed(settings.__mro__[:-1]):  # all but object; its own comments go last
-        comments.update(re.findall(r"^    (\w+):.*?  # (.+)$", inspect.getsource(base), re.M))
+    parser = _Parser(prog=name, description=doc, formatter_class=as_it_stands)
+    classes = reversed(settings.__mro__[:-1])  # all but object; its own comments go last
+    source = "".join(map(inspect.getsource, classes))
+    comments = dict(re.findall(r"^    (\w+):.*?  # (.+)$", source, re.MULTILINE))
+    kinds = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
         required = field.default is dataclasses.MISSING
         note = comments.get(field.name, "")
-        if field.default not in (dataclasses.MISSING, None, ""):
+        if not required and field.default not in (None, ""):
             note += f" (default: {field.default})"
         options = {"help": note.replace("%", "%%"), "default": field.default, "required": required}
         options |= _options_of(kinds[field.name])
@@ -528,19 +529,15 @@ def save(path, arrays, settings, inputs=()):
 
 def _checksum(made, arrays):
     """sha256 of an origin() and of named arrays."""
-    origin = {name: made[name] for name in ("settings", "inputs", "versions")}
-    digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape} ".encode())
         digest.update(array)
     return digest.hexdigest()
 
 
-def provenance(path, *names):
-    """{"settings", "inputs", "versions", "sha256"} of a file that save() wrote.
-
-    Refuses one that is cut, or whose settings lack one of the names.
-    """
+def provenance(path):
+    """{"settings", "inputs", "versions", "sha256"} of a file that save() wrote."""
     import safetensors
 
     if not Path(path).exists():
@@ -550,9 +547,6 @@ def provenance(path, *names):
         with safetensors.safe_open(path, framework="np") as file:
             made = json.loads(file.metadata()["provenance"])
         parts = {name: dict(made[name]) for name in ("settings", "inputs", "versions")}
-        missing = [name for name in names if name not in parts["settings"]]
-        if missing:
-            raise KeyError(missing[0])
         return parts | {"sha256": made.get("sha256")}
     except Exception as error:  # a cut or odd file can raise nearly everything
         raise BadInput(f"{path} is damaged ({error}); delete it and run make again") from None
@@ -580,7 +574,7 @@ def load(path, inputs=(), names=(), **settings):
         if made["inputs"].get(source.name) != sha256(source):
             raise BadInput(f"{path} was not made from this {source}; delete it and run make again")
     arrays = safetensors.numpy.load_file(path)
-    if made["sha256"] != _checksum(made, arrays):
+    if made.pop("sha256") != _checksum(made, arrays):
         raise BadInput(f"{path} is damaged: its checksum is another; delete it and run make again")
     for name in names:
         if name not in arrays:
