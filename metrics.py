@@ -419,12 +419,10 @@ def check_target(path, folder=False):
     if Path(path).is_symlink():
         raise BadInput(f"{path} is a symbolic link, which is never followed; name another path")
     path = Path(path).resolve()
-    kind = "file" if path.is_file() else "folder" if path.is_dir() else "device"
-    if path.exists() and kind != ("folder" if folder else "file"):
-        raise BadInput(f"{path} is a {kind}, which is never replaced; name another path")
-    if path.is_file() and not os.access(path, os.W_OK):
-        raise BadInput(f"{path} is read-only; name another path")
-    ours = {path.parent / name for name, _ in _unchanged(path)}
+    kind = "folder" if folder else "file"
+    if path.exists() and not (path.is_dir() if folder else path.is_file()):
+        raise BadInput(f"{path} is there and is no {kind}; name another path")
+    ours = _ours(path)
     ours |= {parent for file in ours for parent in file.parents}
     there = path.rglob("*") if folder else [path][: path.exists()]
     for other in sorted(set(there) - ours):
@@ -441,11 +439,12 @@ def _digests(path):
     return {(str(f.relative_to(path.parent)), sha256(f)) for f in files if f.is_file()}
 
 
-def _unchanged(path):
-    """The _digests of what is still as whole() wrote it; .ours/NAME beside it lists them."""
+def _ours(path):
+    """The paths of a file, or of those in a folder, that are still as whole() wrote them."""
     try:
         listed = json.loads(Path(path.parent, ".ours", path.name).read_text())
-        return _digests(path) & {tuple(pair) for pair in listed}
+        unchanged = _digests(path) & {tuple(pair) for pair in listed}
+        return {path.parent / name for name, _ in unchanged}
     except (OSError, ValueError, TypeError, RecursionError):  # no list, or a damaged one
         return set()
 
@@ -488,9 +487,9 @@ def remove_ours(folder):
     folder, emptied = Path(folder).resolve(), set()
     for ours in list(folder.rglob(".ours")):
         for record in filter(Path.is_file, ours.iterdir()):
-            for name, _ in _unchanged(ours.parent / record.name):
-                (ours.parent / name).unlink()
-                emptied |= set((ours.parent / name).parents)
+            for file in _ours(ours.parent / record.name):
+                file.unlink()
+                emptied |= set(file.parents)
         shutil.rmtree(ours)
     for path in sorted(emptied - set(folder.parents), reverse=True):
         with contextlib.suppress(OSError):  # unless something is in it
