@@ -240,7 +240,6 @@ import os
 import platform
 import re
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -272,16 +271,17 @@ def parse(settings, doc, argv=None, **bounds):
     name = Path(sys.argv[0]).name
     if argv is not None:  # the options of a command, which stands before them
         name = " ".join([name, *sys.argv[1:2]])
-    as_it_stands = {"formatter_class": argparse.RawDescriptionHelpFormatter}
+    as_it_stands = argparse.RawDescriptionHelpFormatter
     doc = inspect.cleandoc(doc or "")  # none under python -OO
-    parser = _Parser(prog=name, description=doc, **as_it_stands)
-    kinds, comments = typing.get_type_hints(settings), {}
-    for base in reversed(settings.__mro__[:-1]):  # all but object; its own comments go last
-        comments.update(re.findall(r"^    (\w+):.*?  # (.+)$", inspect.getsource(base), re.M))
+    parser = _Parser(prog=name, description=doc, formatter_class=as_it_stands)
+    classes = reversed(settings.__mro__[:-1])  # all but object; its own comments go last
+    source = "".join(map(inspect.getsource, classes))
+    comments = dict(re.findall(r"^    (\w+):.*?  # (.+)$", source, re.MULTILINE))
+    kinds = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
         required = field.default is dataclasses.MISSING
         note = comments.get(field.name, "")
-        if field.default not in (dataclasses.MISSING, None, ""):
+        if not required and field.default not in (None, ""):
             note += f" (default: {field.default})"
         options = {"help": note.replace("%", "%%"), "default": field.default, "required": required}
         options |= _options_of(kinds[field.name])
@@ -317,10 +317,6 @@ def _options_of(kind):
 def run(main):
     """Call main(). Bad input, or too little memory, ends in a line and status 2; Ctrl-C in 130."""
     sys.stdout.reconfigure(errors="replace")  # a terminal may lack a title's letters
-    for name in ("SIGTERM", "SIGHUP"):  # end as Ctrl-C does, which removes what is half written
-        number = getattr(signal, name, None)
-        if number and signal.getsignal(number) == signal.SIG_DFL:  # nohup ignores SIGHUP
-            signal.signal(number, lambda number, _: sys.exit(128 + number))
     try:
         main()
         sys.stdout.flush()
@@ -423,12 +419,10 @@ def check_target(path, folder=False):
     if Path(path).is_symlink():
         raise BadInput(f"{path} is a symbolic link, which is never followed; name another path")
     path = Path(path).resolve()
-    kind = "file" if path.is_file() else "folder" if path.is_dir() else "device"
-    if path.exists() and kind != ("folder" if folder else "file"):
-        raise BadInput(f"{path} is a {kind}, which is never replaced; name another path")
-    if path.is_file() and not os.access(path, os.W_OK):
-        raise BadInput(f"{path} is read-only; name another path")
-    ours = {path.parent / name for name, _ in _unchanged(path)}
+    kind = "folder" if folder else "file"
+    if path.exists() and not (path.is_dir() if folder else path.is_file()):
+        raise BadInput(f"{path} is there and is no {kind}; name another path")
+    ours = _ours(path)
     ours |= {parent for file in ours for parent in file.parents}
     there = path.rglob("*") if folder else [path][: path.exists()]
     for other in sorted(set(there) - ours):
@@ -445,11 +439,12 @@ def _digests(path):
     return {(str(f.relative_to(path.parent)), sha256(f)) for f in files if f.is_file()}
 
 
-def _unchanged(path):
-    """The _digests of what is still as whole() wrote it; .ours/NAME beside it lists them."""
+def _ours(path):
+    """The paths of a file, or of those in a folder, that are still as whole() wrote them."""
     try:
         listed = json.loads(Path(path.parent, ".ours", path.name).read_text())
-        return _digests(path) & {tuple(pair) for pair in listed}
+        unchanged = _digests(path) & {tuple(pair) for pair in listed}
+        return {path.parent / name for name, _ in unchanged}
     except (OSError, ValueError, TypeError, RecursionError):  # no list, or a damaged one
         return set()
 
@@ -465,45 +460,26 @@ def whole(path, folder=False):
     path = Path(path).resolve()
     ours = path.parent / ".ours"
     ours.mkdir(parents=True, exist_ok=True)
-    _clear(ours)
-    try:
-        with tempfile.TemporaryDirectory(dir=ours, prefix=f"{os.getpid()}.") as beside:
-            new, old, listed = (Path(beside, name) for name in (f"new/{path.name}", "old", "list"))
-            (new if folder else new.parent).mkdir(parents=True)
-            yield new
-            for file in new.rglob("*.safetensors"):  # the library makes them for their owner alone
-                file.chmod(new.stat().st_mode & 0o666)
-            check_target(path, folder)  # again: time has passed
-            listed.write_text(json.dumps(sorted(_unchanged(path) | _digests(new))))
-            os.replace(listed, ours / path.name)
-            try:
-                if folder and path.exists():
-                    path.rename(old)
-                os.replace(new, path)
-            except BaseException:
-                if old.exists() and not path.exists():
-                    old.rename(path)
-                raise
-    finally:
-        with contextlib.suppress(OSError):  # unless something is in it
-            ours.rmdir()
-
-
-def _clear(ours):
-    """Delete what processes that were killed left half-written in a folder .ours.
-
-    One may have died between the two renames that replace a folder: then the new one goes there.
-    """
-    for left in filter(Path.is_dir, ours.iterdir()):
-        try:
-            os.kill(int(left.name.partition(".")[0]), 0)  # is it at work?
-        except ProcessLookupError:
-            for new in left.glob("new/*"):
-                if (left / "old").exists() and not (ours.parent / new.name).exists():
-                    new.rename(ours.parent / new.name)
+    for left in ours.iterdir():
+        if left.is_dir() and left.stem == path.name:  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
-        except (OSError, ValueError):  # somebody else's
-            pass
+    with tempfile.TemporaryDirectory(dir=ours, prefix=f"{path.name}.") as beside:
+        new, old, listed = (Path(beside, name) for name in (f"new/{path.name}", "old", "list"))
+        (new if folder else new.parent).mkdir(parents=True)
+        yield new
+        for file in new.rglob("*.safetensors"):  # the library makes them for their owner alone
+            file.chmod(new.stat().st_mode & 0o666)
+        check_target(path, folder)  # again: time has passed
+        listed.write_text(json.dumps(sorted(_digests(path) | _digests(new))))
+        os.replace(listed, ours / path.name)
+        try:
+            if folder and path.exists():
+                path.rename(old)
+            os.replace(new, path)
+        except BaseException:
+            if old.exists() and not path.exists():
+                old.rename(path)
+            raise
 
 
 def remove_ours(folder):
@@ -511,9 +487,9 @@ def remove_ours(folder):
     folder, emptied = Path(folder).resolve(), set()
     for ours in list(folder.rglob(".ours")):
         for record in filter(Path.is_file, ours.iterdir()):
-            for name, _ in _unchanged(ours.parent / record.name):
-                (ours.parent / name).unlink()
-                emptied |= set((ours.parent / name).parents)
+            for file in _ours(ours.parent / record.name):
+                file.unlink()
+                emptied |= set(file.parents)
         shutil.rmtree(ours)
     for path in sorted(emptied - set(folder.parents), reverse=True):
         with contextlib.suppress(OSError):  # unless something is in it
@@ -552,19 +528,15 @@ def save(path, arrays, settings, inputs=()):
 
 def _checksum(made, arrays):
     """sha256 of an origin() and of named arrays."""
-    origin = {name: made[name] for name in ("settings", "inputs", "versions")}
-    digest = hashlib.sha256(json.dumps(origin, sort_keys=True).encode())
+    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape} ".encode())
         digest.update(array)
     return digest.hexdigest()
 
 
-def provenance(path, *names):
-    """{"settings", "inputs", "versions", "sha256"} of a file that save() wrote.
-
-    Refuses one that is cut, or whose settings lack one of the names.
-    """
+def provenance(path):
+    """{"settings", "inputs", "versions", "sha256"} of a file that save() wrote."""
     import safetensors
 
     if not Path(path).exists():
@@ -574,9 +546,6 @@ def provenance(path, *names):
         with safetensors.safe_open(path, framework="np") as file:
             made = json.loads(file.metadata()["provenance"])
         parts = {name: dict(made[name]) for name in ("settings", "inputs", "versions")}
-        missing = [name for name in names if name not in parts["settings"]]
-        if missing:
-            raise KeyError(missing[0])
         return parts | {"sha256": made.get("sha256")}
     except Exception as error:  # a cut or odd file can raise nearly everything
         raise BadInput(f"{path} is damaged ({error}); delete it and run make again") from None
@@ -604,7 +573,7 @@ def load(path, inputs=(), names=(), **settings):
         if made["inputs"].get(source.name) != sha256(source):
             raise BadInput(f"{path} was not made from this {source}; delete it and run make again")
     arrays = safetensors.numpy.load_file(path)
-    if made["sha256"] != _checksum(made, arrays):
+    if made.pop("sha256") != _checksum(made, arrays):
         raise BadInput(f"{path} is damaged: its checksum is another; delete it and run make again")
     for name in names:
         if name not in arrays:

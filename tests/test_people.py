@@ -289,7 +289,7 @@ def test_a_list_replaces_a_list_and_nothing_else(out, tmp_path, capsys, monkeypa
     assert to.read_text().startswith("userId,rank,movieId,title,score\n5,1,")
     monkeypatch.setattr(main, "ranker_of", None)  # before any work
     error = refused("recommend", "--user", 5, "--to", tmp_path, "--out", out, capsys=capsys)
-    assert "is a folder" in error
+    assert "is no file" in error
 
 
 @pytest.mark.parametrize("block", [1, 2, 128])

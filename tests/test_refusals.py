@@ -42,7 +42,7 @@ def test_factors_never_replace_a_folder(artefacts, mine, monkeypatch, capsys):
     for command in ([], ["ranking"]):
         for out in (mine, artefacts, ".", ".."):
             arguments = [*command, "--ratings", ratings, "--out", out]
-            assert "is a folder" in ended(pmf, *arguments, monkeypatch=monkeypatch, capsys=capsys)
+            assert "is no file" in ended(pmf, *arguments, monkeypatch=monkeypatch, capsys=capsys)
     assert (mine / "thesis.txt").read_text() == "x"
 
 
@@ -50,7 +50,7 @@ def test_a_fetch_replaces_only_what_a_fetch_wrote(folder, mine, capsys):
     archive = mine.parent / "no.zip"  # the refusal comes before it is looked for
     for to in (mine, folder, mine.parent, mine / "thesis.txt"):
         error = refused("fetch", "--to", to, "--zip", archive, capsys=capsys)
-        assert "not written by this command" in error or "is a file" in error
+        assert "not written by this command" in error or "is no folder" in error
     assert (mine / "thesis.txt").read_text() == "x" and (folder / "ratings.csv").exists()
 
 
