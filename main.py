@@ -1223,14 +1223,14 @@ def ranker_of(s, out):
         new, texts = read_new(s.new, out.names())
     Q, W, e = whole_arrays(out, texts, s.weights)
     Q = np.vstack([Q, fuse.new_items(e[len(Q) :], W)])  # (I + M, K)
-    fold_in = folding_in(out, Q, known)
+    fold_in, given = folding_in(out, Q, known), fuse.allowances(Q, known)  # .., (I + M,)
     # 3. Scores, and why
     starts, rows = group_by_user(users, np.arange(len(users)), len(ids))  # (U + 1,), (N,)
 
     def scores(block):
         own = [rows[starts[user] : starts[user + 1]] for user in block]
         P = np.stack([fold_in(items[mine], targets[mine])[0] for mine in own])  # (B, K)
-        best = fuse.ours_scores(np.arange(len(block)), P, Q, known)  # (B, I + M)
+        best = fuse.ours_scores(np.arange(len(block)), P, Q, given)  # (B, I + M)
         best[~P.any(axis=1)] = -np.inf  # who rated nothing well gets no list
         return best
 
