@@ -25,7 +25,6 @@ import re
 import sys
 import warnings
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -216,6 +215,7 @@ def read_folder(folder):
         # 1. Modules: an encoder, a pooling, and perhaps the division by the length
         modules = read_json(folder / "modules.json")
         kinds = [re.sub(r"^sentence_transformers\..*\.", "", m["type"]) for m in modules]
+        plain = kinds in (MODULES[:2], MODULES)
         pooling = read_json(folder / modules[1]["path"] / "config.json")
         config, words = (read_json(folder / f"{n}.json") for n in ("config", "tokenizer_config"))
         found = [read_json(path) for name in TEXT_FILES for path in folder.glob(name)]
@@ -229,10 +229,7 @@ def read_folder(folder):
         prompt = said["prompts"][default] if default else ""
         # 3. Anything else would silently give other vectors
         for what, refused in (
-            (
-                f"the modules {', '.join(kinds)}, not {', '.join(MODULES)}",
-                kinds not in (MODULES[:2], MODULES),
-            ),
+            (f"modules {', '.join(kinds)}, not {', '.join(MODULES)}", not plain),
             ("an encoder in a subfolder", modules[0]["path"]),
             (f"pooling {mode!r}, not mean or lasttoken", mode not in ("mean", "lasttoken")),
             (f"texts of {length!r} tokens", not isinstance(length, int) or length < 4),
@@ -344,15 +341,15 @@ def refuse_other_base(adapter, base_files, facts, nf4):
     base, record, key = base_files[0].parent, adapter / "training.json", "base_model_name_or_path"
     if record.is_file():
         made = read_json(record, "weights", "settings")
-        if made["weights"] != {file.name: sha256(file) for file in base_files}:
-            raise BadInput(f"{adapter} was tuned on other weights than {base}")
-        in_nf4 = made["settings"]["nf4"]
+        fits = made["weights"] == {file.name: sha256(file) for file in base_files}
+        name, in_nf4 = made["settings"]["encoder"], made["settings"]["nf4"]
     else:
         said = str(read_json(adapter / "adapter_config.json", key)[key])
         name = said.removesuffix(IN_NF4)
-        if name != facts.hub and Path(name).resolve() != base.resolve():
-            raise BadInput(f"{adapter} names {name} as its base, not {base}: pass that one")
+        fits = name == facts.hub or Path(name).resolve() == base.resolve()
         in_nf4 = nf4 or said != name  # others than we do not say
+    if not fits:
+        raise BadInput(f"{adapter} was tuned on other weights than {base}: on {name}")
     if in_nf4 != nf4:
         told = "in NF4: add --nf4" if in_nf4 else "that was not in NF4: leave --nf4 out"
         raise BadInput(f"{adapter} was tuned on a base {told}")
@@ -432,28 +429,26 @@ def parts_of(lengths, budget):
     return parts
 
 
-def in_parts(path, parts, make, settings, inputs, write=True):
-    """make(rows) of all parts, which are arrays of row numbers; the result is in the order of rows.
+def in_parts(path, encoder, ids, settings, inputs):
+    """embed() of all texts, (n, D), in parts; those that an earlier run has finished are read.
 
-    Each part is kept in the folder `path`.parts, where a run after a break reads it; the caller
-    removes it. Returns the values (n, ..).
+    They stand in the folder `path`.parts, which the caller removes; settings and inputs say what
+    they were made from, as in metrics.save.
     """
-    found, new, wanted = [], 0, metrics.origin(settings, inputs)
-    with metrics.progress(sum(map(len, parts)), str(path), unit=" rows") as bar:
+    found, wanted = [], metrics.origin(settings, inputs)
+    parts = parts_of(np.array([len(x) for x in ids]), settings.budget)
+    with metrics.progress(len(ids), str(path), unit=" rows") as bar:
         for number, rows in enumerate(parts):
             file = Path(f"{path}.parts", f"{number:04}.safetensors")
             ours = file.exists() and wanted.items() <= provenance(file).items()
             part = load(file) if ours else {"rows": ()}
             if not np.array_equal(part["rows"], rows):
-                part = {"rows": rows, "values": make(rows)}
-                new += 1
-                if write:
+                part = {"rows": rows, "values": embed(encoder, ids, settings.budget, rows)}
+                if rank_and_world()[0] == 0:
                     metrics.save(file, part, settings, inputs)
             found.append(part["values"])
             release_memory()
             bar.update(len(rows))
-    if new < len(parts):
-        print(f"{path}: {len(parts) - new} of {len(parts)} parts were there from an earlier run")
     return np.concatenate(found)[np.argsort(np.concatenate(parts))]
 
 
@@ -522,15 +517,13 @@ def main():
         encoder = load_encoder(facts, folder, s.nf4, s.dtype, s.adapter)
         # 2. Texts -> token ids
         ids = tokenize(encoder, texts, figure)
-        lengths = np.array([len(x) for x in ids])  # (I,)
-        longest = lengths.argmax()
+        longest = np.argmax([len(x) for x in ids])
         with one_line(f"{folder} cannot encode text line {longest + 1}"):  # if any, then this one
             embed(encoder, ids, s.budget, np.array([longest]))
-        # 3. -> vectors (I, D), in parts: a run after a break reads those that are finished
-        parts, make = parts_of(lengths, s.budget), partial(embed, encoder, ids, s.budget)
-        rank, world = rank_and_world()
-        vectors = in_parts(s.out, parts, make, s, inputs, write=rank == 0)
+        # 3. -> vectors (I, D)
+        vectors = in_parts(s.out, encoder, ids, s, inputs)
         # 4. The file; then its parts may go, as soon as every process has read them
+        rank, world = rank_and_world()
         if world > 1:
             dist.barrier()
         if rank == 0:

@@ -37,6 +37,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import islice
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -73,6 +74,7 @@ EDITIONS = {  # sha256 of ratings.csv, movies.csv, tags.csv -> name
     ): "2016 edition: not the report's data",
 }
 OWN = "own data: not the report's"  # the edition of all other files
+VALID = {"valid_seed": 7, "valid_share": 0.1}  # of the part of each user's train ratings
 CASE_USER = "400"  # of the report's Table II
 
 
@@ -100,7 +102,6 @@ OURS = Recipe(
 )
 RECIPES = (NOTEBOOK, REPORT, OURS)
 # With what make makes each artefact; what was made otherwise is refused. K is the user's choice.
-SPLIT = {"valid_seed": 7, "valid_share": 0.1}
 MF = {"variant": "sigmoid", "epochs": 200, "lr": 0.005, "reg": 0.001, "gamma": 0.9}
 RANKING = {"all": False, "sweeps": 15, "power": 1.0}
 FACTORS = {  # factors in out/ -> embeddings that must be their prior, settings they must have
@@ -244,8 +245,6 @@ class Prepare:
     data: Path = Path("data/ml-latest-small")  # folder of ratings.csv, movies.csv, maybe tags.csv
     out: Path = Path("out")  # folder for ratings.safetensors and documents*.txt
     seed: int = 42  # of the train/test split (the notebook's)
-    valid_seed: int = 7  # of the validation part, carved out of train
-    valid_share: float = 0.1  # of each user's train rows
     liked: float = 0.0  # a rating from which a movie is liked; 0: .8 of the highest rating
 
 
@@ -313,26 +312,21 @@ def number(cell, place, whole=True, hint=""):
     return value
 
 
-def whole_id(cell, place):
-    """The id in a cell where the ids of the ratings are whole numbers."""
-    cell = cell.strip()
+def read_id(cell, place, whole):
+    """The id in a cell: a whole number, or a string without the blanks around it."""
+    cell, alike = cell.strip(), "as those of the ratings are; write ids alike everywhere"
     refuse_shortened(cell, place)
-    if PADDED.fullmatch(cell):
-        what = f"id {cell[:50]} is no plain number, as those of the ratings are"
-        raise BadInput(f"{place}: {what}; write ids alike in all files")
-    return number(
-        cell, place, hint=", as the first rating's id is; give every id a letter, or none"
-    )
-
-
-def string_id(cell, place):
-    """The id in a cell where ids are strings, digits among them; without the blanks around it."""
-    cell = cell.strip()
-    refuse_shortened(cell, place)
+    if whole and PADDED.fullmatch(cell):
+        raise BadInput(f"{place}: id {cell} is no plain number, {alike}")
+    if whole:
+        return number(cell, place, hint=f", {alike}")
     if not cell or len(cell) > 200 or one_line(cell) != cell:
         what = "is not an id; it needs 1 to 200 characters, none a control character"
         raise BadInput(f"{place}: {cell[:50]!r} {what}")
     return cell
+
+
+whole_id, string_id = partial(read_id, whole=True), partial(read_id, whole=False)
 
 
 def refuse_shortened(cell, place):
@@ -382,26 +376,23 @@ def read_at_once(path, columns):
 
 def read_cell_by_cell(path, columns):
     """The same of any file; raises BadInput, which names the line."""
-    decimal = partial(number, whole=False)
-    whole = partial(number, hint="; without times the column timestamp may be left out")
+    hint = "; without times the column timestamp may be left out"
+    readers = {"rating": partial(number, whole=False), "timestamp": partial(number, hint=hint)}
     cells = {name: array("d" if name == "rating" else "q") for name in columns}  # 8 bytes a cell
-    known = {"userId": {}, "movieId": {}}  # id as it is written -> its number by first appearance
-    places = {"userId": [], "movieId": []}  # of the first appearances
+    ids = {"userId": {}, "movieId": {}}  # id as it is written -> its number and place, the first
     for place, row in read_rows(path):
         for name, cell in row.items():
-            if name in known:
-                value = known[name].setdefault(cell, len(known[name]))
-                if value == len(places[name]):
-                    places[name].append(place)
+            if name in ids:
+                value, _ = ids[name].setdefault(cell, (len(ids[name]), place))
             else:
-                value = (decimal if name == "rating" else whole)(cell, place)
+                value = readers[name](cell, place)
             cells[name].append(value)
     table = {name: np.array(cells[name]) for name in columns}  # (N,) each
-    for name, numbers in known.items():
-        reader = id_reader(list(numbers))
-        values = [reader(*cell) for cell in zip(numbers, places[name], strict=True)]
-        ids, ranks = np.unique(values, return_inverse=True)
-        table[name] = ids, ranks[table[name]]
+    for name, written in ids.items():
+        reader = id_reader(list(written))
+        values = [reader(cell, place) for cell, (_, place) in written.items()]
+        unique, ranks = np.unique(values, return_inverse=True)
+        table[name] = unique, ranks[table[name]]
     return table
 
 
@@ -428,13 +419,12 @@ def read_ratings(path):
 def refuse_twice_rated(path, pairs):
     """Refuse a file of ratings that has a (user, movie) on two lines: pairs (N,), numbers."""
     order = np.argsort(pairs, kind="stable")  # (N,)
-    same = np.flatnonzero(pairs[order][1:] == pairs[order][:-1])  # places in order
+    same = np.flatnonzero(np.diff(pairs[order]) == 0)  # places in order
     if len(same):
         first = same[np.argmin(order[same + 1])]
-        before, again = order[first : first + 2].tolist()
-        rows = zip(range(again + 1), read_rows(path), strict=False)
-        (first, _), (place, cells) = [row for n, row in rows if n in (before, again)]
-        cells, line = one_line(",".join(cells.values())), first.rpartition(":")[2]
+        rows = (next(islice(read_rows(path), row, None)) for row in order[first : first + 2])
+        (before, _), (place, cells) = rows
+        cells, line = one_line(",".join(cells.values())), before.rpartition(":")[2]
         what = f"the user of {cells} has rated this movie before, on line {line}"
         raise BadInput(f"{place}: {what}; delete one of the two lines")
 
@@ -474,20 +464,21 @@ def number_by_appearance(values, others):
     return np.concatenate([ids, others[~np.isin(others, ids)]])
 
 
-def split_ratings(ratings, all_movies, settings):
-    """The arrays of ratings.safetensors, see Prepare and the README's protocol.
+def split_ratings(ratings, all_movies, seed):
+    """The arrays of ratings.safetensors: a fifth of each user's ratings is the test part.
 
-    ratings: Ratings. all_movies: (I,) ids of every movie, the rated ones among them.
+    ratings: Ratings. all_movies: (I,) ids of every movie, the rated ones among them. Of train a
+    validation part is marked, see VALID.
     """
-    train, test = metrics.split_per_user(ratings.users, 0.2, settings.seed)
+    train, test = metrics.split_per_user(ratings.users, 0.2, seed)
     ascending = np.argsort(all_movies)  # (I,)
     places = ascending[np.searchsorted(all_movies[ascending], ratings.movie_ids)]  # (M,)
     movies = places[ratings.movies]  # (N,) places in all_movies
     order = number_by_appearance(movies[train], np.arange(len(all_movies)))  # (I,)
     items = np.argsort(order)[movies]  # (N,)
     valid = np.zeros(len(train), dtype=bool)  # (N,)
-    share, seed = settings.valid_share, settings.valid_seed
-    valid[metrics.split_per_user(ratings.users[train], share, seed)[1]] = True
+    held = metrics.split_per_user(ratings.users[train], VALID["valid_share"], VALID["valid_seed"])
+    valid[held[1]] = True
     arrays = {"user_ids": ratings.user_ids, "movie_ids": all_movies[order], "valid": valid}
     columns = {"users": ratings.users.astype(np.int32), "items": items.astype(np.int32)}
     columns |= {"ratings": ratings.values, "times": ratings.times}
@@ -620,16 +611,15 @@ def take_strings(arrays):
 
 def prepare(argv):
     """CSV files -> ratings.safetensors, movies.csv and the movie documents."""
-    bounds = {"seed": metrics.SEEDS, "valid_seed": metrics.SEEDS, "valid_share": (0.01, 0.5)}
-    settings = parse(Prepare, prepare.__doc__, argv, liked=0, **bounds)
+    settings = parse(Prepare, prepare.__doc__, argv, liked=0, seed=metrics.SEEDS)
     sources, out = [settings.data / name for name in FILES], settings.out
     if (out / "ratings.csv").exists():
         raise BadInput(f"--out {out} holds a ratings.csv: it is a folder of data; name another one")
     metrics.check_target(out / "movies.csv")  # before long work: it may be another folder's
     with stage(out / "ratings.safetensors", f"split of {sources[0]}") as figure:
         ratings, tags = read_ratings(sources[0]), []
-        both = ratings.user_ids, ratings.movie_ids
-        user_id, movie_id = (whole_id if x.dtype.kind == "i" else string_id for x in both)
+        ids = ratings.user_ids, ratings.movie_ids
+        user_id, movie_id = (whole_id if x.dtype.kind == "i" else string_id for x in ids)
         movies = read_movies(sources[1], movie_id)
         if sources[2].exists():
             tags = read_tags(sources[2], movies, user_id, movie_id)
@@ -637,15 +627,14 @@ def prepare(argv):
         if unknown:
             raise BadInput(f"{sources[1]}: movie {unknown[0]} is rated but has no title there")
         scale = scale_of(ratings.values, settings.liked)
-        arrays = split_ratings(ratings, np.array(list(movies)), settings) | scale
+        arrays = split_ratings(ratings, np.array(list(movies)), settings.seed) | scale
         texts = movie_texts(movies, tags, arrays)
         edition, liked = edition_of(settings.data), float(scale["liked"])
         if liked != scale_of(ratings.values)["liked"]:  # other movies are to be found
             edition += f"; liked from {liked:g}: not the report's"
         digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
-        record = {name: getattr(settings, name) for name in ("seed", "valid_seed", "valid_share")}
-        record |= {"data": settings.data.resolve().name, "edition": edition, "texts": digests}
-        record |= take_strings(arrays)
+        record = VALID | {"seed": settings.seed, "data": settings.data.resolve().name}
+        record |= {"edition": edition, "texts": digests} | take_strings(arrays)
         with equal_files_keep_their_time(out, ["ratings.safetensors", *texts]):
             inputs = [path for path in sources if path.exists()]
             save(out / "ratings.safetensors", arrays, record, inputs)
@@ -801,7 +790,7 @@ def run_evaluate(argv):
     """Artefacts -> results.json, table1.md, table2.md, figure1.svg."""
     settings = parse(Evaluate, run_evaluate.__doc__, argv, k=1, seed=metrics.SEEDS)
     out = Artefacts(settings.out)
-    metrics.require(out.ratings, out.record, SPLIT | {"seed": settings.seed})
+    metrics.require(out.ratings, out.record, VALID | {"seed": settings.seed})
     out.require_alike()
     if len(out.task.relevant[1]) == 0:
         what = f"nothing in the test part is rated {out.task.liked:g} or more, and nothing to find"

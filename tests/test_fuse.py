@@ -1,7 +1,6 @@
 """fuse.py against two-dimensional cases by hand and against plain loops."""
 
 import math
-from functools import partial
 from itertools import pairwise
 
 import numpy as np

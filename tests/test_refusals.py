@@ -297,12 +297,6 @@ def test_titles_that_two_movies_share_show_what_tells_them_apart(folder):
     ]
 
 
-def test_a_validation_part_of_nothing_is_refused_where_it_is_asked_for(folder, capsys):
-    out = folder.parent / "out"
-    error = refused("prepare", "--data", folder, "--out", out, "--valid-share", 0, capsys=capsys)
-    assert "--valid-share 0.0: it must be at least 0.01" in error
-
-
 def test_a_user_with_one_rating_is_kept_in_train(folder):
     (folder / "ratings.csv").write_text(RATINGS + "9,1,4.0,5\n")
     out = folder.parent / "out"

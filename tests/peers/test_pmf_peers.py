@@ -19,7 +19,7 @@ def data():
         pytest.skip("data/ml-latest-small is missing; `make data` fetches it")
     ratings = main.read_ratings(DATA / "ratings.csv")
     movies = np.array(list(main.read_movies(DATA / "movies.csv")))
-    return main.split_ratings(ratings, movies, main.Prepare())
+    return main.split_ratings(ratings, movies, seed=42)
 
 
 @pytest.mark.parametrize(
