@@ -309,7 +309,7 @@ $(GOALS): locked ; :
 # Two stages at a time, for a small batch leaves a second core half idle; or as many as -j says.
 locked:
 	$(if $(filter-out help test lint data peers quick,$(GOALS)),$(LOCK)) exec $(MAKE) \
-	  $(if $(findstring job,$(MAKEFLAGS)),,$(if $(GPUS),-j1,-j2)) LOCKED="$(OUT)" $(GOALS:%="%")
+	  $(if $(findstring --jobserver,$(MAKEFLAGS)),,$(if $(GPUS),-j1,-j2)) LOCKED="$(OUT)" $(GOALS:%="%")
 
 endif
 
