@@ -156,9 +156,11 @@ ASKED   := $(foreach goal,$(MAKECMDGOALS),$(FOR-$(goal)))
 MADE    := $(wildcard $(OUT)/qwen3-*.safetensors $(call files,$(FOR-seeds) $(FOR-mpnet)))
 TABLES  := $(OUT)/results.json $(OUT)/table1.md $(OUT)/figure1.svg \
            $(patsubst $(OUT)/.ours/%,$(OUT)/%,$(wildcard $(OUT)/.ours/table2.md))
+# What stands in .ours was written by us; evaluate refuses to replace other files of these names.
+WRITTEN := $(TABLES:$(OUT)/%=$(OUT)/.ours/%)
 
 $(OUT)/results.json: $(call files,$(ROWS) $(ASKED)) $(MADE) main.py fuse.py metrics.py \
-  $(call missing,$(TABLES))
+  $(call missing,$(TABLES) $(WRITTEN))
 	$(PY) main.py evaluate --out "$(OUT)" --seed "$(SEED)" $(if $(QUICK),--quick)
 
 # Each script renames its file when it is whole, so what an interrupted one leaves is finished.

@@ -30,7 +30,8 @@ case "$*" in
   echo $seed | cmp -s - ratings.safetensors || echo $seed > ratings.safetensors ;;
 *contrastive*|*batch_softmax*) mkdir -p "$out"; touch "$out/training.json" ;;
 *fetch*) touch data/ml-latest-small/ratings.csv ;;
-*evaluate*) touch "$out/table1.md" "$out/figure1.svg" "$out/results.json" ;;
+*evaluate*) for f in table1.md figure1.svg results.json; do
+    mkdir -p "$out/.ours"; touch "$out/.ours/$f" "$out/$f"; done ;;
 *) touch "$out" ;;
 esac
 """
@@ -386,6 +387,13 @@ def test_a_zip_of_movielens_is_never_ignored(finished):
     (finished / "my zip").write_text("another")
     assert make(finished, *given) == {"fetch data/ml-latest-small"}
     assert make(finished, "all") == {"prepare out"}  # nothing else, unless a byte of it changes
+
+
+def test_somebodys_results_are_not_taken_for_ours(finished):
+    """evaluate refuses to replace them; make must not be content with them in silence."""
+    (finished / "out/.ours/results.json").unlink()
+    edit(finished / "out/results.json")
+    assert make(finished, "all") == {"evaluate out"}
 
 
 @pytest.mark.parametrize("name", ["results.json", "table1.md", "figure1.svg"])
