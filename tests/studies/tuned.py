@@ -5,7 +5,7 @@ ratings.safetensors, encodes the movies, and is measured on that part in two way
 and the ranking PMF with this text as its prior.
 
 Gives:    out/tuned.json and out/tuned.md, a row for each of six runs of some four minutes.
-Command:  python tests/studies/tuned.py --out out                            (or: make choices)
+Command:  python tests/studies/tuned.py --out out                              (or: make tuned)
 Needs:    the ratings and documents of `make study` in --out, and the weights of MiniLM.
 """
 
