@@ -343,7 +343,7 @@ def report(results):
 
 {size_table(rows)}
 From the cheapest size to the dearest a rating's cost varies by {", ".join(spread)};
-memory peaks at {peak:.1f} GB.
+their memory peaks at {peak:.1f} GB.
 
 **A whole fit**, {epochs} epochs on {fits["ratings"]:,} ratings, the same clocks.
 
