@@ -436,22 +436,16 @@ def draws_of(users, items, targets, liked, n_users):
     """
     if len(users) > MOST:
         order = np.random.default_rng(0).permutation(n_users)  # (U,)
-        counts = np.bincount(users, minlength=n_users)[order]
-        taken = np.zeros(n_users, bool)
-        taken[order[np.cumsum(counts) <= MOST]] = True
-        rows = taken[users]  # (N,)
+        counts = np.bincount(users, minlength=n_users)  # (U,)
+        rows = np.isin(users, order[np.cumsum(counts[order]) <= MOST])  # (N,)
         users, items, targets, liked = (x[rows] for x in (users, items, targets, liked))
     for seed in range(7, 7 + min(max(PER_DRAW // len(users), 1), 10)):
         kept, held = metrics.split_per_user(users, 0.1, seed)
         find = held[liked[held]]
-        if len(find) == 0:
-            continue
         known = users[kept], items[kept], targets[kept], np.ones(len(kept))
-        yield Draw(
-            known,
-            group_by_user(users[kept], items[kept], n_users),
-            group_by_user(users[find], items[find], n_users),
-        )
+        seen, relevant = (group_by_user(users[x], items[x], n_users) for x in (kept, find))
+        if len(find):
+            yield Draw(known, seen, relevant)
 
 
 def ndcg_of(draw, n_users, n_items, s, features):
@@ -472,30 +466,33 @@ def choose(
     each}; it is empty, and s is returned, where no draw holds out a liked rating.
     """
     draws, curve = list(draws_of(users, items, targets, liked, n_users)), {}
+    if not draws:
+        return s, []
 
     def measure(point):
         if point not in curve:
             short = replace(point, sweeps=SWEEPS, fast=True)
             curve[point] = [ndcg_of(draw, n_users, n_items, short, features) for draw in draws]
             bar.update()
-        return np.mean(curve[point])
+        return float(np.mean(curve[point]))
 
     with metrics.progress(sum(map(len, SEARCH.values())), name, unit="point") as bar:
-        for setting, values in SEARCH.items() if draws else ():
+        for setting in SEARCH:
             if setting in ("k", *fixed) or (setting == "text" and features is None):
                 continue
-            points = [replace(s, **{setting: value}) for value in values]
+            points = [replace(s, **{setting: value}) for value in SEARCH[setting]]
             best = max(map(measure, points))
             s = next(point for point in points if measure(point) >= best - MARGIN)
-        for k in SEARCH["k"] if draws and "k" not in fixed else ():
-            if k > s.k and k <= min(n_users, n_items):  # P Q' has no higher rank
-                now, larger = measure(s), measure(replace(s, k=k))
-                if larger < now + MARGIN:
-                    break  # more factors take longer and do not pay
-                s = replace(s, k=k)
-    values = ({name: getattr(point, name) for name in SEARCH} for point in curve)
-    means = ({"ndcg": float(np.mean(found)), "draws": found} for found in curve.values())
-    return s, [point | mean for point, mean in zip(values, means, strict=True)]
+        for k in SEARCH["k"]:
+            if "k" in fixed or not s.k < k <= min(n_users, n_items):  # P Q' has no higher rank
+                continue
+            if measure(s) + MARGIN > measure(replace(s, k=k)):
+                break  # more factors take longer and do not pay
+            s = replace(s, k=k)
+    return s, [
+        {name: getattr(point, name) for name in SEARCH} | {"ndcg": measure(point), "draws": found}
+        for point, found in curve.items()
+    ]
 
 
 # ------------------------------------------------------------------------------------------------
