@@ -731,7 +731,7 @@ def test_what_is_chosen_for_these_ratings_is_what_is_fitted(command, monkeypatch
     pmf.main_choose([*line, "--missing", "0.3"])
     record = json.loads(Path("ours.json").read_text())
     assert record["chosen"] == {"text": 0.5, "reg": 4.0, "missing": 0.3, "k": 128}
-    assert record["settings"] == {"given": {"missing": 0.3}}
+    assert record["settings"] == {"missing": 0.3}
     command("ranking", "--embeddings", "e.safetensors", "--choice", "ours.json")
     made = metrics.provenance("o")["settings"]
     assert record["chosen"] == {name: made[name] for name in record["chosen"]}
@@ -739,18 +739,16 @@ def test_what_is_chosen_for_these_ratings_is_what_is_fitted(command, monkeypatch
         command("ranking", "--choice", "ours.json", "--k", "3")
 
 
-CHOSEN = {"text": 0.2, "reg": 2.0, "missing": 0.1, "k": 4}
-DAMAGED = [("k", 0), ("k", "many"), ("k", None), ("text", [0.2]), ("reg", float("nan"))]
-
-
-@pytest.mark.parametrize("chosen", [{}, 3, *(CHOSEN | {name: x} for name, x in DAMAGED)])
-def test_a_choice_that_is_damaged_is_one_line(command, chosen):
-    inputs = {"r.safetensors": metrics.sha256("r.safetensors")}
-    Path("ours.json").write_text(json.dumps({"chosen": chosen, "inputs": inputs}))
-    with pytest.raises(BadInput, match=r"damaged|must be at least"):
-        command("ranking", "--choice", "ours.json")
-    Path("ours.json").write_text(json.dumps({"chosen": CHOSEN, "inputs": {"r.safetensors": "0"}}))
-    with pytest.raises(BadInput, match=r"made with r.safetensors = '0'"):
+def test_a_choice_that_is_damaged_or_of_other_ratings_is_one_line(command):
+    pmf.main_choose(["--ratings", "r.safetensors", "--out", "ours.json", "--k", "4"])
+    chosen = Path("ours.json").read_text()
+    for damaged in (chosen.replace('"k": 4', '"k": 5'), chosen[:-9], "{}"):
+        Path("ours.json").write_text(damaged)
+        with pytest.raises(BadInput, match=r"^ours\.json (is damaged|is not complete|has no 'sha)"):
+            command("ranking", "--choice", "ours.json")
+    Path("ours.json").write_text(chosen)
+    metrics.save("r.safetensors", metrics.load("r.safetensors"), {"another": "split"})
+    with pytest.raises(BadInput, match=r"ours\.json was made with r\.safetensors = "):
         command("ranking", "--choice", "ours.json")
 
 
