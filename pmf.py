@@ -187,9 +187,8 @@ def fit_fast(users, items, ratings, n_users, n_items, s=PMF(), threads=1, name="
     """As fit(); with more threads than one, small data are cut into blocks too, and rank worse."""
     targets, sigmoid = targets_of(users, items, ratings, n_users, n_items, s)  # (N,)
     rng = np.random.RandomState(s.seed)
-    padding = (0, 0), (0, -s.k % 8)  # zeros up to a multiple of 8 columns: whole vectors
-    U = np.pad(rng.normal(0, 0.001, (n_users, s.k)).astype(np.float32), padding)
-    V = np.pad(rng.normal(0, 0.001, (n_items, s.k)).astype(np.float32), padding)
+    U = rng.normal(0, 0.001, (n_users, s.k)).astype(np.float32)  # (U, K)
+    V = rng.normal(0, 0.001, (n_items, s.k)).astype(np.float32)  # (I, K)
     model = U, V, np.zeros_like(U), np.zeros_like(V), step_of(s, np.float32), sigmoid
     size = 2 * V.nbytes
     parts = max(threads, math.ceil(size / BLOCK) if size > LARGE else 1)
@@ -202,7 +201,7 @@ def fit_fast(users, items, ratings, n_users, n_items, s=PMF(), threads=1, name="
                 squares = pool.map(lambda block: _epoch_fast(*block, *model), blocks)
                 loss[t] += sum(squares) / len(users)
             show_epoch(bar, t, loss[t], s)
-    return U[:, : s.k].copy(), V[:, : s.k].copy(), loss
+    return U, V, loss
 
 
 def parts_of(ids, parts):

@@ -208,9 +208,9 @@ def test_parts_are_cut_where_the_ratings_are_even():
     assert len(sizes) == 5 and abs(sizes - len(items) / 5).max() < np.bincount(items).max()
 
 
-@pytest.mark.parametrize(("block", "parts"), [(2 * 60 * 16 * 4, 1), (2 * 60 * 16 * 4 - 1, 2)])
+@pytest.mark.parametrize(("block", "parts"), [(2 * 60 * 9 * 4, 1), (2 * 60 * 9 * 4 - 1, 2)])
 def test_fast_takes_blocks_where_the_items_and_caches_outgrow_the_cache(block, parts, monkeypatch):
-    """60 items of 9 factors, 16 with the zeros, in float32."""
+    """60 items of 9 factors in float32."""
     case, asked, whole = many(), [], pmf.rounds_of
     monkeypatch.setattr(pmf, "rounds_of", lambda *a: asked.append(a[3]) or whole(*a))
     monkeypatch.setattr(pmf, "BLOCK", block)
