@@ -88,8 +88,8 @@ def _epoch(users, items, ratings, U, V, cache_u, cache_v, step, sigmoid):
     """One pass over the ratings in their order, in place; returns the sum of squared errors.
 
     users, items (N,) int32; ratings (N,); U, cache_u (U, K); V, cache_v (I, K);
-    step = (lr, reg, gamma, 1 - gamma, 1e-8). The order of operations is the notebook's: with
-    strict float64 it decides the last bit, and the last bits decide some ten hits of 739.
+    step = (lr, reg, gamma, 1 - gamma, 1e-8). The order of operations is the notebook's: in strict
+    float64 it decides the last bits, and they decide which movies are hits.
     """
     # float32 numbers, if the factors are: a plain 0 or 1 would turn the sums into float64
     zero, one = type(step[0])(0), type(step[0])(1)
@@ -162,13 +162,15 @@ def show_epoch(bar, t, mse, s):
     bar.update()
 
 
-def check_ratings(users, items, ratings, n_users, n_items):
+def check_ratings(users, items, ratings, n_users, n_items, features=None):
     """Refuse with BadInput what the kernels, which check nothing, would read or write amiss."""
     if not 0 < len(users) == len(items) == len(ratings) or not np.isfinite(ratings).all():
         raise BadInput("users, items and ratings must be as many, more than 0, and all finite")
     for name, ids, size in (("users", users, n_users), ("items", items, n_items)):
         if ids.min() < 0 or ids.max() >= size:
             raise BadInput(f"{name} are {ids.min()} to {ids.max()}, not within 0 to {size - 1}")
+    if features is not None and len(features) != n_items:
+        raise BadInput(f"text features of {len(features)} items, ratings of {n_items}")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ def check_ratings(users, items, ratings, n_users, n_items):
 
 # Blocks are cut where the item factors and their caches are more than LARGE bytes; a block holds
 # BLOCK bytes of them, which stay in its core's cache. Smaller data keep the order given, for in
-# another one ml-latest-small ranks a tenth worse, at an equal loss.
+# another one ml-latest-small ranks worse, at an equal loss.
 BLOCK = 2 * 2**20
 LARGE = 8 * BLOCK
 
@@ -215,9 +217,9 @@ def rounds_of(users, items, ratings, parts, threads=1):
     """The ratings in blocks: rounds[r][a] is (users, items, ratings), (n,) each, as they came.
 
     Items are cut into parts whose factors stay in the cache, users into one group a thread, but two
-    at least: if all met the items in one order, its end would weigh too much (3 % more validation
-    loss). In round r group a meets a part of the items that no other group meets, so that threads
-    share no row: stratified SGD (Gemulla et al., KDD 2011).
+    at least: if all met the items in one order, its end would weigh too much. In round r group a
+    meets a part of the items that no other group meets, so that threads share no row: stratified
+    SGD (Gemulla et al., KDD 2011).
     """
     groups = min(parts, max(2, threads))
     block = parts_of(users, groups) * parts + parts_of(items, parts)  # (N,)
@@ -350,13 +352,6 @@ def regress(features, Q, reg, ridge):
     return np.linalg.solve(system, weighted.T @ Q)
 
 
-def check_case(users, items, targets, n_users, n_items, features):
-    """check_ratings, and features (I, D) or None for as many items."""
-    check_ratings(users, items, targets, n_users, n_items)
-    if features is not None and len(features) != n_items:
-        raise BadInput(f"text features of {len(features)} items, ratings of {n_items}")
-
-
 def fit_ranking(users, items, targets, weights, n_users, n_items, s, features=None, name="PMF"):
     """P (U, K), Q (I, K) and W (D, K) that minimise (R), by s.sweeps sweeps.
 
@@ -365,7 +360,7 @@ def fit_ranking(users, items, targets, weights, n_users, n_items, s, features=No
     by a regression on the others' factors if s.text is 0. The same machine gives the same bytes
     twice; another processor may differ in the last bits. Raises BadInput on what has no fit.
     """
-    check_case(users, items, targets, n_users, n_items, features)
+    check_ratings(users, items, targets, n_users, n_items, features)
     dtype, rng = np.float32 if s.fast else np.float64, np.random.default_rng(s.seed)
     text = 0.0 if features is None else s.text
     features = (np.zeros((n_items, 0)) if features is None else features).astype(dtype)  # (I, D)
@@ -602,9 +597,10 @@ def chosen_in(path, ratings):
 
 
 def main():
-    commands = {"choose": main_choose, "ranking": main_ranking}
-    if command := commands.get(sys.argv[1] if sys.argv[1:] else ""):
-        return command(sys.argv[2:])
+    if sys.argv[1:2] == ["choose"]:
+        return main_choose(sys.argv[2:])
+    if sys.argv[1:2] == ["ranking"]:
+        return main_ranking(sys.argv[2:])
     bounds = {"k": 1, "epochs": 1, "lr": 0, "reg": 0, "gamma": (0, 1), "seed": SEEDS, "threads": 1}
     s = metrics.parse(Settings, __doc__, **bounds)  # 1. settings
     if s.threads > 1 and not s.fast:
