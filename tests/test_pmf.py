@@ -75,6 +75,19 @@ def test_one_linear_step_on_paper():
     assert cu[0, 0] == pytest.approx((1 - gamma) * gu**2, rel=1e-14)
 
 
+def test_one_sigmoid_step_on_paper_to_the_last_bit():
+    """The pull is (error g) (1 - g); error (g (1 - g)) has another last bit at this score."""
+    score, target, one = -5.768804058534401, np.float64(np.float32(0.18421401)), np.zeros(1, int)
+    U, V, cu, cv = np.array([[score]]), np.ones((1, 1)), np.zeros((1, 1)), np.zeros((1, 1))
+    pmf._epoch_strict(one, one, np.array([target]), U, V, cu, cv, (0.1, 0.0, 0.9, 0.1, 1e-8), True)
+    g = np.float64(pmf._logistic(score))
+    pull = (target - g) * g * (1 - g)
+    assert cu[0, 0] == 0.1 * (pull * pull)
+    assert U[0, 0] == score + 0.1 * (pull / (math.sqrt(cu[0, 0]) + 1e-8))
+    assert cv[0, 0] == 0.1 * ((pull * U[0, 0]) * (pull * U[0, 0]))
+    assert pull != (target - g) * (g * (1 - g))
+
+
 @pytest.mark.parametrize("sigmoid", [True, False])
 def test_the_step_follows_the_gradient_of_the_objective(sigmoid):
     """With gamma = 0 and a huge epsilon the RMSprop step is lr / eps times the gradient."""
