@@ -33,7 +33,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numba import njit, prange
@@ -414,19 +414,13 @@ LIST = 25  # NDCG@25
 PER_DRAW, MOST = 300_000, 1_000_000  # ratings, see draws_of
 
 
-class Draw(NamedTuple):
-    """One draw of a validation part: what is fitted, and what is to be found."""
-
-    known: tuple  # users, items (n,) int32, targets, weights (n,)
-    seen: tuple  # group_by_user pair of the same ratings
-    relevant: tuple  # group_by_user pair: the liked ones among those held out
-
-
 def draws_of(users, items, targets, liked, n_users):
-    """The Draws of ratings (N,), liked (N,) bool: each holds out a tenth of each user's ratings.
+    """Draws of a validation part of ratings (N,), liked (N,) bool: a tenth of each user's ratings.
 
-    A draw is a noisy judge where ratings are few, so there are 1 to 10 of them, as many as together
-    have PER_DRAW ratings. Of more than MOST ratings a random sample of users is taken.
+    Yields pairs: users, items, targets, weights (n,) of the ratings that are kept, and the liked
+    ones among those held out, as of group_by_user. A draw is a noisy judge where ratings are few,
+    so there are 1 to 10 of them, as many as together have PER_DRAW ratings. Of more than MOST
+    ratings a random sample of users is taken.
     """
     if len(users) > MOST:
         order = np.random.default_rng(0).permutation(n_users)  # (U,)
@@ -436,16 +430,17 @@ def draws_of(users, items, targets, liked, n_users):
     for seed in range(7, 7 + min(max(PER_DRAW // len(users), 1), 10)):
         kept, held = metrics.split_per_user(users, 0.1, seed)
         find = held[liked[held]]
-        known = users[kept], items[kept], targets[kept], np.ones(len(kept))
-        seen, relevant = (group_by_user(users[x], items[x], n_users) for x in (kept, find))
         if len(find):
-            yield Draw(known, seen, relevant)
+            known = users[kept], items[kept], targets[kept], np.ones(len(kept))
+            yield known, group_by_user(users[find], items[find], n_users)
 
 
 def ndcg_of(draw, n_users, n_items, s, features):
-    """NDCG@25 of a Ranking on a Draw: fitted to what is known, measured on what is held out."""
-    P, Q, _ = fit_ranking(*draw.known, n_users, n_items, s, features, name="")
-    found = metrics.evaluate(lambda users: P[users] @ Q.T, draw.seen, draw.relevant, LIST)
+    """NDCG@25 of a Ranking on one of draws_of(): fitted to what is kept, to find what is not."""
+    known, relevant = draw
+    P, Q, _ = fit_ranking(*known, n_users, n_items, s, features, name="")
+    seen = group_by_user(*known[:2], n_users)
+    found = metrics.evaluate(lambda users: P[users] @ Q.T, seen, relevant, LIST)
     return float(found["ndcg"].mean())
 
 

@@ -625,17 +625,16 @@ def test_draws_hold_out_a_tenth_and_are_as_many_as_the_ratings_are_few(monkeypat
     draws = list(pmf.draws_of(users, items, targets, liked, 60))
     assert len(draws) == 3
     kept, held = metrics.split_per_user(users, 0.1, 8)
-    known, seen, relevant = draws[1]
+    known, relevant = draws[1]
     assert np.array_equal(known[1], items[kept]) and (known[3] == 1).all()
-    assert np.array_equal(seen[1], items[kept])
     found = [(u, i) for u in range(60) for i in relevant[1][relevant[0][u] : relevant[0][u + 1]]]
     held = held[liked[held]]
     assert sorted(found) == sorted(zip(users[held], items[held], strict=True))
     monkeypatch.setattr(pmf, "MOST", len(users) // 2 + 1)
-    for draw in pmf.draws_of(users, items, targets, liked, 60):
-        some = np.unique(draw.known[0])
-        assert 20 < len(some) < 40 and len(draw.known[0]) <= pmf.MOST
-        assert np.isin(users, some).sum() > len(draw.known[0])  # whole users, but for the tenth
+    for known, _ in pmf.draws_of(users, items, targets, liked, 60):
+        some = np.unique(known[0])
+        assert 20 < len(some) < 40 and len(known[0]) <= pmf.MOST
+        assert np.isin(users, some).sum() > len(known[0])  # whole users, but for the tenth
 
 
 @pytest.mark.parametrize(("share", "n_draws"), [(0.1, 1), (1, 1), (2.5, 2), (10.5, 10), (99, 10)])
@@ -647,10 +646,11 @@ def test_there_are_1_to_10_draws(monkeypatch, share, n_draws):
 
 def test_a_point_is_measured_by_lists_of_25_of_what_is_not_known():
     columns, _ = tastes()
-    draw, s = next(pmf.draws_of(*columns, 60)), pmf.Ranking(k=4, reg=1.0)
-    P, Q, _ = pmf.fit_ranking(*draw.known, 60, 200, s)
-    found = metrics.evaluate(lambda users: (P @ Q.T)[users], draw.seen, draw.relevant, 25)
-    assert pmf.ndcg_of(draw, 60, 200, s, None) == pytest.approx(found["ndcg"].mean())
+    (known, relevant), s = next(pmf.draws_of(*columns, 60)), pmf.Ranking(k=4, reg=1.0)
+    P, Q, _ = pmf.fit_ranking(*known, 60, 200, s)
+    seen = metrics.group_by_user(known[0], known[1], 60)
+    found = metrics.evaluate(lambda users: (P @ Q.T)[users], seen, relevant, 25)
+    assert pmf.ndcg_of((known, relevant), 60, 200, s, None) == pytest.approx(found["ndcg"].mean())
 
 
 def test_items_that_nobody_rates_change_no_list():
