@@ -459,11 +459,13 @@ def test_every_half_sweep_and_every_regression_lowers_the_objective():
 @pytest.mark.parametrize("text", [True, False])
 def test_the_result_is_the_closed_form_optimum_of_each_block(text):
     """After many sweeps each p_u, each q_i and W solve their own least squares in plain NumPy."""
-    case, features = ranking_case()
-    users, items, targets, weights, n_users, n_items = case
+    (*ratings, n_users, n_items), features = ranking_case()
+    users, items, targets, weights = ratings
     s = pmf.Ranking(k=3, missing=0.2, reg=0.5, text=0.3, sweeps=600, seed=3)
     features = features if text else np.zeros((n_items, 0))
-    P, Q, W = pmf.fit_ranking(*case, s, features if text else None)
+    P, Q, W = pmf.fit_ranking(*ratings, n_users + 2, n_items, s, features if text else None)
+    assert not P[n_users:].any()  # two users without ratings, who are outside the sums
+    P = P[:n_users]
     reg_u, reg_i = pmf.strengths(users, n_users, 9, s), pmf.strengths(items, n_items, n_users, s)
     reg_i = reg_i / (0.7 if text else 1)
     full_w, full_t = np.full((n_users, 9), s.missing), np.zeros((n_users, 9))  # warm items: 0 .. 8
