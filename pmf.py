@@ -562,20 +562,20 @@ def main_choose(argv):
 def main_ranking(argv):
     bounds = BOUNDS | {"least": (0, 1), "power": 0, "sweeps": 1, "seed": SEEDS}
     s = metrics.parse(Fit, __doc__, argv, **bounds)  # 1. settings
-    model = Ranking(**{name: getattr(s, name) for name in vars(Ranking())})
     inputs = [path for path in (s.ratings, s.embeddings, s.choice) if path]
     if s.choice:
         if any(getattr(s, name) != getattr(Ranking, name) for name in SEARCH):
             raise BadInput(f"--choice holds {', '.join(SEARCH)}: give them to `pmf.py choose`")
-        model = replace(model, **chosen_in(s.choice, s.ratings))
+        s = replace(s, **chosen_in(s.choice, s.ratings))
     with metrics.stage(s.out, "PMF for ranking") as figure:
         users, items, ratings, n_users, _, data = read_train(s.ratings, test_too=s.all)  # 2. data
         features = metrics.load_embeddings(s.embeddings, s.ratings) if s.embeddings else None
         targets, weights = ratings / float(data["highest"]), np.ones(len(ratings))  # (N,)
-        shape, model = (n_users, len(data["movie_ids"])), with_least(model, data)
-        P, Q, W = fit_ranking(users, items, targets, weights, *shape, model, features, str(s.out))
-        arrays = {"user_factors": P, "item_factors": Q, "text_weights": W}  # 3. fitted; 4. write
-        metrics.save(s.out, arrays, vars(model) | {"all": s.all}, inputs)
+        case = users, items, targets, weights, n_users, len(data["movie_ids"])
+        s = with_least(s, data)
+        P, Q, W = fit_ranking(*case, s, features, str(s.out))  # 3. fit
+        arrays = {"user_factors": P, "item_factors": Q, "text_weights": W}
+        metrics.save(s.out, arrays, s, inputs)  # 4. write
         along = np.linalg.eigvalsh(Q.T @ Q)  # (K,) squared lengths of Q along its main directions
         if along[-1] > 0.999 * along.sum():
             figure("so few ratings that everybody gets nearly the same list")
