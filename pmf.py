@@ -378,7 +378,7 @@ def fit_ranking(users, items, targets, weights, n_users, n_items, s, features=No
     W, zero = np.zeros((features.shape[1], s.k), dtype), np.zeros_like(P)  # (D, K), (U, K)
     with metrics.progress(s.sweeps, name, unit="sweep") as bar:
         for sweep in range(s.sweeps):
-            spectrum, Q, P, W = turned(Q, P, W)
+            spectrum, Q, P = turned(Q, P)
             half_sweep(*by_user, missing, P, Q, spectrum, zero, reg_u)
             _refuse_infinite(P, s)
             if text and sweep:  # the first Q is noise: nothing to regress on
