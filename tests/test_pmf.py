@@ -221,13 +221,19 @@ def test_parts_are_cut_where_the_ratings_are_even():
     assert len(sizes) == 5 and abs(sizes - len(items) / 5).max() < np.bincount(items).max()
 
 
-@pytest.mark.parametrize(("block", "parts"), [(2 * 60 * 9 * 4, 1), (2 * 60 * 9 * 4 - 1, 2)])
-def test_fast_takes_blocks_where_the_items_and_caches_outgrow_the_cache(block, parts, monkeypatch):
-    """60 items of 9 factors in float32."""
+SIZE = 2 * 60 * 9 * 4  # bytes of 60 items of 9 factors in float32, and of their caches
+
+
+@pytest.mark.parametrize(
+    ("block", "large", "parts"), [(SIZE // 2, SIZE, 1), (SIZE // 2, SIZE - 1, 2), (999, 0, 5)]
+)
+def test_fast_takes_blocks_where_the_items_and_caches_outgrow_the_cache(
+    block, large, parts, monkeypatch
+):
     case, asked, whole = many(), [], pmf.rounds_of
     monkeypatch.setattr(pmf, "rounds_of", lambda *a: asked.append(a[3]) or whole(*a))
     monkeypatch.setattr(pmf, "BLOCK", block)
-    monkeypatch.setattr(pmf, "LARGE", block)
+    monkeypatch.setattr(pmf, "LARGE", large)
     pmf.fit_fast(*case, settings(k=9, epochs=1))
     assert asked == [parts]
 
@@ -632,11 +638,20 @@ def test_draws_hold_out_a_tenth_and_are_as_many_as_the_ratings_are_few(monkeypat
     found = [(u, i) for u in range(60) for i in relevant[1][relevant[0][u] : relevant[0][u + 1]]]
     held = held[liked[held]]
     assert sorted(found) == sorted(zip(users[held], items[held], strict=True))
-    monkeypatch.setattr(pmf, "MOST", len(users) // 2 + 1)
-    for known, _ in pmf.draws_of(users, items, targets, liked, 60):
-        some = np.unique(known[0])
-        assert 20 < len(some) < 40 and len(known[0]) <= pmf.MOST
-        assert np.isin(users, some).sum() > len(known[0])  # whole users, but for the tenth
+
+
+def test_of_many_ratings_those_of_a_random_sample_of_users_are_taken(monkeypatch):
+    columns, _ = tastes()
+    busy = (columns[0] % 4 == 0) | (np.arange(len(columns[0])) % 5 == 0)  # a quarter of the users
+    columns = [column[busy] for column in columns]
+    monkeypatch.setattr(pmf, "MOST", len(columns[0]) // 2)
+    wanted, room = set(), pmf.MOST
+    for user in np.random.default_rng(0).permutation(60):
+        room -= np.sum(columns[0] == user)
+        wanted |= {user} if room >= 0 else set()
+    known, _ = next(pmf.draws_of(*columns, 60))
+    assert set(known[0]) == wanted and 15 < len(wanted) < 45
+    assert np.isin(columns[0], list(wanted)).sum() > len(known[0])  # all theirs, but for the tenth
 
 
 @pytest.mark.parametrize(("share", "n_draws"), [(0.1, 1), (1, 1), (2.5, 2), (10.5, 10), (99, 10)])
@@ -677,6 +692,8 @@ def test_data_of_which_nothing_liked_can_be_held_out_keep_the_defaults():
 def ranking_files(folder, n_texts=11, liked=3.0):
     (users, items, targets, _, n_users, n_items), features = ranking_case()
     arrays = {"train_users": users, "train_items": items, "train_ratings": targets * 5}
+    arrays |= {"test_users": np.int32([0, 3]), "test_items": np.int32([10, 2])}
+    arrays |= {"test_ratings": np.array([4.5, 1.5])}
     arrays |= {"valid": np.arange(30) % 5 == 0, "user_ids": np.arange(n_users)}
     arrays |= {"liked": np.array(liked), "highest": np.array(5.0)}
     metrics.save(folder / "r.safetensors", arrays | {"movie_ids": np.arange(n_items)}, {})
@@ -714,11 +731,22 @@ def test_the_pmf_command(command, capsys, fit_part):
     assert f"mse {wanted[2][1]:.4f}" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("text", [True, False])
-def test_the_ranking_command(command, capsys, text):
-    with_text = ["--embeddings", "e.safetensors"] if text else []
-    got = command("ranking", "--k", "4", *with_text)
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_fast_pmf_command(command, threads):
+    got = command("--k", "4", "--epochs", "2", "--fast", "--threads", str(threads))
+    s = settings(k=4, epochs=2)
+    wanted = pmf.fit_fast(*train_columns(fit_part=False), 7, 9, s, threads)
+    assert got["item_factors"].tobytes() == wanted[1].tobytes()
+
+
+@pytest.mark.parametrize(("text", "everything"), [(True, False), (False, False), (False, True)])
+def test_the_ranking_command(command, capsys, text, everything):
+    options = ["--embeddings", "e.safetensors"] * text + ["--all"] * everything
+    got = command("ranking", "--k", "4", *options)
     users, items, ratings = train_columns(fit_part=False)
+    if everything:  # the test part too
+        users, items = np.append(users, np.int32([0, 3])), np.append(items, np.int32([10, 2]))
+        ratings = np.append(ratings, [4.5, 1.5])
     e = metrics.load("e.safetensors")["embeddings"]
     features, inputs = None, {"r.safetensors"}
     if text:
@@ -740,8 +768,12 @@ def test_a_rating_that_the_data_call_liked_is_never_a_missing_one(command, tmp_p
 
 
 def test_what_is_chosen_for_these_ratings_is_what_is_fitted(command, monkeypatch):
+    def ndcg(draw, n_users, n_items, s, features):
+        assert (n_users, n_items) == (7, len(features)) == (7, 9)  # the items of train
+        return s.reg + s.text
+
     monkeypatch.setattr(pmf, "SEARCH", pmf.SEARCH | {"k": (128,)})
-    monkeypatch.setattr(pmf, "ndcg_of", lambda draw, u, i, s, features: s.reg + s.text)
+    monkeypatch.setattr(pmf, "ndcg_of", ndcg)
     line = ["--ratings", "r.safetensors", "--embeddings", "e.safetensors", "--out", "ours.json"]
     pmf.main_choose([*line, "--missing", "0.3"])
     record = json.loads(Path("ours.json").read_text())
