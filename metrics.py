@@ -520,14 +520,14 @@ def save(path, arrays, settings, inputs=()):
 
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     made = origin(settings, inputs)
-    made["sha256"] = _checksum(made, arrays)
+    made["sha256"] = checksum(made, arrays)
     metadata = {"provenance": json.dumps(made, sort_keys=True)}
     with whole(path) as temporary:
         temporary.write_bytes(safetensors.numpy.save(arrays, metadata))
 
 
-def _checksum(made, arrays):
-    """sha256 of an origin() and of named arrays."""
+def checksum(made, arrays):
+    """sha256 of a record, an origin() say, and of named arrays."""
     digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
     for name, array in sorted(arrays.items()):
         digest.update(f"{name} {array.dtype} {array.shape} ".encode())
@@ -573,7 +573,7 @@ def load(path, inputs=(), names=(), **settings):
         if made["inputs"].get(source.name) != sha256(source):
             raise BadInput(f"{path} was not made from this {source}; delete it and run make again")
     arrays = safetensors.numpy.load_file(path)
-    if made.pop("sha256") != _checksum(made, arrays):
+    if made.pop("sha256") != checksum(made, arrays):
         raise BadInput(f"{path} is damaged: its checksum is another; delete it and run make again")
     for name in names:
         if name not in arrays:
