@@ -342,6 +342,7 @@ def save(s, encoder, base, losses, seconds):
         write_model(new, encoder, base)
         files = sorted(path for path in new.rglob("*") if path.is_file())
         record["files"] = {str(path.relative_to(new)): sha256(path) for path in files}
+        record = metrics.with_checksum(record)
         (new / "training.json").write_text(json.dumps(record, indent=1))
 
 

@@ -277,28 +277,22 @@ def parse(settings, doc, argv=None, **bounds):
     classes = reversed(settings.__mro__[:-1])  # all but object; its own comments go last
     source = "".join(map(inspect.getsource, classes))
     comments = dict(re.findall(r"^    (\w+):.*?  # (.+)$", source, re.MULTILINE))
-    kinds = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
         required = field.default is dataclasses.MISSING
         note = comments.get(field.name, "")
         if not required and field.default not in (None, ""):
             note += f" (default: {field.default})"
         options = {"help": note.replace("%", "%%"), "default": field.default, "required": required}
-        options |= _options_of(kinds[field.name])
+        options |= _options_of(field.type)
         parser.add_argument("--" + field.name.replace("_", "-"), **options)
     values = vars(parser.parse_args(argv))
-    check_bounds(values, bounds)
-    return settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-
-def check_bounds(values, bounds):
-    """Refuse a value that is beyond its bounds, as of parse(); one that was not given is None."""
     for name, bound in bounds.items():
         least, most = bound if isinstance(bound, tuple) else (bound, math.inf)
         if values[name] is not None and not least <= values[name] <= most:
             limit = f" and at most {most}" if most < math.inf else ""
             flag = name.replace("_", "-")
             raise BadInput(f"--{flag} {values[name]}: it must be at least {least}{limit}")
+    return settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def _options_of(kind):
@@ -390,7 +384,7 @@ def read_text(path):
 
 
 def read_json(path, *keys):
-    """The object in a JSON file; refuses one that is cut or lacks a key."""
+    """The object in a JSON file; refuses one that is cut, lacks a key or has another checksum."""
     text = read_text(path)
     try:
         found = json.loads(text)
@@ -399,6 +393,8 @@ def read_json(path, *keys):
     for key in keys:
         if not isinstance(found, dict) or key not in found:
             raise BadInput(f"{path} has no {key!r}; delete it and run make again")
+    if isinstance(found, dict) and found.get("sha256") and found != with_checksum(found):
+        raise BadInput(f"{path} is damaged, or was changed; delete it and run make again")
     return found
 
 
@@ -510,6 +506,16 @@ def origin(settings, inputs=()):
     return {"settings": settings, "inputs": inputs, "versions": versions()}
 
 
+def with_checksum(record, arrays=None):
+    """The record with the "sha256" of all else in it, and of named arrays that belong to it."""
+    record = {name: part for name, part in record.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
+    for name, array in sorted((arrays or {}).items()):
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(array)
+    return record | {"sha256": digest.hexdigest()}
+
+
 def save(path, arrays, settings, inputs=()):
     """Write named arrays as safetensors, whole or not at all, with their origin() and a checksum.
 
@@ -519,20 +525,10 @@ def save(path, arrays, settings, inputs=()):
     import safetensors.numpy  # here and below: the first half of this file needs NumPy alone
 
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    made = origin(settings, inputs)
-    made["sha256"] = _checksum(made, arrays)
+    made = with_checksum(origin(settings, inputs), arrays)
     metadata = {"provenance": json.dumps(made, sort_keys=True)}
     with whole(path) as temporary:
         temporary.write_bytes(safetensors.numpy.save(arrays, metadata))
-
-
-def _checksum(made, arrays):
-    """sha256 of an origin() and of named arrays."""
-    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
-        digest.update(array)
-    return digest.hexdigest()
 
 
 def provenance(path):
@@ -573,7 +569,7 @@ def load(path, inputs=(), names=(), **settings):
         if made["inputs"].get(source.name) != sha256(source):
             raise BadInput(f"{path} was not made from this {source}; delete it and run make again")
     arrays = safetensors.numpy.load_file(path)
-    if made.pop("sha256") != _checksum(made, arrays):
+    if made != with_checksum(made, arrays):
         raise BadInput(f"{path} is damaged: its checksum is another; delete it and run make again")
     for name in names:
         if name not in arrays:

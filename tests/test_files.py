@@ -1,5 +1,6 @@
 """The second half of metrics.py: settings, errors, and files that are whole and ours."""
 
+import json
 import os
 import shutil
 import signal
@@ -327,6 +328,20 @@ def test_json_is_read_whole_and_with_its_keys(tmp_path):
     path.write_text('{"a": 1')
     with pytest.raises(BadInput, match=r"a\.json is not complete JSON"):
         metrics.read_json(path, "a")
+
+
+def test_a_changed_record_of_ours_is_refused_and_what_has_no_checksum_is_read(tmp_path):
+    path, record = tmp_path / "a.json", {"k": 4, "curve": [{"ndcg": 0.1}, (1, 2)], "text": None}
+    made = metrics.with_checksum(record)
+    assert made == record | {"sha256": made["sha256"]} == metrics.with_checksum(made)
+    path.write_text(json.dumps(made, indent=1))
+    assert metrics.read_json(path, "k", "sha256")["k"] == 4
+    for old, new in (("4", "5"), ("0.1", "0.11"), ("curve", "curse"), (made["sha256"], "0")):
+        path.write_text(json.dumps(made).replace(old, new, 1))
+        with pytest.raises(BadInput, match=r"a\.json is damaged, or was changed; delete it"):
+            metrics.read_json(path)
+    path.write_text(json.dumps(record))
+    assert metrics.read_json(path)["k"] == 4
 
 
 def test_a_target_never_replaces_what_is_not_ours(tmp_path, monkeypatch):

@@ -739,18 +739,27 @@ def test_what_is_chosen_for_these_ratings_is_what_is_fitted(command, monkeypatch
         command("ranking", "--choice", "ours.json", "--k", "3")
 
 
-CHOSEN = {"text": 0.2, "reg": 2.0, "missing": 0.1, "k": 4}
-DAMAGED = [("k", 0), ("k", "many"), ("k", None), ("text", [0.2]), ("reg", float("nan"))]
-
-
-@pytest.mark.parametrize("chosen", [{}, 3, *(CHOSEN | {name: x} for name, x in DAMAGED)])
-def test_a_choice_that_is_damaged_is_one_line(command, chosen):
-    inputs = {"r.safetensors": metrics.sha256("r.safetensors")}
-    Path("ours.json").write_text(json.dumps({"chosen": chosen, "inputs": inputs}))
-    with pytest.raises(BadInput, match=r"damaged|must be at least"):
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda text: text.replace('"k": 4', '"k": 6'), "is damaged, or was changed; delete it"),
+        (lambda text: text.replace('"sha256"', '"sha257"'), "has no 'sha256'; delete it"),
+        (lambda text: text[:-20], "is not complete JSON"),
+    ],
+)
+def test_a_choice_that_is_damaged_or_edited_is_one_line(command, edit, message):
+    pmf.main_choose(["--ratings", "r.safetensors", "--out", "ours.json", "--k", "4"])
+    text = Path("ours.json").read_text()
+    assert edit(text) != text
+    Path("ours.json").write_text(edit(text))
+    with pytest.raises(BadInput, match=message):
         command("ranking", "--choice", "ours.json")
-    Path("ours.json").write_text(json.dumps({"chosen": CHOSEN, "inputs": {"r.safetensors": "0"}}))
-    with pytest.raises(BadInput, match=r"made with r.safetensors = '0'"):
+
+
+def test_a_choice_for_other_ratings_is_refused(command, tmp_path):
+    pmf.main_choose(["--ratings", "r.safetensors", "--out", "ours.json", "--k", "4"])
+    ranking_files(tmp_path, liked=1.5)
+    with pytest.raises(BadInput, match=r"ours.json was made with r.safetensors = "):
         command("ranking", "--choice", "ours.json")
 
 

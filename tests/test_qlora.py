@@ -331,6 +331,10 @@ def test_a_flipped_bit_in_an_adapter_or_a_tuned_folder_is_refused(tiny, data, ad
         BadInput, match=r"/model\.safetensors is damaged, .*; delete .*tuned and run"
     ):
         enc.load_encoder(*enc.find(str(tmp_path / "tuned")))
+    record = odd / "training.json"
+    record.write_text(record.read_text().replace('"nf4": true', '"nf4": false'))
+    with pytest.raises(BadInput, match=r"training\.json is damaged, or was changed; delete it"):
+        load(tiny, odd)
     shutil.rmtree(tmp_path / "tuned")
     call(con, line)
     assert enc.load_encoder(*enc.find(str(tmp_path / "tuned")))
