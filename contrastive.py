@@ -329,7 +329,7 @@ def save(s, encoder, base, losses, seconds):
     total = encoder.model.num_parameters()  # packed 4-bit weights count as what they hold
     trained = encoder.model.num_parameters(only_trainable=True)
     cuda, here = torch.cuda, peak_memory()
-    record = metrics.origin(s, [s.ratings, s.texts]) | {
+    record = metrics.origin(vars(s), [s.ratings, s.texts]) | {
         "weights": {path.name: sha256(path) for path in enc.weight_files(base)},
         "trainable": trained,
         "parameters": total,

@@ -223,8 +223,8 @@ def read_folder(folder):
         # 2. What they do with a text; older files have a flag for each pooling
         flags = [name for name, on in pooling.items() if name.startswith("pooling_mode_") and on]
         mode = pooling.get("pooling_mode", re.sub("pooling_mode_|_tokens", "", " + ".join(flags)))
-        length = said.get("max_seq_length")
-        length = length or min(words["model_max_length"], config["max_position_embeddings"])
+        positions = config.get("max_position_embeddings", LONGEST)
+        length = said.get("max_seq_length") or min(words["model_max_length"], positions)
         default = said.get("default_prompt_name")
         prompt = said["prompts"][default] if default else ""
         # 3. Anything else would silently give other vectors
@@ -232,7 +232,7 @@ def read_folder(folder):
             (f"modules {', '.join(kinds)}, not {', '.join(MODULES)}", not plain),
             ("an encoder in a subfolder", modules[0]["path"]),
             (f"pooling {mode!r}, not mean or lasttoken", mode not in ("mean", "lasttoken")),
-            (f"texts of {length!r} tokens", not isinstance(length, int) or length < 4),
+            (f"texts of {length!r} tokens", length not in range(4, positions + 1)),
             (f"the prompt {prompt!r}", not isinstance(prompt, str)),
             ("a prompt outside the pooling", prompt and not pooling.get("include_prompt", True)),
             ("a decoder", config.get("is_encoder_decoder")),
@@ -429,23 +429,23 @@ def parts_of(lengths, budget):
     return parts
 
 
-def in_parts(path, encoder, ids, settings, inputs):
+def in_parts(encoder, ids, s, inputs):
     """embed() of all texts, (n, D), in parts; those that an earlier run has finished are read.
 
-    They stand in the folder `path`.parts, which the caller removes; settings and inputs say what
-    they were made from, as in metrics.save.
+    They stand in the folder OUT.parts, which the caller removes. s: the Settings; inputs: the
+    sha256 of the files that the vectors come from, by name.
     """
-    found, wanted = [], metrics.origin(settings, inputs)
-    parts = parts_of(np.array([len(x) for x in ids]), settings.budget)
-    with metrics.progress(len(ids), str(path), unit=" rows") as bar:
+    found, wanted = [], metrics.origin(vars(s), inputs)
+    parts = parts_of(np.array([len(x) for x in ids]), s.budget)
+    with metrics.progress(len(ids), str(s.out), unit=" rows") as bar:
         for number, rows in enumerate(parts):
-            file = Path(f"{path}.parts", f"{number:04}.safetensors")
+            file = Path(f"{s.out}.parts", f"{number:04}.safetensors")
             ours = file.exists() and wanted.items() <= provenance(file).items()
             part = load(file) if ours else {"rows": ()}
             if not np.array_equal(part["rows"], rows):
-                part = {"rows": rows, "values": embed(encoder, ids, settings.budget, rows)}
+                part = {"rows": rows, "values": embed(encoder, ids, s.budget, rows)}
                 if rank_and_world()[0] == 0:
-                    metrics.save(file, part, settings, inputs)
+                    metrics.save(file, part, vars(s), inputs)
             found.append(part["values"])
             release_memory()
             bar.update(len(rows))
@@ -490,7 +490,7 @@ def read_texts(path):
 
 def encoded_before(s, inputs):
     """The path of a finished file beside --out with the vectors of the same texts, or None."""
-    wanted = metrics.origin(s, inputs)
+    wanted = metrics.origin(vars(s), inputs)
     for path in sorted(set(s.out.parent.glob("*.safetensors")) - {s.out}):
         with contextlib.suppress(BadInput):  # a file of something else
             made = metrics.provenance(path)
@@ -508,26 +508,23 @@ def main():
         # 1. The encoder, and the files that its vectors come from
         facts, folder = find(s.encoder, s.weights)
         files = [s.texts, *weight_files(folder), *(weight_files(s.adapter) if s.adapter else [])]
-        inputs = metrics.origin(s, files)["inputs"]  # their sha256, taken once
+        inputs = {path.name: sha256(path) for path in files}
         if same := encoded_before(s, inputs):  # without tags, all documents are alike
             figure(f"as in {same}")
             if rank_and_world()[0] == 0:
-                metrics.save(s.out, metrics.load(same, names=["embeddings"]), s, inputs)
+                metrics.save(s.out, metrics.load(same, names=["embeddings"]), vars(s), inputs)
             return
         encoder = load_encoder(facts, folder, s.nf4, s.dtype, s.adapter)
         # 2. Texts -> token ids
         ids = tokenize(encoder, texts, figure)
-        longest = np.argmax([len(x) for x in ids])
-        with one_line(f"{folder} cannot encode text line {longest + 1}"):  # if any, then this one
-            embed(encoder, ids, s.budget, np.array([longest]))
         # 3. -> vectors (I, D)
-        vectors = in_parts(s.out, encoder, ids, s, inputs)
+        vectors = in_parts(encoder, ids, s, inputs)
         # 4. The file; then its parts may go, as soon as every process has read them
         rank, world = rank_and_world()
         if world > 1:
             dist.barrier()
         if rank == 0:
-            metrics.save(s.out, {"embeddings": vectors}, s, inputs)
+            metrics.save(s.out, {"embeddings": vectors}, vars(s), inputs)
             metrics.remove_ours(f"{s.out}.parts")
 
 

@@ -495,15 +495,13 @@ def remove_ours(folder):
 def origin(settings, inputs=()):
     """{"settings", "inputs", "versions"} of a file that is to be saved.
 
-    settings: a dict or a dataclass, of which paths (and None) are left out. inputs: files, of which
-    the sha256 is taken, or a dict of such digests by name.
+    settings: a dict, of which paths (and None) are left out. inputs: files, of which the sha256 is
+    taken, or a dict of such digests by name.
     """
-    if dataclasses.is_dataclass(settings):
-        settings = dataclasses.asdict(settings)
     if not isinstance(inputs, dict):
         inputs = {Path(p).name: sha256(p) for p in inputs}
-    settings = {k: v for k, v in settings.items() if v is not None and not isinstance(v, Path)}
-    return {"settings": settings, "inputs": inputs, "versions": versions()}
+    kept = {k: v for k, v in settings.items() if v is not None and not isinstance(v, Path)}
+    return {"settings": kept, "inputs": inputs, "versions": versions()}
 
 
 def with_checksum(record, arrays=None):

@@ -620,7 +620,7 @@ def main():
             U, V, loss = fitted(*columns, n_users, n_items, s, name=str(s.out))  # 3. fit
             figure(f"mse {loss[-1]:.4f}")
         arrays = {"user_factors": U, "item_factors": V, "loss": loss}
-        metrics.save(s.out, arrays, s, [s.ratings])  # 4. write
+        metrics.save(s.out, arrays, vars(s), [s.ratings])  # 4. write
 
 
 if __name__ == "__main__":
