@@ -134,14 +134,9 @@ def test_missing_folder_and_unknown_name(tiny):
         enc.find("minlm", str(tiny))
 
 
-def test_wrong_checksum_and_wrong_revision(tiny, tmp_path):
+def test_wrong_checksum(tiny):
     with pytest.raises(BadInput, match="is not sentence-transformers/all-MiniLM-L6-v2's"):
         enc.load_encoder(*enc.find("minilm", str(tiny)))
-    other = tmp_path / "snapshots" / "abc"
-    other.mkdir(parents=True)
-    (other / "config.json").write_text('{"model_type": "qwen3"}')
-    with pytest.raises(BadInput, match="another revision of Qwen/Qwen3-Embedding-4B"):
-        enc.find("qwen3-4b", str(other))
 
 
 def test_hub_out_of_reach(monkeypatch):
@@ -162,7 +157,7 @@ def test_tokenizer_without_an_end_token(tmp_path, monkeypatch):
     tokenizer.post_processor = tiny_qwen.processors.TemplateProcessing(single="$A")
     tokenizer.save(str(file))
     assert load(tmp_path)  # as sentence-transformers reads it
-    named = replace(enc.QWEN_06B, sha256="", parameters=0)
+    named = replace(enc.QWEN_06B, sha256="")
     monkeypatch.setitem(enc.ENCODERS, "qwen3-0.6b", named)
     with pytest.raises(BadInput, match="appends no end token"):
         enc.load_encoder(*enc.find("qwen3-0.6b", str(tmp_path)))
