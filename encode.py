@@ -329,25 +329,6 @@ def refuse_changed(folder):
                 raise BadInput(f"{found}; delete {folder} and run make again")
 
 
-def refuse_other_base(adapter, base_files, facts, nf4):
-    """Refuse an adapter that was tuned on another base, by its training.json or its own words."""
-    base, record, key = base_files[0].parent, adapter / "training.json", "base_model_name_or_path"
-    if record.is_file():
-        made = read_json(record, "weights", "settings")
-        fits = made["weights"] == {file.name: sha256(file) for file in base_files}
-        name, in_nf4 = made["settings"]["encoder"], made["settings"]["nf4"]
-    else:
-        said = str(read_json(adapter / "adapter_config.json", key)[key])
-        name = said.removesuffix(IN_NF4)
-        fits = name == facts.hub or Path(name).resolve() == base.resolve()
-        in_nf4 = nf4 or said != name  # others than we do not say
-    if not fits:
-        raise BadInput(f"{adapter} was tuned on other weights than {base}: on {name}")
-    if in_nf4 != nf4:
-        told = "in NF4: add --nf4" if in_nf4 else "that was not in NF4: leave --nf4 out"
-        raise BadInput(f"{adapter} was tuned on a base {told}")
-
-
 def with_adapter(model, adapter, base_files, facts, nf4):
     """The model with a peft adapter; refuses one that is missing, misfit, untrained or another's.
 
@@ -355,12 +336,23 @@ def with_adapter(model, adapter, base_files, facts, nf4):
     """
     import peft
 
-    base, path = base_files[0].parent, adapter / "adapter_model.safetensors"
-    if not path.is_file() or not (adapter / "adapter_config.json").is_file():
+    if not (adapter / "adapter_config.json").is_file():
         raise BadInput(f"{adapter} holds no adapter; contrastive.py --lora writes one")
-    refuse_other_base(adapter, base_files, facts, nf4)
     refuse_changed(adapter)
-    stored = load_file(path)
+    # 1. The base that it was tuned on, by its record or else by the name that peft keeps
+    base, key, record = base_files[0].parent, "base_model_name_or_path", adapter / "training.json"
+    said = str(read_json(adapter / "adapter_config.json", key)[key])
+    name = said.removesuffix(IN_NF4)
+    fits = name == facts.hub or Path(name).resolve() == base.resolve()
+    if record.is_file():
+        weights = read_json(record, "weights")["weights"]
+        fits = weights == {file.name: sha256(file) for file in base_files}
+    if not fits:
+        raise BadInput(f"{adapter} was tuned on other weights than {base}: on {name}")
+    if said != name and not nf4:
+        raise BadInput(f"{adapter} was tuned on a base in NF4: add --nf4")
+    # 2. Its own weights
+    stored = load_file(adapter / "adapter_model.safetensors")
     model = peft.PeftModel.from_pretrained(model, adapter)
     if set(peft.get_peft_model_state_dict(model)) != set(stored):
         raise BadInput(f"{adapter} does not fit {base}: other layer names")
