@@ -263,7 +263,7 @@ def one_line(what):
 
 def load_encoder(facts, folder, nf4=False, dtype="float32", adapter=""):
     """The encoder of a folder, frozen and ready to encode; `adapter` is a peft folder."""
-    options = {"dtype": dtype, "local_files_only": True}
+    options = LOCAL | {"dtype": dtype}
     with one_line(f"{folder} cannot be loaded"):
         # 1. The files are the pinned ones, and whole
         files = weight_files(folder)
@@ -307,7 +307,7 @@ def refuse_partial(folder, facts, options):
     Trap: transformers draws what is missing at random, and NF4 takes a tensor of any shape.
     """
     dry = {"device_map": "meta", "output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, found = transformers.AutoModel.from_pretrained(folder, **dry, **options | LOCAL)
+    model, found = transformers.AutoModel.from_pretrained(folder, **dry, **options)
     model.pooler = None
     wrong = {name for name in found["missing_keys"] if "pooler" not in name}
     wrong |= {name for name, *_ in found["mismatched_keys"]}
