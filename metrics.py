@@ -415,15 +415,16 @@ def check_target(path, folder=False):
     if Path(path).is_symlink():
         raise BadInput(f"{path} is a symbolic link, which is never followed; name another path")
     path = Path(path).resolve()
-    kind = "folder" if folder else "file"
-    if path.exists() and not (path.is_dir() if folder else path.is_file()):
-        raise BadInput(f"{path} is there and is no {kind}; name another path")
-    ours = _ours(path)
-    ours |= {parent for file in ours for parent in file.parents}
-    there = path.rglob("*") if folder else [path][: path.exists()]
-    for other in sorted(set(there) - ours):
-        told = "was not written by this command, or has changed since"
-        raise BadInput(f"{other} {told}; move it or name another path")
+    if path.exists():
+        if not (path.is_dir() if folder else path.is_file()):
+            kind = "folder" if folder else "file"
+            raise BadInput(f"{path} is there and is no {kind}; name another path")
+        ours = _ours(path)
+        ours |= {parent for file in ours for parent in file.parents}
+        there = set(path.rglob("*")) if folder else {path}
+        for other in sorted(there - ours):
+            told = "was not written by this command, or has changed since"
+            raise BadInput(f"{other} {told}; move it or name another path")
     parent = next(folder for folder in path.parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise BadInput(f"{path}: {parent} is not a folder that can be written to")
@@ -539,8 +540,7 @@ def provenance(path):
     try:
         with safetensors.safe_open(path, framework="np") as file:
             made = json.loads(file.metadata()["provenance"])
-        parts = {name: dict(made[name]) for name in ("settings", "inputs", "versions")}
-        return parts | {"sha256": made.get("sha256")}
+        return made | {name: dict(made[name]) for name in ("settings", "inputs", "versions")}
     except Exception as error:  # a cut or odd file can raise nearly everything
         raise BadInput(f"{path} is damaged ({error}); delete it and run make again") from None
 
@@ -563,9 +563,7 @@ def load(path, inputs=(), names=(), **settings):
 
     made = provenance(path)
     require(path, made["settings"], settings)
-    for source in map(Path, inputs):
-        if made["inputs"].get(source.name) != sha256(source):
-            raise BadInput(f"{path} was not made from this {source}; delete it and run make again")
+    require(path, made["inputs"], {Path(source).name: sha256(source) for source in inputs})
     arrays = safetensors.numpy.load_file(path)
     if made != with_checksum(made, arrays):
         raise BadInput(f"{path} is damaged: its checksum is another; delete it and run make again")
