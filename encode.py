@@ -390,12 +390,10 @@ def gather(own, n):
     rank, world = rank_and_world()
     if world == 1:
         return own
-    whole = own.new_empty(n, own.shape[1])  # (n, D)
-    for r in range(world):
-        rows = own if r == rank else whole[r::world]
-        sent = rows.detach().contiguous().clone()
-        dist.broadcast(sent, r)
-        whole[r::world] = own if r == rank else sent
+    whole = own.new_zeros(n, own.shape[1])  # (n, D)
+    whole[rank::world] = own.detach()
+    dist.all_reduce(whole)  # the sum over processes, of which all but one have zeros in a row
+    whole[rank::world] = own
     return whole
 
 
