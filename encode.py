@@ -272,7 +272,7 @@ def load_encoder(facts, folder, nf4=False, dtype="float32", adapter=""):
                 how = f"to use it all the same give {folder} as --encoder"
                 raise BadInput(f"{folder / name} is not {facts.hub}'s, by its sha256; {how}")
         refuse_changed(folder)
-        empty = refuse_partial(folder, facts, options)
+        empty = empty_model(folder, facts, options)
         # 2. The model, a tensor at a time: a file that is mapped, as usual, would stay in memory
         opened = [safe_open(file, "pt", backend="pread") for file in files]
         tensors = {name: file.get_slice(name) for file in opened for name in file.offset_keys()}
@@ -301,8 +301,8 @@ def load_encoder(facts, folder, nf4=False, dtype="float32", adapter=""):
     return Encoder(model.eval().requires_grad_(False), tokenizer, facts)
 
 
-def refuse_partial(folder, facts, options):
-    """The model without its numbers, on the device "meta"; refuses a folder that lacks a weight.
+def empty_model(folder, facts, options):
+    """The model of a folder, without its numbers (device "meta"); refuses one that lacks a weight.
 
     Trap: transformers draws what is missing at random, and NF4 takes a tensor of any shape.
     """
@@ -424,8 +424,8 @@ def in_parts(encoder, ids, s, inputs):
         for number, rows in enumerate(parts):
             file = Path(f"{s.out}.parts", f"{number:04}.safetensors")
             ours = file.exists() and wanted.items() <= provenance(file).items()
-            part = load(file) if ours else {"rows": ()}
-            if not np.array_equal(part["rows"], rows):
+            part = load(file) if ours else None
+            if part is None or not np.array_equal(part["rows"], rows):
                 part = {"rows": rows, "values": embed(encoder, ids, s.budget, rows)}
                 if rank_and_world()[0] == 0:
                     metrics.save(file, part, vars(s), inputs)

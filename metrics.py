@@ -319,8 +319,8 @@ def run(main):
     except Exception as error:
         message = " ".join(str(error).split())
         frames = traceback.extract_tb(error.__traceback__)
-        torchs = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in message
-        if isinstance(error, MemoryError) or torchs:  # NumPy's; torch's, which is not imported here
+        full = isinstance(error, MemoryError) or "can't allocate memory" in message  # torch's words
+        if full or type(error).__name__ == "OutOfMemoryError":  # and its class, for GPUs
             message = f"too little memory ({message[:200]}); a smaller batch or budget needs less"
         elif any("numba/core/caching" in frame.filename for frame in frames):
             kept = Path(__file__).with_name("__pycache__")
