@@ -139,7 +139,7 @@ class Facts:
     hub: str  # name on the hub, or the folder
     revision: str = ""  # commit on the hub
     sha256: str = ""  # of its files, where known, as sha256sum prints them
-    parameters: int = 0  # without a pooler, where no sha256 is known
+    parameters: int = 0  # without a pooler; 0 where not known
     pooling: str = ""  # "mean" over tokens, or the "lasttoken"
     max_length: int = 0  # tokens; longer texts are cut
     unit: bool = True  # embeddings are brought to length 1
@@ -157,11 +157,13 @@ MINILM = Facts(  # this and the others: under Apache-2.0
     84e40c8e006c9b1d6c122e02cba9b02458120b5fb0c87b746c41e0207cf642cf  modules.json
     fc1993fde0a95c24ec6c022539d41cf6e2f7c9721e5415d6fb6897472a9cd4b7  sentence_bert_config.json
     4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23  1_Pooling/config.json""",
+    parameters=22_565_376,
 )
 MPNET = Facts(
     hub="sentence-transformers/all-mpnet-base-v2",
     revision="e8c3b32edf5434bc2275fc9bab85f82640a19130",
     sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658  model.safetensors",
+    parameters=108_895_872,
 )
 QWEN_4B = Facts(
     hub="Qwen/Qwen3-Embedding-4B",
@@ -172,6 +174,7 @@ QWEN_06B = Facts(
     hub="Qwen/Qwen3-Embedding-0.6B",
     revision="97b0c614be4d77ee51c0cef4e5f07c00f9eb65b3",
     sha256="0437e45c94563b09e13cb7a64478fc406947a93cb34a7e05870fc8dcd48e23fd  model.safetensors",
+    parameters=595_776_512,
 )
 ENCODERS = {"minilm": MINILM, "mpnet": MPNET, "qwen3-0.6b": QWEN_06B, "qwen3-4b": QWEN_4B}
 MODULES = ["Transformer", "Pooling", "Normalize"]  # of sentence-transformers; the last is optional

@@ -157,7 +157,7 @@ def test_tokenizer_without_an_end_token(tmp_path, monkeypatch):
     tokenizer.post_processor = tiny_qwen.processors.TemplateProcessing(single="$A")
     tokenizer.save(str(file))
     assert load(tmp_path)  # as sentence-transformers reads it
-    named = replace(enc.QWEN_06B, sha256="")
+    named = replace(enc.QWEN_06B, sha256="", parameters=0)
     monkeypatch.setitem(enc.ENCODERS, "qwen3-0.6b", named)
     with pytest.raises(BadInput, match="appends no end token"):
         enc.load_encoder(*enc.find("qwen3-0.6b", str(tmp_path)))

@@ -76,7 +76,7 @@ def test_encode_tune_encode(tiny, data, adapter, tmp_path):
 
 def test_the_way_from_movielens_files_to_a_row_of_the_table(tiny, tmp_path, monkeypatch):
     """The Makefile's command lines, one after the other, with the tiny model as Qwen3-0.6B."""
-    facts = dataclasses.replace(enc.QWEN_06B, sha256="")
+    facts = dataclasses.replace(enc.QWEN_06B, sha256="", parameters=0)
     monkeypatch.setitem(enc.ENCODERS, "qwen3-0.6b", facts)
     base = ("--weights", tiny, "--nf4")
     out = tmp_path / "out"
