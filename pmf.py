@@ -33,7 +33,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numba import njit, prange
@@ -88,8 +88,8 @@ def _epoch(users, items, ratings, U, V, cache_u, cache_v, step, sigmoid):
     """One pass over the ratings in their order, in place; returns the sum of squared errors.
 
     users, items (N,) int32; ratings (N,); U, cache_u (U, K); V, cache_v (I, K);
-    step = (lr, reg, gamma, 1 - gamma, 1e-8). The order of operations is the notebook's: with
-    strict float64 it decides the last bit, and the last bits decide some ten hits of 739.
+    step = (lr, reg, gamma, 1 - gamma, 1e-8). The order of operations is the notebook's: in strict
+    float64 it decides the last bits, and they decide which movies are hits.
     """
     # float32 numbers, if the factors are: a plain 0 or 1 would turn the sums into float64
     zero, one = type(step[0])(0), type(step[0])(1)
@@ -162,13 +162,15 @@ def show_epoch(bar, t, mse, s):
     bar.update()
 
 
-def check_ratings(users, items, ratings, n_users, n_items):
+def check_ratings(users, items, ratings, n_users, n_items, features=None):
     """Refuse with BadInput what the kernels, which check nothing, would read or write amiss."""
     if not 0 < len(users) == len(items) == len(ratings) or not np.isfinite(ratings).all():
         raise BadInput("users, items and ratings must be as many, more than 0, and all finite")
     for name, ids, size in (("users", users, n_users), ("items", items, n_items)):
         if ids.min() < 0 or ids.max() >= size:
             raise BadInput(f"{name} are {ids.min()} to {ids.max()}, not within 0 to {size - 1}")
+    if features is not None and len(features) != n_items:
+        raise BadInput(f"text features of {len(features)} items, ratings of {n_items}")
 
 
 # ------------------------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ def check_ratings(users, items, ratings, n_users, n_items):
 
 # Blocks are cut where the item factors and their caches are more than LARGE bytes; a block holds
 # BLOCK bytes of them, which stay in its core's cache. Smaller data keep the order given, for in
-# another one ml-latest-small ranks a tenth worse, at an equal loss.
+# another one ml-latest-small ranks worse, at an equal loss.
 BLOCK = 2 * 2**20
 LARGE = 8 * BLOCK
 
@@ -187,9 +189,8 @@ def fit_fast(users, items, ratings, n_users, n_items, s=PMF(), threads=1, name="
     """As fit(); with more threads than one, small data are cut into blocks too, and rank worse."""
     targets, sigmoid = targets_of(users, items, ratings, n_users, n_items, s)  # (N,)
     rng = np.random.RandomState(s.seed)
-    padding = (0, 0), (0, -s.k % 8)  # zeros up to a multiple of 8 columns: whole vectors
-    U = np.pad(rng.normal(0, 0.001, (n_users, s.k)).astype(np.float32), padding)
-    V = np.pad(rng.normal(0, 0.001, (n_items, s.k)).astype(np.float32), padding)
+    U = rng.normal(0, 0.001, (n_users, s.k)).astype(np.float32)  # (U, K)
+    V = rng.normal(0, 0.001, (n_items, s.k)).astype(np.float32)  # (I, K)
     model = U, V, np.zeros_like(U), np.zeros_like(V), step_of(s, np.float32), sigmoid
     size = 2 * V.nbytes
     parts = max(threads, math.ceil(size / BLOCK) if size > LARGE else 1)
@@ -202,7 +203,7 @@ def fit_fast(users, items, ratings, n_users, n_items, s=PMF(), threads=1, name="
                 squares = pool.map(lambda block: _epoch_fast(*block, *model), blocks)
                 loss[t] += sum(squares) / len(users)
             show_epoch(bar, t, loss[t], s)
-    return U[:, : s.k].copy(), V[:, : s.k].copy(), loss
+    return U, V, loss
 
 
 def parts_of(ids, parts):
@@ -216,9 +217,9 @@ def rounds_of(users, items, ratings, parts, threads=1):
     """The ratings in blocks: rounds[r][a] is (users, items, ratings), (n,) each, as they came.
 
     Items are cut into parts whose factors stay in the cache, users into one group a thread, but two
-    at least: if all met the items in one order, its end would weigh too much (3 % more validation
-    loss). In round r group a meets a part of the items that no other group meets, so that threads
-    share no row: stratified SGD (Gemulla et al., KDD 2011).
+    at least: if all met the items in one order, its end would weigh too much. In round r group a
+    meets a part of the items that no other group meets, so that threads share no row: stratified
+    SGD (Gemulla et al., KDD 2011).
     """
     groups = min(parts, max(2, threads))
     block = parts_of(users, groups) * parts + parts_of(items, parts)  # (N,)
@@ -351,13 +352,6 @@ def regress(features, Q, reg, ridge):
     return np.linalg.solve(system, weighted.T @ Q)
 
 
-def check_case(users, items, targets, n_users, n_items, features):
-    """check_ratings, and features (I, D) or None for as many items."""
-    check_ratings(users, items, targets, n_users, n_items)
-    if features is not None and len(features) != n_items:
-        raise BadInput(f"text features of {len(features)} items, ratings of {n_items}")
-
-
 def fit_ranking(users, items, targets, weights, n_users, n_items, s, features=None, name="PMF"):
     """P (U, K), Q (I, K) and W (D, K) that minimise (R), by s.sweeps sweeps.
 
@@ -366,7 +360,7 @@ def fit_ranking(users, items, targets, weights, n_users, n_items, s, features=No
     by a regression on the others' factors if s.text is 0. The same machine gives the same bytes
     twice; another processor may differ in the last bits. Raises BadInput on what has no fit.
     """
-    check_case(users, items, targets, n_users, n_items, features)
+    check_ratings(users, items, targets, n_users, n_items, features)
     dtype, rng = np.float32 if s.fast else np.float64, np.random.default_rng(s.seed)
     text = 0.0 if features is None else s.text
     features = (np.zeros((n_items, 0)) if features is None else features).astype(dtype)  # (I, D)
@@ -384,7 +378,7 @@ def fit_ranking(users, items, targets, weights, n_users, n_items, s, features=No
     W, zero = np.zeros((features.shape[1], s.k), dtype), np.zeros_like(P)  # (D, K), (U, K)
     with metrics.progress(s.sweeps, name, unit="sweep") as bar:
         for sweep in range(s.sweeps):
-            spectrum, Q, P, W = turned(Q, P, W)
+            spectrum, Q, P = turned(Q, P)
             half_sweep(*by_user, missing, P, Q, spectrum, zero, reg_u)
             _refuse_infinite(P, s)
             if text and sweep:  # the first Q is noise: nothing to regress on
@@ -420,44 +414,33 @@ LIST = 25  # NDCG@25
 PER_DRAW, MOST = 300_000, 1_000_000  # ratings, see draws_of
 
 
-class Draw(NamedTuple):
-    """One draw of a validation part: what is fitted, and what is to be found."""
-
-    known: tuple  # users, items (n,) int32, targets, weights (n,)
-    seen: tuple  # group_by_user pair of the same ratings
-    relevant: tuple  # group_by_user pair: the liked ones among those held out
-
-
 def draws_of(users, items, targets, liked, n_users):
-    """The Draws of ratings (N,), liked (N,) bool: each holds out a tenth of each user's ratings.
+    """Draws of a validation part of ratings (N,), liked (N,) bool: a tenth of each user's ratings.
 
-    A draw is a noisy judge where ratings are few, so there are 1 to 10 of them, as many as together
-    have PER_DRAW ratings. Of more than MOST ratings a random sample of users is taken.
+    Yields pairs: users, items, targets, weights (n,) of the ratings that are kept, and the liked
+    ones among those held out, as of group_by_user. A draw is a noisy judge where ratings are few,
+    so there are 1 to 10 of them, as many as together have PER_DRAW ratings. Of more than MOST
+    ratings a random sample of users is taken.
     """
     if len(users) > MOST:
         order = np.random.default_rng(0).permutation(n_users)  # (U,)
-        counts = np.bincount(users, minlength=n_users)[order]
-        taken = np.zeros(n_users, bool)
-        taken[order[np.cumsum(counts) <= MOST]] = True
-        rows = taken[users]  # (N,)
+        counts = np.bincount(users, minlength=n_users)  # (U,)
+        rows = np.isin(users, order[np.cumsum(counts[order]) <= MOST])  # (N,)
         users, items, targets, liked = (x[rows] for x in (users, items, targets, liked))
     for seed in range(7, 7 + min(max(PER_DRAW // len(users), 1), 10)):
         kept, held = metrics.split_per_user(users, 0.1, seed)
         find = held[liked[held]]
-        if len(find) == 0:
-            continue
-        known = users[kept], items[kept], targets[kept], np.ones(len(kept))
-        yield Draw(
-            known,
-            group_by_user(users[kept], items[kept], n_users),
-            group_by_user(users[find], items[find], n_users),
-        )
+        if len(find):
+            known = users[kept], items[kept], targets[kept], np.ones(len(kept))
+            yield known, group_by_user(users[find], items[find], n_users)
 
 
 def ndcg_of(draw, n_users, n_items, s, features):
-    """NDCG@25 of a Ranking on a Draw: fitted to what is known, measured on what is held out."""
-    P, Q, _ = fit_ranking(*draw.known, n_users, n_items, s, features, name="")
-    found = metrics.evaluate(lambda users: P[users] @ Q.T, draw.seen, draw.relevant, LIST)
+    """NDCG@25 of a Ranking on one of draws_of(): fitted to what is kept, to find what is not."""
+    known, relevant = draw
+    P, Q, _ = fit_ranking(*known, n_users, n_items, s, features, name="")
+    seen = group_by_user(*known[:2], n_users)
+    found = metrics.evaluate(lambda users: P[users] @ Q.T, seen, relevant, LIST)
     return float(found["ndcg"].mean())
 
 
@@ -472,30 +455,33 @@ def choose(
     each}; it is empty, and s is returned, where no draw holds out a liked rating.
     """
     draws, curve = list(draws_of(users, items, targets, liked, n_users)), {}
+    if not draws:
+        return s, []
 
     def measure(point):
         if point not in curve:
             short = replace(point, sweeps=SWEEPS, fast=True)
             curve[point] = [ndcg_of(draw, n_users, n_items, short, features) for draw in draws]
             bar.update()
-        return np.mean(curve[point])
+        return float(np.mean(curve[point]))
 
     with metrics.progress(sum(map(len, SEARCH.values())), name, unit="point") as bar:
-        for setting, values in SEARCH.items() if draws else ():
+        for setting in SEARCH:
             if setting in ("k", *fixed) or (setting == "text" and features is None):
                 continue
-            points = [replace(s, **{setting: value}) for value in values]
+            points = [replace(s, **{setting: value}) for value in SEARCH[setting]]
             best = max(map(measure, points))
             s = next(point for point in points if measure(point) >= best - MARGIN)
-        for k in SEARCH["k"] if draws and "k" not in fixed else ():
-            if k > s.k and k <= min(n_users, n_items):  # P Q' has no higher rank
-                now, larger = measure(s), measure(replace(s, k=k))
-                if larger < now + MARGIN:
-                    break  # more factors take longer and do not pay
-                s = replace(s, k=k)
-    values = ({name: getattr(point, name) for name in SEARCH} for point in curve)
-    means = ({"ndcg": float(np.mean(found)), "draws": found} for found in curve.values())
-    return s, [point | mean for point, mean in zip(values, means, strict=True)]
+        for k in SEARCH["k"]:
+            if "k" in fixed or not s.k < k <= min(n_users, n_items):  # P Q' has no higher rank
+                continue
+            if measure(s) + MARGIN > measure(replace(s, k=k)):
+                break  # more factors take longer and do not pay
+            s = replace(s, k=k)
+    return s, [
+        {name: getattr(point, name) for name in SEARCH} | {"ndcg": measure(point), "draws": found}
+        for point, found in curve.items()
+    ]
 
 
 # ------------------------------------------------------------------------------------------------
@@ -565,30 +551,30 @@ def main_choose(argv):
         first = with_least(Ranking(**given), data)
         best, curve = choose(*case, n_users, n_items, first, features, given, str(s.out))
         chosen = {name: getattr(best, name) for name in SEARCH}
-        record = metrics.origin({"given": given}, inputs) | {"chosen": chosen, "curve": curve}
+        record = metrics.origin(given, inputs) | {"chosen": chosen, "curve": curve}
         with metrics.whole(s.out) as new:
             new.write_text(json.dumps(metrics.with_checksum(record), indent=1))
         figure(", ".join(f"{name} {value:g}" for name, value in chosen.items()))
-        figure(f"{len(curve)} points on {len(curve[0]['draws']) if curve else 0} draws")
+        figure(f"{len(curve)} points compared")
 
 
 def main_ranking(argv):
     bounds = BOUNDS | {"least": (0, 1), "power": 0, "sweeps": 1, "seed": SEEDS}
     s = metrics.parse(Fit, __doc__, argv, **bounds)  # 1. settings
-    model = Ranking(**{name: getattr(s, name) for name in vars(Ranking())})
     inputs = [path for path in (s.ratings, s.embeddings, s.choice) if path]
     if s.choice:
         if any(getattr(s, name) != getattr(Ranking, name) for name in SEARCH):
             raise BadInput(f"--choice holds {', '.join(SEARCH)}: give them to `pmf.py choose`")
-        model = replace(model, **chosen_in(s.choice, s.ratings))
+        s = replace(s, **chosen_in(s.choice, s.ratings))
     with metrics.stage(s.out, "PMF for ranking") as figure:
         users, items, ratings, n_users, _, data = read_train(s.ratings, test_too=s.all)  # 2. data
         features = metrics.load_embeddings(s.embeddings, s.ratings) if s.embeddings else None
         targets, weights = ratings / float(data["highest"]), np.ones(len(ratings))  # (N,)
-        shape, model = (n_users, len(data["movie_ids"])), with_least(model, data)
-        P, Q, W = fit_ranking(users, items, targets, weights, *shape, model, features, str(s.out))
-        arrays = {"user_factors": P, "item_factors": Q, "text_weights": W}  # 3. fitted; 4. write
-        metrics.save(s.out, arrays, vars(model) | {"all": s.all}, inputs)
+        case = users, items, targets, weights, n_users, len(data["movie_ids"])
+        s = with_least(s, data)
+        P, Q, W = fit_ranking(*case, s, features, str(s.out))  # 3. fit
+        arrays = {"user_factors": P, "item_factors": Q, "text_weights": W}
+        metrics.save(s.out, arrays, vars(s), inputs)  # 4. write
         along = np.linalg.eigvalsh(Q.T @ Q)  # (K,) squared lengths of Q along its main directions
         if along[-1] > 0.999 * along.sum():
             figure("so few ratings that everybody gets nearly the same list")
@@ -597,15 +583,16 @@ def main_ranking(argv):
 
 def chosen_in(path, ratings):
     """The settings in a file that main_choose wrote for these ratings."""
-    record = metrics.read_json(path, "chosen", "inputs", "sha256")
+    record = metrics.read_json(path, "sha256")
     metrics.require(path, record["inputs"], {ratings.name: metrics.sha256(ratings)})
     return record["chosen"]
 
 
 def main():
-    commands = {"choose": main_choose, "ranking": main_ranking}
-    if command := commands.get(sys.argv[1] if sys.argv[1:] else ""):
-        return command(sys.argv[2:])
+    if sys.argv[1:2] == ["choose"]:
+        return main_choose(sys.argv[2:])
+    if sys.argv[1:2] == ["ranking"]:
+        return main_ranking(sys.argv[2:])
     bounds = {"k": 1, "epochs": 1, "lr": 0, "reg": 0, "gamma": (0, 1), "seed": SEEDS, "threads": 1}
     s = metrics.parse(Settings, __doc__, **bounds)  # 1. settings
     if s.threads > 1 and not s.fast:
