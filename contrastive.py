@@ -248,7 +248,7 @@ def tune(encoder, ids, examples, s):
     schedule = transformers.get_linear_schedule_with_warmup(optimiser, s.warmup, total)
     total, n = min(total, s.max_steps or total), len(examples.items)
     rng = np.random.default_rng(s.seed)  # of the order of the examples
-    losses, last = [], []
+    losses, negatives = [], []  # of each step: its loss, and its mean cosine of negatives
     with metrics.progress(total, str(s.out)) as bar:
         while len(losses) < total:
             # 2. A pass: all examples in a new order, profiles by the encoder as it is
@@ -259,8 +259,8 @@ def tune(encoder, ids, examples, s):
                 # 3. A step along the batch's gradient, cut to length 1
                 loss, positive, negative = backward(encoder, ids, examples, rows, s.budget)
                 losses.append(loss)
-                last = [*last[-19:], negative]  # of up to 20 steps
-                if not np.isfinite(loss) or (len(last) == 20 and min(last) > 0.999):
+                negatives.append(negative)
+                if not np.isfinite(loss) or (len(losses) >= 20 and min(negatives[-20:]) > 0.999):
                     found = f"loss {loss:.3f}, mean cosine of negatives {negative:.4f}"
                     raise BadInput(f"step {len(losses)}: {found}; lower --lr")
                 torch.nn.utils.clip_grad_norm_(params, 1.0)
@@ -329,7 +329,7 @@ def save(s, encoder, base, losses, seconds):
     total = encoder.model.num_parameters()  # packed 4-bit weights count as what they hold
     trained = encoder.model.num_parameters(only_trainable=True)
     cuda, here = torch.cuda, peak_memory()
-    record = metrics.origin(s, [s.ratings, s.texts]) | {
+    record = metrics.origin(vars(s), [s.ratings, s.texts]) | {
         "weights": {path.name: sha256(path) for path in enc.weight_files(base)},
         "trainable": trained,
         "parameters": total,
@@ -342,6 +342,7 @@ def save(s, encoder, base, losses, seconds):
         write_model(new, encoder, base)
         files = sorted(path for path in new.rglob("*") if path.is_file())
         record["files"] = {str(path.relative_to(new)): sha256(path) for path in files}
+        record = metrics.with_checksum(record)
         (new / "training.json").write_text(json.dumps(record, indent=1))
 
 

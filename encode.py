@@ -159,8 +159,7 @@ MINILM = Facts(  # this and the others: under Apache-2.0
     4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23  1_Pooling/config.json""",
     parameters=22_565_376,
 )
-MPNET = replace(
-    MINILM,
+MPNET = Facts(
     hub="sentence-transformers/all-mpnet-base-v2",
     revision="e8c3b32edf5434bc2275fc9bab85f82640a19130",
     sha256="78c0197b6159d92658e319bc1d72e4c73a9a03dd03815e70e555c5ef05615658  model.safetensors",
@@ -171,8 +170,7 @@ QWEN_4B = Facts(
     revision="5cf2132abc99cad020ac570b19d031efec650f2b",
     parameters=4_021_774_336,
 )
-QWEN_06B = replace(
-    QWEN_4B,
+QWEN_06B = Facts(
     hub="Qwen/Qwen3-Embedding-0.6B",
     revision="97b0c614be4d77ee51c0cef4e5f07c00f9eb65b3",
     sha256="0437e45c94563b09e13cb7a64478fc406947a93cb34a7e05870fc8dcd48e23fd  model.safetensors",
@@ -204,8 +202,6 @@ def find(encoder, weights="", files=("*.json", "*.txt", "*.safetensors")):
     if not (folder / "config.json").is_file() or (weights and not facts):
         known = f"a folder with a config.json, or one of {', '.join(ENCODERS)}"
         raise BadInput(f"{encoder}, with files in {folder}: an encoder is {known}")
-    if facts and folder.parent.name == "snapshots" and folder.name != facts.revision:
-        raise BadInput(f"{folder} is another revision of {facts.hub}; pinned is {facts.revision}")
     return replace(facts or Facts(hub=str(folder)), **read_folder(folder)), folder
 
 
@@ -223,8 +219,8 @@ def read_folder(folder):
         # 2. What they do with a text; older files have a flag for each pooling
         flags = [name for name, on in pooling.items() if name.startswith("pooling_mode_") and on]
         mode = pooling.get("pooling_mode", re.sub("pooling_mode_|_tokens", "", " + ".join(flags)))
-        length = said.get("max_seq_length")
-        length = length or min(words["model_max_length"], config["max_position_embeddings"])
+        positions = config.get("max_position_embeddings", LONGEST)
+        length = said.get("max_seq_length") or min(words["model_max_length"], positions)
         default = said.get("default_prompt_name")
         prompt = said["prompts"][default] if default else ""
         # 3. Anything else would silently give other vectors
@@ -232,7 +228,7 @@ def read_folder(folder):
             (f"modules {', '.join(kinds)}, not {', '.join(MODULES)}", not plain),
             ("an encoder in a subfolder", modules[0]["path"]),
             (f"pooling {mode!r}, not mean or lasttoken", mode not in ("mean", "lasttoken")),
-            (f"texts of {length!r} tokens", not isinstance(length, int) or length < 4),
+            (f"texts of {length!r} tokens", length not in range(4, positions + 1)),
             (f"the prompt {prompt!r}", not isinstance(prompt, str)),
             ("a prompt outside the pooling", prompt and not pooling.get("include_prompt", True)),
             ("a decoder", config.get("is_encoder_decoder")),
@@ -270,7 +266,7 @@ def one_line(what):
 
 def load_encoder(facts, folder, nf4=False, dtype="float32", adapter=""):
     """The encoder of a folder, frozen and ready to encode; `adapter` is a peft folder."""
-    options = {"dtype": dtype, "local_files_only": True}
+    options = LOCAL | {"dtype": dtype}
     with one_line(f"{folder} cannot be loaded"):
         # 1. The files are the pinned ones, and whole
         files = weight_files(folder)
@@ -279,7 +275,7 @@ def load_encoder(facts, folder, nf4=False, dtype="float32", adapter=""):
                 how = f"to use it all the same give {folder} as --encoder"
                 raise BadInput(f"{folder / name} is not {facts.hub}'s, by its sha256; {how}")
         refuse_changed(folder)
-        empty = refuse_partial(folder, facts, options)
+        empty = empty_model(folder, facts, options)
         # 2. The model, a tensor at a time: a file that is mapped, as usual, would stay in memory
         opened = [safe_open(file, "pt", backend="pread") for file in files]
         tensors = {name: file.get_slice(name) for file in opened for name in file.offset_keys()}
@@ -308,13 +304,13 @@ def load_encoder(facts, folder, nf4=False, dtype="float32", adapter=""):
     return Encoder(model.eval().requires_grad_(False), tokenizer, facts)
 
 
-def refuse_partial(folder, facts, options):
-    """The model without its numbers, on the device "meta"; refuses a folder that lacks a weight.
+def empty_model(folder, facts, options):
+    """The model of a folder, without its numbers (device "meta"); refuses one that lacks a weight.
 
     Trap: transformers draws what is missing at random, and NF4 takes a tensor of any shape.
     """
     dry = {"device_map": "meta", "output_loading_info": True, "ignore_mismatched_sizes": True}
-    model, found = transformers.AutoModel.from_pretrained(folder, **dry, **options | LOCAL)
+    model, found = transformers.AutoModel.from_pretrained(folder, **dry, **options)
     model.pooler = None
     wrong = {name for name in found["missing_keys"] if "pooler" not in name}
     wrong |= {name for name, *_ in found["mismatched_keys"]}
@@ -336,25 +332,6 @@ def refuse_changed(folder):
                 raise BadInput(f"{found}; delete {folder} and run make again")
 
 
-def refuse_other_base(adapter, base_files, facts, nf4):
-    """Refuse an adapter that was tuned on another base, by its training.json or its own words."""
-    base, record, key = base_files[0].parent, adapter / "training.json", "base_model_name_or_path"
-    if record.is_file():
-        made = read_json(record, "weights", "settings")
-        fits = made["weights"] == {file.name: sha256(file) for file in base_files}
-        name, in_nf4 = made["settings"]["encoder"], made["settings"]["nf4"]
-    else:
-        said = str(read_json(adapter / "adapter_config.json", key)[key])
-        name = said.removesuffix(IN_NF4)
-        fits = name == facts.hub or Path(name).resolve() == base.resolve()
-        in_nf4 = nf4 or said != name  # others than we do not say
-    if not fits:
-        raise BadInput(f"{adapter} was tuned on other weights than {base}: on {name}")
-    if in_nf4 != nf4:
-        told = "in NF4: add --nf4" if in_nf4 else "that was not in NF4: leave --nf4 out"
-        raise BadInput(f"{adapter} was tuned on a base {told}")
-
-
 def with_adapter(model, adapter, base_files, facts, nf4):
     """The model with a peft adapter; refuses one that is missing, misfit, untrained or another's.
 
@@ -362,12 +339,23 @@ def with_adapter(model, adapter, base_files, facts, nf4):
     """
     import peft
 
-    base, path = base_files[0].parent, adapter / "adapter_model.safetensors"
-    if not path.is_file() or not (adapter / "adapter_config.json").is_file():
+    if not (adapter / "adapter_config.json").is_file():
         raise BadInput(f"{adapter} holds no adapter; contrastive.py --lora writes one")
-    refuse_other_base(adapter, base_files, facts, nf4)
     refuse_changed(adapter)
-    stored = load_file(path)
+    # 1. The base that it was tuned on, by its record or else by the name that peft keeps
+    base, key, record = base_files[0].parent, "base_model_name_or_path", adapter / "training.json"
+    said = str(read_json(adapter / "adapter_config.json", key)[key])
+    name = said.removesuffix(IN_NF4)
+    fits = name == facts.hub or Path(name).resolve() == base.resolve()
+    if record.is_file():
+        weights = read_json(record, "weights")["weights"]
+        fits = weights == {file.name: sha256(file) for file in base_files}
+    if not fits:
+        raise BadInput(f"{adapter} was tuned on other weights than {base}: on {name}")
+    if said != name and not nf4:
+        raise BadInput(f"{adapter} was tuned on a base in NF4: add --nf4")
+    # 2. Its own weights
+    stored = load_file(adapter / "adapter_model.safetensors")
     model = peft.PeftModel.from_pretrained(model, adapter)
     if set(peft.get_peft_model_state_dict(model)) != set(stored):
         raise BadInput(f"{adapter} does not fit {base}: other layer names")
@@ -405,12 +393,10 @@ def gather(own, n):
     rank, world = rank_and_world()
     if world == 1:
         return own
-    whole = own.new_empty(n, own.shape[1])  # (n, D)
-    for r in range(world):
-        rows = own if r == rank else whole[r::world]
-        sent = rows.detach().contiguous().clone()
-        dist.broadcast(sent, r)
-        whole[r::world] = own if r == rank else sent
+    whole = own.new_zeros(n, own.shape[1])  # (n, D)
+    whole[rank::world] = own.detach()
+    dist.all_reduce(whole)  # the sum over processes, of which all but one have zeros in a row
+    whole[rank::world] = own
     return whole
 
 
@@ -429,23 +415,23 @@ def parts_of(lengths, budget):
     return parts
 
 
-def in_parts(path, encoder, ids, settings, inputs):
+def in_parts(encoder, ids, s, inputs):
     """embed() of all texts, (n, D), in parts; those that an earlier run has finished are read.
 
-    They stand in the folder `path`.parts, which the caller removes; settings and inputs say what
-    they were made from, as in metrics.save.
+    They stand in the folder OUT.parts, which the caller removes. s: the Settings; inputs: the
+    sha256 of the files that the vectors come from, by name.
     """
-    found, wanted = [], metrics.origin(settings, inputs)
-    parts = parts_of(np.array([len(x) for x in ids]), settings.budget)
-    with metrics.progress(len(ids), str(path), unit=" rows") as bar:
+    found, wanted = [], metrics.origin(vars(s), inputs)
+    parts = parts_of(np.array([len(x) for x in ids]), s.budget)
+    with metrics.progress(len(ids), str(s.out), unit=" rows") as bar:
         for number, rows in enumerate(parts):
-            file = Path(f"{path}.parts", f"{number:04}.safetensors")
+            file = Path(f"{s.out}.parts", f"{number:04}.safetensors")
             ours = file.exists() and wanted.items() <= provenance(file).items()
-            part = load(file) if ours else {"rows": ()}
-            if not np.array_equal(part["rows"], rows):
-                part = {"rows": rows, "values": embed(encoder, ids, settings.budget, rows)}
+            part = load(file) if ours else None
+            if part is None or not np.array_equal(part["rows"], rows):
+                part = {"rows": rows, "values": embed(encoder, ids, s.budget, rows)}
                 if rank_and_world()[0] == 0:
-                    metrics.save(file, part, settings, inputs)
+                    metrics.save(file, part, vars(s), inputs)
             found.append(part["values"])
             release_memory()
             bar.update(len(rows))
@@ -490,7 +476,7 @@ def read_texts(path):
 
 def encoded_before(s, inputs):
     """The path of a finished file beside --out with the vectors of the same texts, or None."""
-    wanted = metrics.origin(s, inputs)
+    wanted = metrics.origin(vars(s), inputs)
     for path in sorted(set(s.out.parent.glob("*.safetensors")) - {s.out}):
         with contextlib.suppress(BadInput):  # a file of something else
             made = metrics.provenance(path)
@@ -508,26 +494,23 @@ def main():
         # 1. The encoder, and the files that its vectors come from
         facts, folder = find(s.encoder, s.weights)
         files = [s.texts, *weight_files(folder), *(weight_files(s.adapter) if s.adapter else [])]
-        inputs = metrics.origin(s, files)["inputs"]  # their sha256, taken once
+        inputs = {path.name: sha256(path) for path in files}
         if same := encoded_before(s, inputs):  # without tags, all documents are alike
             figure(f"as in {same}")
             if rank_and_world()[0] == 0:
-                metrics.save(s.out, metrics.load(same, names=["embeddings"]), s, inputs)
+                metrics.save(s.out, metrics.load(same, names=["embeddings"]), vars(s), inputs)
             return
         encoder = load_encoder(facts, folder, s.nf4, s.dtype, s.adapter)
         # 2. Texts -> token ids
         ids = tokenize(encoder, texts, figure)
-        longest = np.argmax([len(x) for x in ids])
-        with one_line(f"{folder} cannot encode text line {longest + 1}"):  # if any, then this one
-            embed(encoder, ids, s.budget, np.array([longest]))
         # 3. -> vectors (I, D)
-        vectors = in_parts(s.out, encoder, ids, s, inputs)
+        vectors = in_parts(encoder, ids, s, inputs)
         # 4. The file; then its parts may go, as soon as every process has read them
         rank, world = rank_and_world()
         if world > 1:
             dist.barrier()
         if rank == 0:
-            metrics.save(s.out, {"embeddings": vectors}, s, inputs)
+            metrics.save(s.out, {"embeddings": vectors}, vars(s), inputs)
             metrics.remove_ours(f"{s.out}.parts")
 
 

@@ -277,28 +277,22 @@ def parse(settings, doc, argv=None, **bounds):
     classes = reversed(settings.__mro__[:-1])  # all but object; its own comments go last
     source = "".join(map(inspect.getsource, classes))
     comments = dict(re.findall(r"^    (\w+):.*?  # (.+)$", source, re.MULTILINE))
-    kinds = typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
         required = field.default is dataclasses.MISSING
         note = comments.get(field.name, "")
         if not required and field.default not in (None, ""):
             note += f" (default: {field.default})"
         options = {"help": note.replace("%", "%%"), "default": field.default, "required": required}
-        options |= _options_of(kinds[field.name])
+        options |= _options_of(field.type)
         parser.add_argument("--" + field.name.replace("_", "-"), **options)
     values = vars(parser.parse_args(argv))
-    check_bounds(values, bounds)
-    return settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
-
-
-def check_bounds(values, bounds):
-    """Refuse a value that is beyond its bounds, as of parse(); one that was not given is None."""
     for name, bound in bounds.items():
         least, most = bound if isinstance(bound, tuple) else (bound, math.inf)
         if values[name] is not None and not least <= values[name] <= most:
             limit = f" and at most {most}" if most < math.inf else ""
             flag = name.replace("_", "-")
             raise BadInput(f"--{flag} {values[name]}: it must be at least {least}{limit}")
+    return settings(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
 
 
 def _options_of(kind):
@@ -325,8 +319,8 @@ def run(main):
     except Exception as error:
         message = " ".join(str(error).split())
         frames = traceback.extract_tb(error.__traceback__)
-        torchs = type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in message
-        if isinstance(error, MemoryError) or torchs:  # NumPy's; torch's, which is not imported here
+        full = isinstance(error, MemoryError) or "can't allocate memory" in message  # torch's words
+        if full or type(error).__name__ == "OutOfMemoryError":  # and its class, for GPUs
             message = f"too little memory ({message[:200]}); a smaller batch or budget needs less"
         elif any("numba/core/caching" in frame.filename for frame in frames):
             kept = Path(__file__).with_name("__pycache__")
@@ -390,7 +384,7 @@ def read_text(path):
 
 
 def read_json(path, *keys):
-    """The object in a JSON file; refuses one that is cut or lacks a key."""
+    """The object in a JSON file; refuses one that is cut, lacks a key or has another checksum."""
     text = read_text(path)
     try:
         found = json.loads(text)
@@ -399,6 +393,8 @@ def read_json(path, *keys):
     for key in keys:
         if not isinstance(found, dict) or key not in found:
             raise BadInput(f"{path} has no {key!r}; delete it and run make again")
+    if isinstance(found, dict) and found.get("sha256") and found != with_checksum(found):
+        raise BadInput(f"{path} is damaged, or was changed; delete it and run make again")
     return found
 
 
@@ -419,15 +415,16 @@ def check_target(path, folder=False):
     if Path(path).is_symlink():
         raise BadInput(f"{path} is a symbolic link, which is never followed; name another path")
     path = Path(path).resolve()
-    kind = "folder" if folder else "file"
-    if path.exists() and not (path.is_dir() if folder else path.is_file()):
-        raise BadInput(f"{path} is there and is no {kind}; name another path")
-    ours = _ours(path)
-    ours |= {parent for file in ours for parent in file.parents}
-    there = path.rglob("*") if folder else [path][: path.exists()]
-    for other in sorted(set(there) - ours):
-        told = "was not written by this command, or has changed since"
-        raise BadInput(f"{other} {told}; move it or name another path")
+    if path.exists():
+        if not (path.is_dir() if folder else path.is_file()):
+            kind = "folder" if folder else "file"
+            raise BadInput(f"{path} is there and is no {kind}; name another path")
+        ours = _ours(path)
+        ours |= {parent for file in ours for parent in file.parents}
+        there = set(path.rglob("*")) if folder else {path}
+        for other in sorted(there - ours):
+            told = "was not written by this command, or has changed since"
+            raise BadInput(f"{other} {told}; move it or name another path")
     parent = next(folder for folder in path.parents if folder.exists())
     if not parent.is_dir() or not os.access(parent, os.W_OK | os.X_OK):
         raise BadInput(f"{path}: {parent} is not a folder that can be written to")
@@ -499,15 +496,23 @@ def remove_ours(folder):
 def origin(settings, inputs=()):
     """{"settings", "inputs", "versions"} of a file that is to be saved.
 
-    settings: a dict or a dataclass, of which paths (and None) are left out. inputs: files, of which
-    the sha256 is taken, or a dict of such digests by name.
+    settings: a dict, of which paths (and None) are left out. inputs: files, of which the sha256 is
+    taken, or a dict of such digests by name.
     """
-    if dataclasses.is_dataclass(settings):
-        settings = dataclasses.asdict(settings)
     if not isinstance(inputs, dict):
         inputs = {Path(p).name: sha256(p) for p in inputs}
-    settings = {k: v for k, v in settings.items() if v is not None and not isinstance(v, Path)}
-    return {"settings": settings, "inputs": inputs, "versions": versions()}
+    kept = {k: v for k, v in settings.items() if v is not None and not isinstance(v, Path)}
+    return {"settings": kept, "inputs": inputs, "versions": versions()}
+
+
+def with_checksum(record, arrays=None):
+    """The record with the "sha256" of all else in it, and of named arrays that belong to it."""
+    record = {name: part for name, part in record.items() if name != "sha256"}
+    digest = hashlib.sha256(json.dumps(record, sort_keys=True).encode())
+    for name, array in sorted((arrays or {}).items()):
+        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
+        digest.update(array)
+    return record | {"sha256": digest.hexdigest()}
 
 
 def save(path, arrays, settings, inputs=()):
@@ -519,20 +524,10 @@ def save(path, arrays, settings, inputs=()):
     import safetensors.numpy  # here and below: the first half of this file needs NumPy alone
 
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    made = origin(settings, inputs)
-    made["sha256"] = checksum(made, arrays)
+    made = with_checksum(origin(settings, inputs), arrays)
     metadata = {"provenance": json.dumps(made, sort_keys=True)}
     with whole(path) as temporary:
         temporary.write_bytes(safetensors.numpy.save(arrays, metadata))
-
-
-def checksum(made, arrays):
-    """sha256 of a record, an origin() say, and of named arrays."""
-    digest = hashlib.sha256(json.dumps(made, sort_keys=True).encode())
-    for name, array in sorted(arrays.items()):
-        digest.update(f"{name} {array.dtype} {array.shape} ".encode())
-        digest.update(array)
-    return digest.hexdigest()
 
 
 def provenance(path):
@@ -545,8 +540,7 @@ def provenance(path):
     try:
         with safetensors.safe_open(path, framework="np") as file:
             made = json.loads(file.metadata()["provenance"])
-        parts = {name: dict(made[name]) for name in ("settings", "inputs", "versions")}
-        return parts | {"sha256": made.get("sha256")}
+        return made | {name: dict(made[name]) for name in ("settings", "inputs", "versions")}
     except Exception as error:  # a cut or odd file can raise nearly everything
         raise BadInput(f"{path} is damaged ({error}); delete it and run make again") from None
 
@@ -569,11 +563,9 @@ def load(path, inputs=(), names=(), **settings):
 
     made = provenance(path)
     require(path, made["settings"], settings)
-    for source in map(Path, inputs):
-        if made["inputs"].get(source.name) != sha256(source):
-            raise BadInput(f"{path} was not made from this {source}; delete it and run make again")
+    require(path, made["inputs"], {Path(source).name: sha256(source) for source in inputs})
     arrays = safetensors.numpy.load_file(path)
-    if made.pop("sha256") != checksum(made, arrays):
+    if made != with_checksum(made, arrays):
         raise BadInput(f"{path} is damaged: its checksum is another; delete it and run make again")
     for name in names:
         if name not in arrays:

@@ -552,9 +552,8 @@ def main_choose(argv):
         best, curve = choose(*case, n_users, n_items, first, features, given, str(s.out))
         chosen = {name: getattr(best, name) for name in SEARCH}
         record = metrics.origin(given, inputs) | {"chosen": chosen, "curve": curve}
-        record["sha256"] = metrics.checksum(record, {})
         with metrics.whole(s.out) as new:
-            new.write_text(json.dumps(record, indent=1))
+            new.write_text(json.dumps(metrics.with_checksum(record), indent=1))
         figure(", ".join(f"{name} {value:g}" for name, value in chosen.items()))
         figure(f"{len(curve)} points compared")
 
@@ -575,7 +574,7 @@ def main_ranking(argv):
         s = with_least(s, data)
         P, Q, W = fit_ranking(*case, s, features, str(s.out))  # 3. fit
         arrays = {"user_factors": P, "item_factors": Q, "text_weights": W}
-        metrics.save(s.out, arrays, s, inputs)  # 4. write
+        metrics.save(s.out, arrays, vars(s), inputs)  # 4. write
         along = np.linalg.eigvalsh(Q.T @ Q)  # (K,) squared lengths of Q along its main directions
         if along[-1] > 0.999 * along.sum():
             figure("so few ratings that everybody gets nearly the same list")
@@ -585,8 +584,6 @@ def main_ranking(argv):
 def chosen_in(path, ratings):
     """The settings in a file that main_choose wrote for these ratings."""
     record = metrics.read_json(path, "sha256")
-    if record.pop("sha256") != metrics.checksum(record, {}):
-        raise BadInput(f"{path} is damaged: its checksum is another; delete it and run make again")
     metrics.require(path, record["inputs"], {ratings.name: metrics.sha256(ratings)})
     return record["chosen"]
 
@@ -610,7 +607,7 @@ def main():
             U, V, loss = fitted(*columns, n_users, n_items, s, name=str(s.out))  # 3. fit
             figure(f"mse {loss[-1]:.4f}")
         arrays = {"user_factors": U, "item_factors": V, "loss": loss}
-        metrics.save(s.out, arrays, s, [s.ratings])  # 4. write
+        metrics.save(s.out, arrays, vars(s), [s.ratings])  # 4. write
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The second half of metrics.py: settings, errors, and files that are whole and ours."""
 
+import json
 import os
 import shutil
 import signal
@@ -329,6 +330,20 @@ def test_json_is_read_whole_and_with_its_keys(tmp_path):
         metrics.read_json(path, "a")
 
 
+def test_a_changed_record_of_ours_is_refused_and_what_has_no_checksum_is_read(tmp_path):
+    path, record = tmp_path / "a.json", {"k": 4, "curve": [{"ndcg": 0.1}, (1, 2)], "text": None}
+    made = metrics.with_checksum(record)
+    assert made == record | {"sha256": made["sha256"]} == metrics.with_checksum(made)
+    path.write_text(json.dumps(made, indent=1))
+    assert metrics.read_json(path, "k", "sha256")["k"] == 4
+    for old, new in (("4", "5"), ("0.1", "0.11"), ("curve", "curse"), (made["sha256"], "0")):
+        path.write_text(json.dumps(made).replace(old, new, 1))
+        with pytest.raises(BadInput, match=r"a\.json is damaged, or was changed; delete it"):
+            metrics.read_json(path)
+    path.write_text(json.dumps(record))
+    assert metrics.read_json(path)["k"] == 4
+
+
 def test_a_target_never_replaces_what_is_not_ours(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").mkdir()
@@ -415,7 +430,7 @@ def test_saved_arrays_come_back_are_the_same_bytes_twice_and_know_their_inputs(t
     assert np.array_equal(metrics.load(path, [source])["b"], arrays["b"])
     assert metrics.provenance(path)["settings"] == {"seed": 1}
     source.write_text("two")
-    with pytest.raises(BadInput, match="not made from"):
+    with pytest.raises(BadInput, match=r"was made with source.txt = "):
         metrics.load(path, [source])
 
 

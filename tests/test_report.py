@@ -43,7 +43,7 @@ def out(tmp_path_factory):
     columns = (data[f"train_{name}"] for name in ("users", "items", "ratings"))
     U, V, _ = pmf.fit(*columns, 610, 8965)
     arrays = {"user_factors": U, "item_factors": V}
-    metrics.save(folder / "pmf.safetensors", arrays, pmf.Settings(), [ratings])
+    metrics.save(folder / "pmf.safetensors", arrays, vars(pmf.Settings()), [ratings])
     return folder
 
 

@@ -36,7 +36,7 @@ def config(**changes):
         "num_attention_heads": 4,
         "num_key_value_heads": 2,
         "head_dim": 16,
-        "max_position_embeddings": 512,
+        "max_position_embeddings": 8192,
         "tie_word_embeddings": True,
         "pad_token_id": 256,
     }

@@ -52,7 +52,7 @@ def main():
         (f"book-{n}", f"A {KINDS[n % len(KINDS)]} Story {n}", KINDS[n % len(KINDS)])
         for n in range(BOOKS)
     ]
-    with metrics.whole(s.to, lambda folder: ()) as folder:
+    with metrics.whole(s.to, folder=True) as folder:
         for name, head, rows in (
             ("movies.csv", "itemId,title,genres", titles),
             ("ratings.csv", "userId,itemId,rating", ratings(s.seed)),

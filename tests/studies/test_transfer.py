@@ -20,7 +20,8 @@ def chosen(artefacts):
     """The out/ folder with an ours.json, and with the factors of ranking PMFs fitted by it."""
     ratings, choice = artefacts / "ratings.safetensors", artefacts / "ours.json"
     inputs = {ratings.name: metrics.sha256(ratings)}
-    choice.write_text(json.dumps({"inputs": inputs, "chosen": CHOSEN, "curve": []}))
+    record = metrics.with_checksum({"inputs": inputs, "chosen": CHOSEN, "curve": []})
+    choice.write_text(json.dumps(record))
     line = ["--ratings", str(ratings), "--choice", str(choice), "--out"]
     text = ["--embeddings", str(artefacts / "minilm-no-leak.safetensors")]
     pmf.main_ranking([*line, str(artefacts / "pmf-ranking.safetensors")])
