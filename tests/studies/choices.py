@@ -248,8 +248,8 @@ def report(record):
     parts = [
         f"What the rule takes: {choice}.\n\nNDCG@{record['k']} on the validation part, mean "
         f"over the draws {', '.join(map(str, record['draws']))} and lowest..highest. The best mean "
-        f"wins; of the points within {record['margin']} of it (bold) the one of the fewest parts does, "
-        "and of these the best mean. The search of pmf.py has a rule and draws of its own. "
+        f"wins; of the points within {record['margin']} of it (bold) the one of the fewest parts "
+        "does, and of these the best mean. The search of pmf.py has a rule and draws of its own. "
         "The allowance is chosen on shelves like that of Table III, 2c, made from train alone (a "
         "fifth of the ratings and a tenth of the movies held out). It is a multiple of |p_u|, of "
         "equally good ones the largest: scores grow with a user's ratings, and a constant would "
