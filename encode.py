@@ -59,25 +59,6 @@ def tokenize(encoder, texts, note=print):
     return found["input_ids"]
 
 
-def batches(lengths, budget=2048, launch=128):
-    """(start, end) runs of ascending `lengths` that cost least: padded tokens + `launch` a batch.
-
-    No batch exceeds `budget` padded tokens, unless it is a single text. Dynamic programming over
-    the end of the last batch; `launch` is what starting a batch costs, in tokens (measured).
-    """
-    n = len(lengths)
-    cost, start = np.zeros(n + 1), np.zeros(n + 1, dtype=int)  # (n + 1,) of the first j texts
-    for j in range(1, n + 1):
-        i = np.arange(max(0, j - max(1, budget // lengths[j - 1])), j)  # where it may start
-        total = cost[i] + (j - i) * lengths[j - 1] + launch
-        start[j], cost[j] = i[total.argmin()], total.min()
-    runs = []
-    while n:
-        runs.append((int(start[n]), n))
-        n = start[n]
-    return runs[::-1]
-
-
 def pool(hidden, mask, pooling):
     """p of (B, T, D) states and their (B, T) mask, padded on the right: (B, D)."""
     if pooling == "lasttoken":  # by the mask, not by the pad id: Qwen3's pad token IS its end token
@@ -125,6 +106,25 @@ def embed(encoder, ids, budget=2048, items=None):
     if len(bad):
         raise BadInput(f"the embedding of text line {bad[0] + 1} is not finite: damaged weights?")
     return vectors
+
+
+def batches(lengths, budget=2048, launch=128):
+    """(start, end) runs of ascending `lengths` that cost least: padded tokens + `launch` a batch.
+
+    No batch exceeds `budget` padded tokens, unless it is a single text. Dynamic programming over
+    the end of the last batch; `launch` is what starting a batch costs, in tokens (measured).
+    """
+    n = len(lengths)
+    cost, start = np.zeros(n + 1), np.zeros(n + 1, dtype=int)  # (n + 1,) of the first j texts
+    for j in range(1, n + 1):
+        i = np.arange(max(0, j - max(1, budget // lengths[j - 1])), j)  # where it may start
+        total = cost[i] + (j - i) * lengths[j - 1] + launch
+        start[j], cost[j] = i[total.argmin()], total.min()
+    runs = []
+    while n:
+        runs.append((int(start[n]), n))
+        n = start[n]
+    return runs[::-1]
 
 
 # ------------------------------------------------------------------------------------------------
