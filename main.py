@@ -24,7 +24,6 @@ import hashlib
 import io
 import json
 import math
-import mmap
 import os
 import re
 import subprocess
@@ -352,78 +351,50 @@ class Ratings(NamedTuple):
     times: np.ndarray  # (N,) int64, 0 where there are none
 
 
-def read_at_once(path, columns):
-    """{column: its cells} of a file of ratings, as NumPy reads it; of ids, (ids, places) as above.
-
-    It takes a tenth of the time of read_cell_by_cell. Raises ValueError on what is not a plain
-    number, string ids among it.
-    """
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        if re.search(rb"[\n,]\s*0[0-9]", text):
-            raise ValueError("an id may have zeros in front")
-    types = [(name, "f8" if name == "rating" else "i8") for name in columns]
-    table = np.loadtxt(
-        path, types, delimiter=",", comments=None, skiprows=1, encoding="utf-8-sig", ndmin=1
-    )
-    if not (~np.signbit(table["rating"]) & (table["rating"] < 2**63)).all():
-        raise ValueError("a rating is negative, or not finite")
-    ids = {name: np.unique(table[name], return_inverse=True) for name in ("userId", "movieId")}
-    return {name: table[name].copy() for name in columns} | ids
-
-
-def read_cell_by_cell(path, columns):
-    """The same of any file; raises BadInput, which names the line."""
-    hint = "; without times the column timestamp may be left out"
-    readers = {"rating": partial(number, whole=False), "timestamp": partial(number, hint=hint)}
-    cells = {name: array("d" if name == "rating" else "q") for name in columns}  # 8 bytes a cell
-    ids = {"userId": {}, "movieId": {}}  # id as it is written -> its number and place, the first
-    for place, row in read_rows(path):
-        for name, cell in row.items():
-            if name in ids:
-                value, _ = ids[name].setdefault(cell, (len(ids[name]), place))
-            else:
-                value = readers[name](cell, place)
-            cells[name].append(value)
-    table = {name: np.array(cells[name]) for name in columns}  # (N,) each
-    for name, written in ids.items():
-        reader = id_reader(list(written))
-        values = [reader(cell, place) for cell, (_, place) in written.items()]
-        unique, ranks = np.unique(values, return_inverse=True)
-        table[name] = unique, ranks[table[name]]
-    return table
-
-
 def read_ratings(path):
     """The Ratings in a file.
 
-    Raises BadInput on what read_rows, number and the readers of ids refuse, on a (user, movie)
-    rated twice, and on a file without a rating.
+    An id and a rating are read once in each form in which they are written. Raises BadInput on what
+    read_rows, number and the readers of ids refuse, on a (user, movie) rated twice, and on a file
+    without a rating.
     """
-    _, columns = next(read_rows(path), ("", None))
-    if columns is None:
+    forms = {"userId": {}, "movieId": {}, "rating": {}}  # cell -> (its number, its first place)
+    columns = {name: array("i") for name in forms}  # (N,) the numbers of their cells
+    times, hint = array("q"), "; without times the column timestamp may be left out"
+    for place, row in read_rows(path):
+        for name, known in forms.items():
+            form, _ = known.setdefault(row[name], (len(known), place))
+            columns[name].append(form)
+        if "timestamp" in row:
+            times.append(number(row["timestamp"], place, hint=hint))
+    if not columns["rating"]:
         raise BadInput(f"{path} holds no rating")
-    try:
-        table = read_at_once(path, columns)
-    except ValueError:
-        table = read_cell_by_cell(path, columns)
-    values = table["rating"].astype(np.float32)
-    times = table.get("timestamp", np.zeros(len(values), dtype=np.int64))
-    ratings = Ratings(*table["userId"], *table["movieId"], values, times)
-    refuse_twice_rated(path, ratings.users * len(ratings.movie_ids) + ratings.movies)
+    found = {}
+    for name, known in forms.items():
+        read = partial(number, whole=False) if name == "rating" else id_reader(list(known))
+        values = [read(cell, place) for cell, (_, place) in known.items()]
+        unique, ranks = np.unique(values, return_inverse=True)
+        found[name] = unique, ranks[columns[name]]  # (M,) ascending, (N,) places in it
+    scale, places = found["rating"]
+    values = scale.astype(np.float32)[places]  # (N,)
+    times = np.array(times or np.zeros(len(values), np.int64))  # (N,)
+    ratings = Ratings(*found["userId"], *found["movieId"], values, times)
+    refuse_twice_rated(path, ratings)
     return ratings
 
 
-def refuse_twice_rated(path, pairs):
-    """Refuse a file of ratings that has a (user, movie) on two lines: pairs (N,), numbers."""
-    order = np.argsort(pairs, kind="stable")  # (N,)
-    same = np.flatnonzero(np.diff(pairs[order]) == 0)  # places in order
-    if len(same):
-        first = same[np.argmin(order[same + 1])]
-        rows = (next(islice(read_rows(path), row, None)) for row in order[first : first + 2])
-        (before, _), (place, cells) = rows
-        cells, line = one_line(",".join(cells.values())), before.rpartition(":")[2]
-        what = f"the user of {cells} has rated this movie before, on line {line}"
-        raise BadInput(f"{place}: {what}; delete one of the two lines")
+def refuse_twice_rated(path, ratings):
+    """Refuse a file of Ratings in which two lines have the same user and movie."""
+    pairs = ratings.users * len(ratings.movie_ids) + ratings.movies  # (N,) one number a pair
+    order = np.argsort(pairs, kind="stable")  # (N,) equal pairs in the order of the file
+    again = np.flatnonzero(np.diff(pairs[order]) == 0)  # places in order of a pair that recurs
+    if len(again) == 0:
+        return
+    first = again[np.argmin(order[again + 1])]  # the one that recurs first
+    earlier, later = (next(islice(read_rows(path), order[n], None)) for n in (first, first + 1))
+    line, (place, row) = earlier[0].rpartition(":")[2], later
+    what = f"the user of {one_line(','.join(row.values()))} has rated this movie before"
+    raise BadInput(f"{place}: {what}, on line {line}; delete one of the two lines")
 
 
 def read_movies(path, movie_id=whole_id):

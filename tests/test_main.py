@@ -159,21 +159,9 @@ def test_ratings_in_another_form_are_read_too(folder):
             assert np.array_equal(column, expected) and column.dtype == expected.dtype, form[:80]
 
 
-def test_plain_numbers_are_read_at_once(folder, monkeypatch):
-    """By NumPy, in a tenth of the time; cell by cell they are the same."""
-    path = folder / "ratings.csv"
-    columns = next(main.read_rows(path))[1]
-    cells = main.read_cell_by_cell(path, columns)
-    monkeypatch.delattr(main, "read_cell_by_cell")
-    found = main.read_ratings(path)
-    slow = *cells["userId"], *cells["movieId"], cells["rating"], cells["timestamp"]
-    for name, column, expected in zip(found._fields, found, slow, strict=True):
-        assert np.array_equal(column, expected), name
-
-
 def test_whole_numbers_stay_whole_from_the_file_to_the_array(folder):
     path, large = folder / "ratings.csv", 2**63 - 1
-    for first in ("1", '"1"', "1.0"):  # plain, quoted, cell by cell
+    for first in ("1", '"1"', "1.0"):
         row = f"{first},{large},4.5,{large - 1}\n{first},{large - 2},0.5,-{large}\n"
         path.write_text(f"userId,movieId,rating,timestamp\n{row}")
         found = main.read_ratings(path)
