@@ -55,6 +55,7 @@ FILES = tuple(HEADERS)
 WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")  # a cell with a whole number
 DECIMAL = re.compile(r"[+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 PADDED = re.compile(r"0[0-9]+|[0-9]{9}X", re.IGNORECASE)  # digits that are no number: 007, an ISBN
+BRACKETS = re.compile(r" \(((?:[^()]|\([^()]*\))*)\)")  # of a title: (Harry Potter (Paperback))
 SHORTENED = re.compile(r"[0-9]([.,][0-9]+)?E[+-][0-9]{2,}", re.IGNORECASE)  # 1.23457E+11, by Excel
 REPORTED = "2018-09"  # the edition that the report used
 GROUPLENS = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
@@ -464,12 +465,12 @@ def name_and_year(title):
     return title, ""
 
 
-def display_title(title):
+def display_title(title, articles=("the", "a", "an")):
     """A title as one says it: "Godfather, The (1972)" becomes "The Godfather (1972)"."""
     name, year = name_and_year(title)
     rest, comma, last = name.rpartition(", ")
-    if comma and last.lower() in ("the", "a", "an"):
-        name = f"{last} {rest}"
+    if comma and last.lower() in articles:
+        name = f"{last}{rest}" if last.endswith("'") else f"{last} {rest}"
     return name + year
 
 
@@ -478,26 +479,11 @@ def without_year(title):
     return name_and_year(title)[0].strip() or title.strip()
 
 
-def without_brackets(name):
-    """("Seven", ["a.k.a. Se7en"]) of "Seven (a.k.a. Se7en)", brackets within brackets in one piece.
-
-    Brackets in front, or that are not closed, stay.
-    """
-    outside, inside, depth = [], [], 0
-    for letter in name:
-        if letter == "(" and (depth or outside):
-            depth += 1
-            if depth == 1:
-                inside.append([])
-                continue
-        elif letter == ")" and depth:
-            depth -= 1
-            if depth == 0:
-                continue
-        (inside[-1] if depth else outside).append(letter)
-    if depth:
-        return name, []
-    return " ".join("".join(outside).split()), ["".join(letters) for letters in inside]
+def unless_alike(names, longer):
+    """Each name, (I,), or the longer one in its place where two names are alike."""
+    counts = Counter(map(str.casefold, names))
+    pairs = zip(names, longer, strict=True)
+    return [name if counts[name.casefold()] == 1 else long for name, long in pairs]
 
 
 def documents(titles, genres, tags):
@@ -718,20 +704,13 @@ class Artefacts:
 
     def titles(self):
         """What each item is called, (I,): its title; with its id where two have the same."""
-        titles, ids = self.plain_titles, self.ids("movie_ids")
-        counts = Counter(map(str.casefold, titles))
-        return [
-            f"{title} [{movie}]" if counts[title.casefold()] > 1 else title
-            for title, movie in zip(titles, ids, strict=True)
-        ]
+        pairs = zip(self.plain_titles, self.ids("movie_ids"), strict=True)
+        return unless_alike(self.plain_titles, [f"{title} [{movie}]" for title, movie in pairs])
 
     def short_titles(self):
         """The same without its year, (I,), unless two would be alike."""
         titles = self.titles()
-        short = [without_year(title) for title in titles]
-        counts = Counter(map(str.casefold, short))
-        pairs = zip(short, titles, strict=True)
-        return [name if counts[name.casefold()] == 1 else title for name, title in pairs]
+        return unless_alike([without_year(title) for title in titles], titles)
 
     def names(self):
         """{folded name: {item: what it is called}}.
@@ -742,7 +721,7 @@ class Artefacts:
         names, aliases = defaultdict(dict), defaultdict(dict)
         for item, (title, plain) in enumerate(zip(self.titles(), self.plain_titles, strict=True)):
             name, year = name_and_year(plain)
-            short, inside = without_brackets(name)
+            short, inside = BRACKETS.sub("", name), BRACKETS.findall(name)
             for known in {title, plain, name, short, short + year} - {""}:
                 names[folded(known)][item] = title
             for alias in inside:
@@ -1276,17 +1255,16 @@ def read_new(path, names):
 
 
 PLAIN = str.maketrans("’‘ʼ′`´“”„‐‑‒–—―−", "''''''\"\"\"-------")  # as a keyboard has them
-ARTICLES = "the a an das der die ein eine el la los las le les l' il lo gli i un una une de het den"
-ARTICLES = frozenset(f"{ARTICLES} det en et o os as um uma".split())
+ARTICLES = frozenset(
+    "the a an das der die ein eine el la los las le les l' il lo gli i un una une de het den "
+    "det en et o os as um uma".split()
+)
 
 
 def folded(title):
     """A title as it is looked up: plain small letters, the article in front, single blanks."""
-    name, year = name_and_year(title.translate(PLAIN))
-    rest, comma, last = name.rpartition(", ")
-    if comma and last.lower() in ARTICLES:
-        name = f"{last}{rest}" if last.endswith("'") else f"{last} {rest}"
-    letters = unicodedata.normalize("NFKD", (name + year).casefold())
+    title = display_title(title.translate(PLAIN), ARTICLES)
+    letters = unicodedata.normalize("NFKD", title.casefold())
     return " ".join("".join(x for x in letters if not unicodedata.combining(x)).split())
 
 
