@@ -747,14 +747,14 @@ def run_evaluate(argv):
     with stage(settings.out / "results.json", "Precision, Recall and NDCG of every row") as figure:
         results = {"edition": out.record["edition"], "k": settings.k, "quick": settings.quick}
         results |= {"versions": metrics.versions(), "ratings": sha256(out.ratings)}
-        results |= {"base": "Most popular", "factors": None}
+        results |= {"base": "Most popular", "factors": None}  # all ratings equal: no MF to fit
         if out.has_scale:
             factors = provenance(out.path("pmf"))["settings"].get("k")
             results |= {"base": "MF only", "factors": factors}
         if out.path("pmf-ours").exists():
             made = provenance(out.path("pmf-ours"))["settings"]
             results["ours"] = {name: made[name] for name in ("text", "reg", "missing", "k")}
-        results["rows"] = [entry for entry, _ in all_rows(out, settings)]
+        results["rows"] = rows_with_differences(out, settings, results["base"])
         texts = {"table1.md": table1(results)}
         if case is not None:
             texts["table2.md"] = table2(out, case, results)
@@ -765,15 +765,14 @@ def run_evaluate(argv):
     print(screen_table(results))
 
 
-def base_of(out, k):
-    """{"row": name, ..} with the evaluate() of the row that all others are compared with.
-
-    It is MF only, or most popular where all ratings are equal and MF has nothing to fit.
-    """
-    rankers = {row: scores for row, _, scores in plain_rankers(out.task, seed=0)}
-    row = "MF only" if out.has_scale else "Most popular"
-    scores = out.mf("pmf") if out.has_scale else rankers[row]
-    return {"row": row} | evaluate(scores, out.task.seen, out.task.relevant, k)
+def rows_with_differences(out, settings, base):
+    """The entries of results.json, each with its difference in NDCG to the row called `base`."""
+    rows = [(entry, result and result["ndcg"]) for entry, result in all_rows(out, settings)]
+    to = next(ndcg for entry, ndcg in rows if entry["row"] == base)  # (E,)
+    for entry, ndcg in rows:
+        if entry["status"] == "ok" and entry["row"] != base:
+            entry["difference"] = metrics.paired_bootstrap(ndcg, to)
+    return [entry for entry, _ in rows]
 
 
 def all_rows(out, settings):
@@ -781,19 +780,19 @@ def all_rows(out, settings):
 
     A row that was not run has None for the second.
     """
-    task, k, base = out.task, settings.k, base_of(out, settings.k)
+    task, k = out.task, settings.k
     for row, seed, scores in plain_rankers(task, settings.seed):
         result = evaluate(scores, task.seen, task.relevant, k)
-        yield entry_of(NOTEBOOK, row, result, base, seed), result
+        yield entry_of(NOTEBOOK, row, result, seed), result
     for recipe in RECIPES if out.has_scale else [OURS]:
         if out.own and recipe is REPORT and not out.path("pmf-fit").exists():
             continue  # nothing to choose its alpha by
         for row, name in recipe.alone.items():
             if out.path(name).exists():
-                yield factors_row(out, recipe, row, name, base, k)
+                yield factors_row(out, recipe, row, name, k)
         for row, encoder in content_rows(out, recipe):
             if out.path(encoder + recipe.suffix).exists():
-                yield content_row(out, recipe, row, base, settings)
+                yield content_row(out, recipe, row, settings)
             else:
                 yield not_run(recipe, row), None
 
@@ -805,13 +804,13 @@ def plain_rankers(task, seed):
     yield "Most popular", None, partial(fuse.constant_scores, values=counts)
 
 
-def factors_row(out, recipe, row, name, base, k):
+def factors_row(out, recipe, row, name, k):
     """A row without late fusion: factors of pmf.py, perhaps with text as prior."""
     if text := FACTORS[name][0]:
         out.require_texts(text, recipe.suffix)
         require_encoder(out, text.removesuffix(recipe.suffix), text)
     result = evaluate(out.mf(name), out.task.seen, out.task.relevant, k)
-    return entry_of(recipe, row, result, base, out.record["seed"]), result
+    return entry_of(recipe, row, result, out.record["seed"]), result
 
 
 def content_rows(out, recipe):
@@ -822,7 +821,7 @@ def content_rows(out, recipe):
             yield row, encoder
 
 
-def content_row(out, recipe, row, base, settings, later=0):
+def content_row(out, recipe, row, settings, later=0):
     """A row with late fusion; alpha is the recipe's, or chosen on the validation part.
 
     later: by how much the seed of its tuning is larger than that of the split, see `make seeds`.
@@ -837,7 +836,7 @@ def content_row(out, recipe, row, base, settings, later=0):
         alpha, more["validation_curve"] = choose_alpha(out, recipe, name, settings.k)
     scores = partial(out.hybrid(recipe, name), alpha=alpha)
     result = evaluate(scores, out.task.seen, out.task.relevant, settings.k)
-    return entry_of(recipe, row, result, base, seed, alpha) | more, result
+    return entry_of(recipe, row, result, seed, alpha) | more, result
 
 
 def choose_alpha(out, recipe, name, k):
@@ -878,13 +877,10 @@ def training_of(out, recipe, encoder, name, seed, quick):
     return {name: record[name] for name in costs}
 
 
-def entry_of(recipe, row, result, base, seed, alpha=None):
-    """An entry of results.json, with its difference in NDCG to the row `base`, see base_of."""
+def entry_of(recipe, row, result, seed, alpha=None):
+    """An entry of results.json, from an evaluate()."""
     entry = {"recipe": recipe.name, "row": row, **metrics.summary(result)}
-    entry |= {"alpha": alpha, "seed": seed}
-    if row != base["row"]:
-        entry["difference"] = metrics.paired_bootstrap(result["ndcg"], base["ndcg"])
-    return entry | {"status": "ok"}
+    return entry | {"alpha": alpha, "seed": seed, "status": "ok"}
 
 
 def not_run(recipe, row):
@@ -1255,15 +1251,15 @@ def read_new(path, names):
 
 
 PLAIN = str.maketrans("’‘ʼ′`´“”„‐‑‒–—―−", "''''''\"\"\"-------")  # as a keyboard has them
-ARTICLES = frozenset(
-    "the a an das der die ein eine el la los las le les l' il lo gli i un una une de het den "
-    "det en et o os as um uma".split()
+ARTICLES = (
+    "the a an das der die ein eine el la los las le les l' il lo gli i un una une de het den det "
+    "en et o os as um uma"
 )
 
 
 def folded(title):
     """A title as it is looked up: plain small letters, the article in front, single blanks."""
-    title = display_title(title.translate(PLAIN), ARTICLES)
+    title = display_title(title.translate(PLAIN), ARTICLES.split())
     letters = unicodedata.normalize("NFKD", title.casefold())
     return " ".join("".join(x for x in letters if not unicodedata.combining(x)).split())
 
