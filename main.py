@@ -1010,58 +1010,55 @@ def notebook_rows(out):
 
 METRICS = ("precision", "recall", "ndcg")
 COLOURS = {"this run": "#4269d0", "the report": "#b0b0b0"}
-
-
-def figure1(results, left=330, step=30):
-    """Figure 1 as SVG: Recall@K of each row, the report's below it; hatched where it was not run.
-
-    Precision says the same, and the report's NDCG is another measure: see the README.
-    """
-    rows = [row for row in results["rows"] if row["row"] != "Random"]
-    most = [row["recall"] for row in rows if row["status"] == "ok"]
-    most = max(most + [paper[1] for row in rows if (paper := reported(results, row))])
-    scale, height = 500 / max(most, 0.01), step * len(rows) + 40  # pixels of a recall of 1; of all
-    parts = [f'<rect width="900" height="{height}" fill="white"/>', HATCHED]
-    notes = [f"Recall@{results['k']}", *(["quick run"] if results["quick"] else [])]
-    parts.append(_text(10, 22, "; ".join([*notes, "M: million parameters of the encoder"])))
-    for i, (name, colour) in enumerate(COLOURS.items()):
-        if name == "this run" or results["edition"] == REPORTED:
-            parts += [_bar(560 + 110 * i, 12, 12, colour), _text(578 + 110 * i, 22, name)]
-    for y, row in enumerate(rows):
-        y, paper = 40 + step * y, reported(results, row)
-        label = f"{row['recipe']}: {row['row']}"
-        label += "".join(f", {size}" for name, size in PARAMETERS.items() if name in row["row"])
-        parts.append(_text(10, y + 16, label))
-        if row["status"] == "ok":
-            end = scale * row["recall"]
-            parts += [
-                _bar(left, y, end, COLOURS["this run"]),
-                _number(left + end, y, row["recall"]),
-            ]
-        else:
-            parts += [_bar(left, y, scale * paper[1], "url(#hatched)")] if paper else []
-            parts.append(_text(left + 4 + (scale * paper[1] if paper else 0), y + 10, "not run"))
-        if paper:
-            end = scale * paper[1]
-            parts += [_bar(left, y + 12, end, COLOURS["the report"])]
-            parts += [_number(left + end, y + 12, paper[1])]
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 {height}" width="900" '
-    head += f'height="{height}" font-family="sans-serif" font-size="12">'
-    return "\n".join([head, *parts, "</svg>", ""])
-
-
 HATCHED = (
     '<pattern id="hatched" width="5" height="5" patternUnits="userSpaceOnUse">'
     '<path d="M0 5 L5 0" stroke="#4269d0"/></pattern>'
 )
 
 
+def figure1(results, left=330, longest=500, step=30):
+    """Figure 1 as SVG: Recall@K of each row, the report's below it; hatched where it was not run.
+
+    Precision says the same, and the report's NDCG is another measure: see the README. left and
+    longest, in pixels: where bars begin, and the longest of them.
+    """
+    bars = [row_bars(results, row) for row in results["rows"] if row["row"] != "Random"]
+    most = max(recall for _, own in bars for recall, _, _ in own) or 1
+    height = step * len(bars) + 40
+    parts = [f'<rect width="900" height="{height}" fill="white"/>', HATCHED]
+    notes = [f"Recall@{results['k']}", *(["quick run"] if results["quick"] else [])]
+    parts.append(_text(10, 22, "; ".join([*notes, "M: million parameters of the encoder"])))
+    for i, (name, colour) in enumerate(COLOURS.items()):
+        if name == "this run" or results["edition"] == REPORTED:
+            parts += [_bar(560 + 110 * i, 12, 12, colour), _text(578 + 110 * i, 22, name)]
+    for n, (label, own) in enumerate(bars):
+        y = 40 + step * n
+        parts.append(_text(10, y + 16, label))
+        for i, (recall, fill, note) in enumerate(own):
+            end = longest * recall / most
+            parts += [_bar(left, y + 12 * i, end, fill)]
+            parts += [_text(left + end + 4, y + 12 * i + 10, note)]
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 {height}" width="900" '
+    head += f'height="{height}" font-family="sans-serif" font-size="12">'
+    return "\n".join([head, *parts, "</svg>", ""])
+
+
+def row_bars(results, row):
+    """What a row of Figure 1 is called, and its bars: (recall, fill, what is written behind it)."""
+    label = f"{row['recipe']}: {row['row']}"
+    label += "".join(f", {size}" for name, size in PARAMETERS.items() if name in row["row"])
+    paper = reported(results, row)
+    if row["status"] == "ok":
+        bars = [(row["recall"], COLOURS["this run"], f"{row['recall']:.3f}")]
+    else:
+        bars = [(paper[1] if paper else 0, "url(#hatched)", "not run")]
+    if paper:
+        bars.append((paper[1], COLOURS["the report"], f"{paper[1]:.3f}"))
+    return label, bars
+
+
 def _bar(x, y, width, colour):
     return f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="11" fill="{colour}"/>'
-
-
-def _number(x, y, value):
-    return _text(x + 4, y + 10, f"{value:.3f}")
 
 
 def _text(x, y, text):
