@@ -55,6 +55,7 @@ FILES = tuple(HEADERS)
 WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")  # a cell with a whole number
 DECIMAL = re.compile(r"[+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 PADDED = re.compile(r"0[0-9]+|[0-9]{9}X", re.IGNORECASE)  # digits that are no number: 007, an ISBN
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 BRACKETS = re.compile(r" \(((?:[^()]|\([^()]*\))*)\)")  # of a title: (Harry Potter (Paperback))
 SHORTENED = re.compile(r"[0-9]([.,][0-9]+)?E[+-][0-9]{2,}", re.IGNORECASE)  # 1.23457E+11, by Excel
 REPORTED = "2018-09"  # the edition that the report used
@@ -289,9 +290,7 @@ def read_rows(path, *headers):
 
 def one_line(text):
     """Text with a blank for each control character: line ends, and what a terminal would obey."""
-    if text.isprintable():
-        return text
-    return "".join(" " if unicodedata.category(x) in ("Cc", "Zl", "Zp") else x for x in text)
+    return CONTROL.sub(" ", text)
 
 
 def number(cell, place, whole=True, hint=""):
@@ -495,16 +494,16 @@ def documents(titles, genres, tags):
     for title, genre, tag in zip(titles, genres, tags, strict=True):
         genre = "" if genre == "(no genres listed)" else genre.replace("|", " ")
         parts = [without_year(title), genre, *tag]
-        texts.append(" ".join(" ".join(filter(None, parts)).splitlines()))  # one line each
+        texts.append(one_line(" ".join(filter(None, parts))))
     return texts
 
 
 def movie_texts(movies, tags, arrays):
     """{file name: text} of movies.csv and the documents; line i, after the header, is item i's."""
     ids = arrays["movie_ids"].tolist()
-    tested = arrays["user_ids"][arrays["test_users"]], arrays["movie_ids"][arrays["test_items"]]
-    tested = zip(*(column.tolist() for column in tested), strict=True)
-    tested = {tag[:2] for tag in tags}.intersection(tested)  # (user, movie) of tags, if in test
+    users = arrays["user_ids"][arrays["test_users"]].tolist()
+    items = arrays["movie_ids"][arrays["test_items"]].tolist()
+    tested = {tag[:2] for tag in tags}.intersection(zip(users, items, strict=True))
     all_tags, honest = defaultdict(list), defaultdict(list)
     for user, movie, tag in tags:
         all_tags[movie].append(tag.lower())
@@ -1337,7 +1336,7 @@ def similar(argv):
     movie, text = s.movie.strip(), s.text.strip()
     if bool(movie) == bool(text):
         raise BadInput("give one of --movie, a title, and --text, a phrase")
-    if not text.isascii() and text.encode(errors="replace").decode() != text:
+    if text.encode(errors="replace").decode() != text:
         raise BadInput("--text is not UTF-8; the terminal should send it so")
     out = Artefacts(s.out, whole=True)
     if movie and out.task.n_items == 1:
