@@ -113,10 +113,10 @@ FACTORS = {  # factors in out/ -> embeddings that must be their prior, settings 
     "pmf-ours-mpnet": ("mpnet-no-leak", RANKING),
     "pmf-all": ("minilm", RANKING | {"all": True}),
 }
-ALIKE = {  # settings -> the factors that must have the same
-    ("k",): ("pmf", "pmf-fit"),
-    ("k", "missing", "reg", "least"): ("pmf-ranking", "pmf-ours", "pmf-ours-mpnet"),
-    ("text",): ("pmf-ours", "pmf-ours-mpnet"),
+ALIKE = {  # factors -> others, and the settings that both must have
+    "pmf-fit": ("pmf", "k"),
+    "pmf-ours": ("pmf-ranking", "k", "missing", "reg", "least"),
+    "pmf-ours-mpnet": ("pmf-ours", "k", "missing", "reg", "least", "text"),
 }
 TUNING = {"epochs": 2, "rank": 16, "alpha": 32, "dropout": 0.1}
 CONTENT_ROWS = {  # row with late fusion -> its embeddings: out/<name><suffix>.safetensors
@@ -643,17 +643,12 @@ class Artefacts:
         if made_from != wanted:
             raise BadInput(f"{path} was made from {made_from}, not {wanted}; run make again")
         settings = settings | {"seed": self.record["seed"]} | ({} if self.own else {"fast": False})
+        other, *same = ALIKE.get(name, [name])
+        if self.path(other).exists():
+            beside = provenance(self.path(other))["settings"]
+            settings |= {setting: beside[setting] for setting in same if setting in beside}
         arrays = load(path, inputs, ["user_factors", "item_factors"], **settings)
         return arrays["user_factors"], arrays["item_factors"][: self.task.n_items]
-
-    def require_alike(self):
-        """Refuse factors that were fitted with other settings than those beside them."""
-        for settings, names in ALIKE.items():
-            first, *others = [name for name in names if self.path(name).exists()] or [""]
-            for name in others:
-                made, other = (provenance(self.path(x))["settings"] for x in (name, first))
-                wanted = {x: other[x] for x in settings if x in other}
-                metrics.require(self.path(name), made, wanted)
 
     def require_texts(self, name, suffix):
         """Refuse embeddings of other texts than those written with the ratings."""
@@ -735,7 +730,6 @@ def run_evaluate(argv):
     settings = parse(Evaluate, run_evaluate.__doc__, argv, k=1, seed=metrics.SEEDS)
     out = Artefacts(settings.out)
     metrics.require(out.ratings, out.record, VALID | {"seed": settings.seed})
-    out.require_alike()
     if len(out.task.relevant[1]) == 0:
         what = f"nothing in the test part is rated {out.task.liked:g} or more, and nothing to find"
         raise BadInput(f"{out.ratings}: {what}; more ratings are needed, or a lower LIKED=..")
