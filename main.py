@@ -616,7 +616,7 @@ class Artefacts:
         self.folder = Path(folder)
         self.ratings = self.folder / "ratings.safetensors"
         self.record = provenance(self.ratings)["settings"]
-        if "edition" not in self.record:
+        if not {"edition", "texts"} <= self.record.keys():
             raise BadInput(f"{self.ratings} was not written by `main.py prepare`; run make again")
         self.own = self.record["edition"] not in EDITIONS.values()
         names = ["user_ids", "movie_ids", "train_users", "valid", "liked", "highest"]
@@ -653,8 +653,7 @@ class Artefacts:
     def require_texts(self, name, suffix):
         """Refuse embeddings of other texts than those written with the ratings."""
         documents, made_from = f"documents{suffix}.txt", provenance(self.path(name))["inputs"]
-        wanted = {documents: self.record.get("texts", {}).get(documents)}
-        metrics.require(self.path(name), made_from, wanted)
+        metrics.require(self.path(name), made_from, {documents: self.record["texts"][documents]})
 
     def embeddings(self, name, suffix):
         """(I, D) of encode.py, of the task's items, from the texts written with the ratings."""
@@ -666,25 +665,21 @@ class Artefacts:
         U, V = self.factors(name)
         return partial(fuse.mf_scores, U=U, V=V)
 
-    def hybrid(self, recipe, name):
-        """A recipe's late fusion with the embeddings of a name: a function of users and alpha."""
-        return recipe.fused(self.task, *self.factors("pmf"), self.embeddings(name, recipe.suffix))
-
     @cached_property
     def number_of(self):
         """{id: its number} of "user_ids" and of "movie_ids"."""
         both = {name: self.ids(name) for name in ("user_ids", "movie_ids")}
         return {name: {id: number for number, id in enumerate(ids)} for name, ids in both.items()}
 
-    def index(self, name, cell, what):
+    def index(self, name, cell, place):
         """The number of an id as somebody wrote it: 007 and 7.0 are 7 where ids are numbers."""
         cell, numbers = unicodedata.normalize("NFC", cell.strip()), self.number_of[name]
-        refuse_shortened(cell, what.removesuffix(": id"))
+        refuse_shortened(cell, place)
         whole = WHOLE.fullmatch(cell) and name not in self.record
-        wanted = number(cell, what) if whole else cell
+        wanted = number(cell, place) if whole else cell
         if wanted not in numbers:
-            ends = f"{min(numbers)} to {max(numbers)}"
-            raise BadInput(f"{what} {one_line(cell[:50])} is not in the data; ids go from {ends}")
+            what = f"id {one_line(cell[:50])} is not in the data"
+            raise BadInput(f"{place}: {what}; ids go from {min(numbers)} to {max(numbers)}")
         return numbers[wanted]
 
     @cached_property
@@ -733,10 +728,10 @@ def run_evaluate(argv):
     if len(out.task.relevant[1]) == 0:
         what = f"nothing in the test part is rated {out.task.liked:g} or more, and nothing to find"
         raise BadInput(f"{out.ratings}: {what}; more ratings are needed, or a lower LIKED=..")
-    case = settings.user or (CASE_USER if out.has_scale and not out.own else "")
-    case = out.index("user_ids", case, "user") if case else None
-    if case is not None and not out.has_scale:
+    if settings.user and not out.has_scale:
         raise BadInput("--user: Table II is of rows that need a scale, and all ratings are equal")
+    user = settings.user or (CASE_USER if out.has_scale and not out.own else "")
+    case = out.index("user_ids", user, "--user") if user else None
     with stage(settings.out / "results.json", "Precision, Recall and NDCG of every row") as figure:
         results = {"edition": out.record["edition"], "k": settings.k, "quick": settings.quick}
         results |= {"versions": metrics.versions(), "ratings": sha256(out.ratings)}
@@ -783,11 +778,8 @@ def all_rows(out, settings):
         for row, name in recipe.alone.items():
             if out.path(name).exists():
                 yield factors_row(out, recipe, row, name, k)
-        for row, encoder in content_rows(out, recipe):
-            if out.path(encoder + recipe.suffix).exists():
-                yield content_row(out, recipe, row, settings)
-            else:
-                yield not_run(recipe, row), None
+        for row, run in content_rows(out, recipe):
+            yield content_row(out, recipe, row, settings) if run else (not_run(recipe, row), None)
 
 
 def plain_rankers(task, seed):
@@ -807,11 +799,11 @@ def factors_row(out, recipe, row, name, k):
 
 
 def content_rows(out, recipe):
-    """(row, encoder) of a recipe's rows with late fusion that were run, or that the report has."""
+    """(row, whether it was run) of a recipe's late fusions that were run or that the report has."""
     for row, encoder in CONTENT_ROWS.items() if recipe.fused else ():
-        listed = row in REPORT_TABLE1 and not out.own
-        if out.path(encoder + recipe.suffix).exists() or listed:
-            yield row, encoder
+        run = out.path(encoder + recipe.suffix).exists()
+        if run or (row in REPORT_TABLE1 and not out.own):
+            yield row, run
 
 
 def content_row(out, recipe, row, settings, later=0):
@@ -819,24 +811,20 @@ def content_row(out, recipe, row, settings, later=0):
 
     later: by how much the seed of its tuning is larger than that of the split, see `make seeds`.
     """
-    encoder, alpha, more = CONTENT_ROWS[row], recipe.alpha, {"tuning": {}}
+    encoder, alpha, more, k = CONTENT_ROWS[row], recipe.alpha, {"tuning": {}}, settings.k
     name = encoder + recipe.suffix + (f"-{later + 1}" if later else "")
     seed = out.record["seed"] + later
     require_encoder(out, encoder, name)
     if "tuned" in encoder or "lora" in encoder:
         more["tuning"] = training_of(out, recipe, encoder, name, seed, settings.quick)
+    embeddings = out.embeddings(name, recipe.suffix)  # (I, D)
     if alpha is None:
-        alpha, more["validation_curve"] = choose_alpha(out, recipe, name, settings.k)
-    scores = partial(out.hybrid(recipe, name), alpha=alpha)
-    result = evaluate(scores, out.task.seen, out.task.relevant, settings.k)
+        task = fuse.ranking_task(out.data, validation=True)
+        scores = recipe.fused(task, *out.factors("pmf-fit"), embeddings)
+        alpha, more["validation_curve"] = fuse.grid_search(scores, task, k)
+    scores = partial(recipe.fused(out.task, *out.factors("pmf"), embeddings), alpha=alpha)
+    result = evaluate(scores, out.task.seen, out.task.relevant, k)
     return entry_of(recipe, row, result, seed, alpha) | more, result
-
-
-def choose_alpha(out, recipe, name, k):
-    """The alpha of a late fusion that is best on the validation part, and the curve of all."""
-    task = fuse.ranking_task(out.data, validation=True)
-    embeddings = out.embeddings(name, recipe.suffix)
-    return fuse.grid_search(recipe.fused(task, *out.factors("pmf-fit"), embeddings), task, k)
 
 
 def require_encoder(out, encoder, name):
@@ -996,9 +984,12 @@ def table2(out, index, results):
 def notebook_rows(out):
     """(row, scorer of users, or None if it was not run) of recipe notebook."""
     yield "MF only", out.mf("pmf")
-    for row, name in content_rows(out, NOTEBOOK):
-        run = out.path(name).exists()
-        yield row, partial(out.hybrid(NOTEBOOK, name), alpha=NOTEBOOK.alpha) if run else None
+    for row, run in content_rows(out, NOTEBOOK):
+        scores = None
+        if run:
+            embeddings = out.embeddings(CONTENT_ROWS[row], NOTEBOOK.suffix)  # (I, D)
+            scores = fuse.notebook_scores(out.task, *out.factors("pmf"), embeddings)
+        yield row, scores and partial(scores, alpha=NOTEBOOK.alpha)
 
 
 METRICS = ("precision", "recall", "ndcg")
@@ -1187,7 +1178,7 @@ def person(s, out):
     """Items and ratings (n,) of --user, of the file --ratings, or of both: the file's go first."""
     rated = {}
     if s.user:
-        own = out.task.users == out.index("user_ids", s.user, "user")  # (N,)
+        own = out.task.users == out.index("user_ids", s.user, "--user")  # (N,)
         rated = dict(zip(out.task.items[own].tolist(), out.task.ratings[own].tolist(), strict=True))
     if s.ratings:
         rated |= read_person(s.ratings, out)
@@ -1208,7 +1199,7 @@ def read_person(path, out):
             raise BadInput(f"{place}: {value:g} is outside the scale, {low:g} .. {high:g}")
         try:
             if "movieId" in row:
-                item = out.index("movie_ids", cell, f"{place}: id")
+                item = out.index("movie_ids", cell, place)
             else:
                 item = find_movie(cell, names, place)
         except BadInput as error:

@@ -395,7 +395,7 @@ def test_evaluate_and_recommend_end_to_end_on_a_small_folder(artefacts, capsys):
     main.recommend(["--user", "5", "--top", "1", "--out", str(artefacts)])
     assert len(capsys.readouterr().out.splitlines()) == 3
     error = refused("recommend", "--user", 77, "--out", artefacts, capsys=capsys)
-    assert "user 77 is not in the data; ids go from 1 to 5" in error
+    assert "--user: id 77 is not in the data; ids go from 1 to 5" in error
 
 
 def test_a_tuned_row_takes_its_seed_and_cost_from_its_training(artefacts):

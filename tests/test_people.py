@@ -243,7 +243,7 @@ def test_a_bad_file_of_new_movies_is_one_line(out, tmp_path, capsys, lines, mess
         ("recommend", "--all", "or --all, with --to"),
         ("recommend", "--user 5 --recipe report", "unrecognized arguments: --recipe report"),
         ("recommend", "--ratings nowhere.csv", "nowhere.csv"),
-        ("recommend", "--user 77", "user 77 is not in the data"),
+        ("recommend", "--user 77", "--user: id 77 is not in the data"),
         ("similar", "", "give one of --movie, a title, and --text, a phrase"),
         ("similar", "--movie Heat", "--movie: 'Heat' may be Heat (1986) or Heat (1995)"),
         ("similar", "--movie Heet", "no movie is called 'Heet'; near are Heat (1986); Heat (1995)"),
