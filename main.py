@@ -616,7 +616,7 @@ class Artefacts:
         self.folder = Path(folder)
         self.ratings = self.folder / "ratings.safetensors"
         self.record = provenance(self.ratings)["settings"]
-        if not {"edition", "texts"} <= self.record.keys():
+        if not {"edition", "texts", "data"} <= self.record.keys():
             raise BadInput(f"{self.ratings} was not written by `main.py prepare`; run make again")
         self.own = self.record["edition"] not in EDITIONS.values()
         names = ["user_ids", "movie_ids", "train_users", "valid", "liked", "highest"]
@@ -914,9 +914,10 @@ def markdown(head, rows):
 
 def table1(results):
     """Table I in Markdown: our figures beside the report's."""
-    k = results["k"]
+    k, beside = results["k"], results["edition"] == REPORTED  # the report is of the same data
     head = ["recipe", "row", "users", "hits", f"P@{k}", f"R@{k}", f"NDCG@{k}", "ndcg_own_hits"]
-    head += ["alpha", 'report: hits, P, R, "NDCG"', f"NDCG - {results['base']}"]
+    head += ["alpha", *(['report: hits, P, R, "NDCG"'] if beside else [])]
+    head += [f"NDCG - {results['base']}"]
     lines = []
     for row in results["rows"]:
         cells = [row["status"], *[""] * 6]
@@ -924,16 +925,15 @@ def table1(results):
             means = [f"{row[name]:.4f} ± {row[name + '_se']:.4f}" for name in metrics.NAMES[1:]]
             alpha = "" if row["alpha"] is None else f"{row['alpha']:.2f}"
             cells = [str(row["users"]), str(row["hits"]), *means, alpha]
-        paper = reported(results, row)
-        paper = "{3}, {0:.3f}, {1:.3f}, {2:.3f}".format(*paper) if paper else ""
-        difference = ""
+        if beside:
+            paper = reported(results, row)
+            cells.append("{3}, {0:.3f}, {1:.3f}, {2:.3f}".format(*paper) if paper else "")
         if "difference" in row:
-            difference = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["difference"])
-        lines.append([row["recipe"], row["row"], *cells, paper, difference])
-    count = sum(bool(cells[-1]) for cells in lines)
-    if results["edition"] != REPORTED:
-        for cells in (head, *lines):
-            del cells[-2]  # the report's figures are of other data
+            cells.append("{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["difference"]))
+        else:
+            cells.append("")
+        lines.append([row["recipe"], row["row"], *cells])
+    count = sum("difference" in row for row in results["rows"])
     return (
         f"{marks(results)}Table I. Means over users ± standard error, K = {k}; the last column is "
         f"the difference to {results['base']} in NDCG with its 95 % paired bootstrap interval, "
@@ -963,7 +963,7 @@ def table2(out, index, results):
     titles, task, user = out.short_titles(), out.task, out.ids("user_ids")[index]
     loved = 0.9 * task.highest
     rows = np.flatnonzero((task.users == index) & (task.ratings >= loved))
-    last = rows[np.argsort(task.times[rows], kind="stable")][:-6:-1]
+    last = rows[np.argsort(task.times[rows], kind="stable")][::-1][:5]  # newest first
     profile = "; ".join(titles[item] for item in task.items[last])
     lines = []
     for row, scores in notebook_rows(out):
@@ -1099,15 +1099,14 @@ def recommend(argv):
         raise BadInput("say for whom: --user, --ratings or both; or --all, with --to")
     out = Artefacts(s.out, whole=True)
     if s.to:
-        with stage(s.to, f"the {s.top} best movies of {out.record.get('data')}") as figure:
+        with stage(s.to, f"the {s.top} best movies of {out.record['data']}") as figure:
             return write_lists(s.to, ranker_of(s, out), s.top, figure)
     ranker = ranker_of(s, out)
     who = [f"user {s.user}"] if s.user else []
     who += [str(s.ratings)] if s.ratings else []
     text = provenance(out.path("pmf-all"))["settings"]["text"]
     by = "all its ratings and MiniLM" if text else "all its ratings, without the texts"
-    data = f"{out.record.get('data', 'the data')}, by {by} ({out.folder}/)"
-    print(one_line(f"{' and '.join(who)} of {data}"))
+    print(one_line(f"{' and '.join(who)} of {out.record['data']}, by {by} ({out.folder}/)"))
     print_list(ranker, s.top)
 
 
@@ -1115,11 +1114,12 @@ def ranker_of(s, out):
     """The Ranker of users, or of one person, new movies included."""
     new, texts, more = [], [], {}
     # 1. Who rated what
-    ids, users, items, ratings = out.ids("user_ids"), *out.task[:3]  # .., (N,), (N,), (N,)
+    ids, (users, items, ratings, *_) = out.ids("user_ids"), out.task  # .., (N,) each
     known = items
     if not s.all:
-        ids, (items, ratings) = [s.user], person(s, out)  # (n,), (n,)
-        users, known = np.zeros(len(items), int), np.concatenate([known, items])  # (n,), (N + n,)
+        ids, (items, ratings) = [s.user], person(s, out)  # (n,) each
+        users = np.zeros(len(items), int)  # (n,)
+        known = np.concatenate([known, items])  # (N + n,)
     targets = ratings / out.task.highest  # (N,)
     # 2. Which movies, with which factors
     if s.new:
