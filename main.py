@@ -311,24 +311,20 @@ def number(cell, place, whole=True, hint=""):
 def read_id(cell, place, whole):
     """The id in a cell: a whole number, or a string without the blanks around it."""
     cell, alike = cell.strip(), "as those of the ratings are; write ids alike everywhere"
-    refuse_shortened(cell, place)
+    if SHORTENED.fullmatch(cell):
+        what = f"id {cell} was shortened by a spreadsheet, so others may have become equal to it"
+        raise BadInput(f"{place}: {what}; export the ids anew, as text")
     if whole and PADDED.fullmatch(cell):
         raise BadInput(f"{place}: id {cell} is no plain number, {alike}")
     if whole:
         return number(cell, place, hint=f", {alike}")
-    if not cell or len(cell) > 200 or one_line(cell) != cell:
+    if not cell or len(cell) > 200 or CONTROL.search(cell):
         what = "is not an id; it needs 1 to 200 characters, none a control character"
         raise BadInput(f"{place}: {cell[:50]!r} {what}")
     return cell
 
 
 whole_id, string_id = partial(read_id, whole=True), partial(read_id, whole=False)
-
-
-def refuse_shortened(cell, place):
-    if SHORTENED.fullmatch(cell):
-        what = f"id {cell} was shortened by a spreadsheet, so others may have become equal to it"
-        raise BadInput(f"{place}: {what}; export the ids anew, as text")
 
 
 def id_reader(cells):
@@ -672,14 +668,12 @@ class Artefacts:
         return {name: {id: number for number, id in enumerate(ids)} for name, ids in both.items()}
 
     def index(self, name, cell, place):
-        """The number of an id as somebody wrote it: 007 and 7.0 are 7 where ids are numbers."""
-        cell, numbers = unicodedata.normalize("NFC", cell.strip()), self.number_of[name]
-        refuse_shortened(cell, place)
-        whole = WHOLE.fullmatch(cell) and name not in self.record
-        wanted = number(cell, place) if whole else cell
+        """The number of an id of "user_ids" or "movie_ids", as somebody wrote it."""
+        numbers, whole = self.number_of[name], name not in self.record
+        wanted = read_id(unicodedata.normalize("NFC", cell), place, whole)
         if wanted not in numbers:
-            what = f"id {one_line(cell[:50])} is not in the data"
-            raise BadInput(f"{place}: {what}; ids go from {min(numbers)} to {max(numbers)}")
+            ends = f"{min(numbers)} to {max(numbers)}"
+            raise BadInput(f"{place}: id {wanted} is not in the data; ids go from {ends}")
         return numbers[wanted]
 
     @cached_property
