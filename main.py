@@ -435,8 +435,8 @@ def split_ratings(ratings, all_movies, seed):
     validation part is marked, see VALID.
     """
     train, test = metrics.split_per_user(ratings.users, 0.2, seed)
-    ascending = np.argsort(all_movies)  # (I,)
-    places = ascending[np.searchsorted(all_movies[ascending], ratings.movie_ids)]  # (M,)
+    place = {movie: place for place, movie in enumerate(all_movies.tolist())}
+    places = np.array([place[movie] for movie in ratings.movie_ids.tolist()])  # (M,)
     movies = places[ratings.movies]  # (N,) places in all_movies
     order = number_by_appearance(movies[train], np.arange(len(all_movies)))  # (I,)
     items = np.argsort(order)[movies]  # (N,)
@@ -1089,7 +1089,8 @@ def recommend(argv):
     score.
     """
     s = parse(Recommend, recommend.__doc__, argv, top=1)
-    if s.all == bool(s.user or s.ratings) or (s.all and not s.to):
+    somebody = bool(s.user or s.ratings)
+    if s.all == somebody or (s.all and not s.to):
         raise BadInput("say for whom: --user, --ratings or both; or --all, with --to")
     out = Artefacts(s.out, whole=True)
     if s.to:
@@ -1132,7 +1133,8 @@ def ranker_of(s, out):
         return best
 
     if not s.all:
-        (p, A), least = fold_in(items, targets), fold_in.keywords["least"]
+        p, A = fold_in(items, targets)  # (K,), (K, K)
+        least = provenance(out.path("pmf-all"))["settings"]["least"]
         if not p.any():
             low = f"every rating is below {least * out.task.highest:g}"
             raise BadInput(f"{low}, which counts as none: nothing says what to show")
@@ -1258,14 +1260,15 @@ def find_movie(title, names, place):
 
 def ranked(ranker, top, block=128):
     """(user, rank, item, score) of each list, best first; users go in blocks."""
-    rank, n_users = None, len(ranker.ids)
+    n_users, none_left = len(ranker.ids), True
     for users in np.array_split(np.arange(n_users), math.ceil(n_users / block)):
         scores = ranker.scores(users)  # (B, I)
         scores[metrics.pairs_of_block(ranker.seen, users)] = -np.inf
         for user, row, best in zip(users, scores, metrics.top_k(scores, top), strict=True):
             for rank, item in enumerate(best[best >= 0], 1):
+                none_left = False
                 yield user, rank, item, row[item]
-    if rank is None:
+    if none_left:
         raise BadInput("every movie has been rated: none is left to recommend")
 
 
