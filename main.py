@@ -628,14 +628,15 @@ class Artefacts:
         return self.folder / f"{name}.safetensors"
 
     def factors(self, name):
-        """(U, K) and (I, K) of pmf.py, of the task's items."""
-        text, settings = FACTORS[name]
-        inputs = [self.ratings, self.path(text)] if text else [self.ratings]
+        """(U, K) and (I, K) of pmf.py, of the task's items: as make would have made them."""
+        path, (text, settings), inputs = self.path(name), FACTORS[name], [self.ratings]
+        if text:
+            self.require_embeddings(text, OURS.suffix if text.endswith(OURS.suffix) else "")
+            inputs.append(self.path(text))
         choice = self.folder / "ours.json"
         if "sweeps" in settings and choice.exists():  # a PMF for ranking, by the settings chosen
             inputs.append(choice)
-        path, wanted = self.path(name), sorted(source.name for source in inputs)
-        made_from = sorted(provenance(path)["inputs"])
+        made_from, wanted = sorted(provenance(path)["inputs"]), sorted(x.name for x in inputs)
         if made_from != wanted:
             raise BadInput(f"{path} was made from {made_from}, not {wanted}; run make again")
         settings = settings | {"seed": self.record["seed"]} | ({} if self.own else {"fast": False})
@@ -646,14 +647,23 @@ class Artefacts:
         arrays = load(path, inputs, ["user_factors", "item_factors"], **settings)
         return arrays["user_factors"], arrays["item_factors"][: self.task.n_items]
 
-    def require_texts(self, name, suffix):
-        """Refuse embeddings of other texts than those written with the ratings."""
-        documents, made_from = f"documents{suffix}.txt", provenance(self.path(name))["inputs"]
-        metrics.require(self.path(name), made_from, {documents: self.record["texts"][documents]})
+    def require_embeddings(self, name, suffix):
+        """Refuse embeddings of other texts than prepare's, or by another encoder than their name's.
+
+        Names are like minilm-nf4-report: what is asked of a tuned encoder stands in training_of.
+        """
+        path, documents = self.path(name), f"documents{suffix}.txt"
+        made = provenance(path)
+        metrics.require(path, made["inputs"], {documents: self.record["texts"][documents]})
+        wanted = {"nf4": "nf4" in name or "qwen" in name, "dtype": dtype_of(name)}
+        if "tuned" not in name and "lora" not in name:
+            encoder = name.removesuffix(suffix).removesuffix("-nf4")
+            wanted |= {"encoder": encoder, "adapter": ""}
+        metrics.require(path, made["settings"], wanted)
 
     def embeddings(self, name, suffix):
         """(I, D) of encode.py, of the task's items, from the texts written with the ratings."""
-        self.require_texts(name, suffix)
+        self.require_embeddings(name, suffix)
         return metrics.load_embeddings(self.path(name), self.ratings)[: self.task.n_items]
 
     def mf(self, name):
@@ -771,7 +781,8 @@ def all_rows(out, settings):
             continue  # nothing to choose its alpha by
         for row, name in recipe.alone.items():
             if out.path(name).exists():
-                yield factors_row(out, recipe, row, name, k)
+                result = evaluate(out.mf(name), task.seen, task.relevant, k)
+                yield entry_of(recipe, row, result, out.record["seed"]), result
         for row, run in content_rows(out, recipe):
             yield content_row(out, recipe, row, settings) if run else (not_run(recipe, row), None)
 
@@ -781,15 +792,6 @@ def plain_rankers(task, seed):
     counts = np.bincount(task.items, minlength=task.n_items)  # (I,) train ratings
     yield "Random", seed, partial(fuse.random_scores, seed=seed, n_items=task.n_items)
     yield "Most popular", None, partial(fuse.constant_scores, values=counts)
-
-
-def factors_row(out, recipe, row, name, k):
-    """A row without late fusion: factors of pmf.py, perhaps with text as prior."""
-    if text := FACTORS[name][0]:
-        out.require_texts(text, recipe.suffix)
-        require_encoder(out, text.removesuffix(recipe.suffix), text)
-    result = evaluate(out.mf(name), out.task.seen, out.task.relevant, k)
-    return entry_of(recipe, row, result, out.record["seed"]), result
 
 
 def content_rows(out, recipe):
@@ -808,7 +810,6 @@ def content_row(out, recipe, row, settings, later=0):
     encoder, alpha, more, k = CONTENT_ROWS[row], recipe.alpha, {"tuning": {}}, settings.k
     name = encoder + recipe.suffix + (f"-{later + 1}" if later else "")
     seed = out.record["seed"] + later
-    require_encoder(out, encoder, name)
     if "tuned" in encoder or "lora" in encoder:
         more["tuning"] = training_of(out, recipe, encoder, name, seed, settings.quick)
     embeddings = out.embeddings(name, recipe.suffix)  # (I, D)
@@ -821,16 +822,9 @@ def content_row(out, recipe, row, settings, later=0):
     return entry_of(recipe, row, result, seed, alpha) | more, result
 
 
-def require_encoder(out, encoder, name):
-    """Refuse the embeddings in out/ of this name if another encoder made them; minilm-nf4, say."""
-    wanted = {"nf4": "nf4" in encoder or "qwen" in encoder, "dtype": dtype_of(encoder)}
-    if "tuned" not in encoder and "lora" not in encoder:
-        wanted |= {"encoder": encoder.removesuffix("-nf4"), "adapter": ""}
-    metrics.require(out.path(name), provenance(out.path(name))["settings"], wanted)
-
-
-def dtype_of(encoder):
-    return "bfloat16" if "qwen3-4b" in encoder else "float32"
+def dtype_of(name):
+    """In which numbers the encoder of these embeddings computes."""
+    return "bfloat16" if "qwen3-4b" in name else "float32"
 
 
 def training_of(out, recipe, encoder, name, seed, quick):
@@ -1160,8 +1154,7 @@ def folding_in(out, Q, known):
 
 def whole_arrays(out, texts, weights):
     """Q and W of pmf-all, and MiniLM's embeddings (I + M, D): of the movies and of M texts."""
-    require_encoder(out, "minilm", "minilm")
-    (_, Q), e = out.factors("pmf-all"), out.embeddings("minilm", "")
+    e, (_, Q) = out.embeddings("minilm", ""), out.factors("pmf-all")
     if texts:
         import encode  # here: torch takes seconds
 
