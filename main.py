@@ -621,6 +621,10 @@ class Artefacts:
     def path(self, name):
         return self.folder / f"{name}.safetensors"
 
+    def settings(self, name):
+        """The settings with which the file of a name was made."""
+        return provenance(self.path(name))["settings"]
+
     def factors(self, name):
         """(U, K) and (I, K) of pmf.py, of the task's items: as make would have made them."""
         path, (text, settings), inputs = self.path(name), FACTORS[name], [self.ratings]
@@ -636,7 +640,7 @@ class Artefacts:
         settings = settings | {"seed": self.record["seed"]} | ({} if self.own else {"fast": False})
         other, *same = ALIKE.get(name, [name])
         if self.path(other).exists():
-            beside = provenance(self.path(other))["settings"]
+            beside = self.settings(other)
             settings |= {setting: beside[setting] for setting in same if setting in beside}
         arrays = load(path, inputs, ["user_factors", "item_factors"], **settings)
         return arrays["user_factors"], arrays["item_factors"][: self.task.n_items]
@@ -733,12 +737,10 @@ def run_evaluate(argv):
     with stage(settings.out / "results.json", "Precision, Recall and NDCG of every row") as figure:
         results = {"edition": out.record["edition"], "k": settings.k, "quick": settings.quick}
         results |= {"versions": metrics.versions(), "ratings": sha256(out.ratings)}
-        results |= {"base": "Most popular", "factors": None}  # all ratings equal: no MF to fit
-        if out.has_scale:
-            factors = provenance(out.path("pmf"))["settings"].get("k")
-            results |= {"base": "MF only", "factors": factors}
+        results["base"] = "MF only" if out.has_scale else "Most popular"
+        results["factors"] = out.settings("pmf").get("k") if out.has_scale else None
         if out.path("pmf-ours").exists():
-            made = provenance(out.path("pmf-ours"))["settings"]
+            made = out.settings("pmf-ours")
             results["ours"] = {name: made[name] for name in ("text", "reg", "missing", "k")}
         results["rows"] = rows_with_differences(out, settings, results["base"])
         texts = {"table1.md": table1(results)}
@@ -1087,7 +1089,7 @@ def recommend(argv):
     ranker = ranker_of(s, out)
     who = [f"user {s.user}"] if s.user else []
     who += [str(s.ratings)] if s.ratings else []
-    text = provenance(out.path("pmf-all"))["settings"]["text"]
+    text = out.settings("pmf-all")["text"]
     by = "all its ratings and MiniLM" if text else "all its ratings, without the texts"
     print(one_line(f"{' and '.join(who)} of {out.record['data']}, by {by} ({out.folder}/)"))
     print_list(ranker, s.top)
@@ -1122,7 +1124,7 @@ def ranker_of(s, out):
 
     if not s.all:
         p, A = fold_in(items, targets)  # (K,), (K, K)
-        least = provenance(out.path("pmf-all"))["settings"]["least"]
+        least = out.settings("pmf-all")["least"]
         if not p.any():
             low = f"every rating is below {least * out.task.highest:g}"
             raise BadInput(f"{low}, which counts as none: nothing says what to show")
@@ -1139,7 +1141,7 @@ def folding_in(out, Q, known):
 
     known: items of all ratings, (N,).
     """
-    made, rated = provenance(out.path("pmf-all"))["settings"], np.unique(known)
+    made, rated = out.settings("pmf-all"), np.unique(known)
     fit = {name: made[name] for name in ("missing", "reg", "least")}
     fit["mean"] = len(out.task.users) / len(np.unique(out.task.users))  # ratings of a user
     gram = Q[rated].T @ Q[rated]  # (K, K)
