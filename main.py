@@ -706,20 +706,21 @@ class Artefacts:
     def names(self):
         """{folded name: {item: what it is called}}.
 
-        A name may lack the year, or what stands in brackets. That, an alias, is a name as well
-        where no movie has it for its title.
+        A name may lack the year, or what stands in brackets; that, an alias, is a name as well. A
+        whole title goes before a shorter one of another movie, and this before an alias.
         """
-        names, aliases = defaultdict(dict), defaultdict(dict)
+        whole, shorter, aliases = defaultdict(dict), defaultdict(dict), defaultdict(dict)
         for item, (title, plain) in enumerate(zip(self.titles(), self.plain_titles, strict=True)):
             name, year = name_and_year(plain)
-            short, inside = BRACKETS.sub("", name), BRACKETS.findall(name)
-            for known in {title, plain, name, short, short + year} - {""}:
-                names[folded(known)][item] = title
-            for alias in inside:
+            short = BRACKETS.sub("", name)
+            whole[folded(title)][item] = title
+            for known in {plain, name, short, short + year} - {""}:
+                shorter[folded(known)][item] = title
+            for alias in BRACKETS.findall(name):
                 alias = alias.removeprefix("a.k.a. ")
                 for known in (alias, alias + year):
                     aliases[folded(known)][item] = title
-        return aliases | names
+        return aliases | shorter | whole
 
 
 def run_evaluate(argv):
@@ -1233,9 +1234,8 @@ def folded(title):
 def find_movie(title, names, place):
     """The item of a title; refuses one that no movie or several have."""
     called = names.get(folded(title), {})
-    whole = {item: name for item, name in called.items() if folded(name) == folded(title)}
-    if len(whole or called) == 1:  # Dune, where there is "Dune (Dune Chronicles, #1)" too
-        return next(iter(whole or called))
+    if len(called) == 1:
+        return next(iter(called))
     if called:
         which = " or ".join(sorted(called.values()))
         raise BadInput(f"{place}: {title[:99]!r} may be {which}; write it so")
@@ -1267,7 +1267,7 @@ def print_list(ranker, top):
     why = ranker.reasons([item for *_, item, _ in rows]) if ranker.reasons else [[]] * len(rows)
     print(f"rank  score    title{' <- because of' if ranker.reasons else ''}")
     for (_, rank, item, score), added in zip(rows, why, strict=True):
-        most = [j for j in np.argsort(added)[:-4:-1] if added[j] > 0]
+        most = [j for j in np.argsort(added)[::-1][:3] if added[j] > 0]
         because = "; ".join(ranker.rated[j] for j in most)
         because = f" <- {because}" if because else ""
         print(f"{rank:4d} {score:7.4f}   {ranker.titles[item]}{because}")
