@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import hashlib
 import http.client
 import re
 import subprocess
@@ -224,6 +225,21 @@ def test_a_zip_of_other_data_or_cut_or_missing_is_refused(folder, capsys):
     assert sorted(p.name for p in folder.parent.iterdir()) == ["data"]
 
 
+def test_a_zip_of_the_reports_edition_is_unpacked_once(folder, monkeypatch, capsys):
+    to, texts = folder.parent / "new", dict(zip(main.FILES, (RATINGS, MOVIES, TAGS), strict=True))
+    digest = hashlib.sha256("".join(texts.values()).encode()).hexdigest()
+    monkeypatch.setitem(main.EDITIONS, digest, main.REPORTED)
+    texts |= {"README.txt": "By GroupLens"}
+    archive = zipped(folder.parent / "a.zip", texts)
+    for _ in range(2):
+        main.fetch(["--to", str(to), "--zip", str(archive)])
+    assert {path.name: path.read_text() for path in to.iterdir()} == texts
+    assert capsys.readouterr().out.endswith("holds what a zip may hold: the 2018-09 edition\n")
+    (to / "tags.csv").write_text("mine")
+    error = refused("fetch", "--to", to, "--zip", archive, capsys=capsys)
+    assert "tags.csv was not written by this command, or has changed since" in error
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_DEFLATED])
 def test_a_zip_with_a_broken_stream_is_one_line_that_names_it(folder, capsys, method):
     texts = dict.fromkeys((*main.FILES, "README.txt"), "".join(map(str, range(9999))))
@@ -422,6 +438,10 @@ def test_mpnet_is_the_prior_of_ours_as_well_and_rows_by_it_are_no_minilms(artefa
     names = ("pmf-ours-mpnet", "pmf-ours")
     mpnet, minilm = (main.Artefacts(artefacts).factors(name) for name in names)
     assert np.abs(mpnet[0] @ mpnet[1].T - minilm[0] @ minilm[1].T).max() > 0.01
+    arrays, made = metrics.load(factors), metrics.provenance(factors)
+    inputs = [artefacts / name for name in made["inputs"]]
+    metrics.save(factors, arrays, made["settings"] | {"text": 9.0}, inputs)
+    assert "text = 9.0, not 0.2" in refused("evaluate", "--out", artefacts, capsys=capsys)
     factors.write_bytes((artefacts / OURS_FACTORS).read_bytes())
     assert "was made from" in refused("evaluate", "--out", artefacts, capsys=capsys)
 
