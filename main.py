@@ -379,9 +379,9 @@ def refuse_twice_rated(path, ratings):
     again = np.flatnonzero(np.diff(pairs[order]) == 0)  # places in order of a pair that recurs
     if len(again) == 0:
         return
-    first = again[np.argmin(order[again + 1])]  # the one that recurs first
-    earlier, later = (next(islice(read_rows(path), order[n], None)) for n in (first, first + 1))
-    line, (place, row) = earlier[0].rpartition(":")[2], later
+    rows = order[again[0] : again[0] + 2]
+    (earlier, _), (place, row) = (next(islice(read_rows(path), n, None)) for n in rows)
+    line = earlier.rpartition(":")[2]
     what = f"the user of {one_line(','.join(row.values()))} has rated this movie before"
     raise BadInput(f"{place}: {what}, on line {line}; delete one of the two lines")
 

@@ -36,7 +36,12 @@ TITLES = [
         "The Sorcerer's Stone (Harry Potter (Paperback))",
         "Avventura, L' (1960)",
     ),
-    *("Twins (The Pair) (1990)", "Couple (The Pair) (1991)", "Café (2001)", "Professional, The"),
+    *(
+        "Twins (The Pair) (1990)",
+        "Couple (The Pair) (1991)",
+        "Café (2001)",
+        "Professional, The (1981)",
+    ),
 ]
 
 
