@@ -738,6 +738,7 @@ def run_evaluate(argv):
     with stage(settings.out / "results.json", "Precision, Recall and NDCG of every row") as figure:
         results = {"edition": out.record["edition"], "k": settings.k, "quick": settings.quick}
         results |= {"versions": metrics.versions(), "ratings": sha256(out.ratings)}
+        # Where all ratings are equal, MF has nothing to fit.
         results["base"] = "MF only" if out.has_scale else "Most popular"
         results["factors"] = out.settings("pmf").get("k") if out.has_scale else None
         if out.path("pmf-ours").exists():
