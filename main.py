@@ -554,19 +554,19 @@ def take_strings(arrays):
 def prepare(argv):
     """CSV files -> ratings.safetensors, movies.csv and the movie documents."""
     settings = parse(Prepare, prepare.__doc__, argv, liked=0, seed=metrics.SEEDS)
-    sources, out = [settings.data / name for name in FILES], settings.out
+    out, (ratings_csv, movies_csv, tags_csv) = settings.out, (settings.data / x for x in FILES)
     metrics.check_target(out / "movies.csv")  # before long work: --out may be a folder of data
-    with stage(out / "ratings.safetensors", f"split of {sources[0]}") as figure:
+    with stage(out / "ratings.safetensors", f"split of {ratings_csv}") as figure:
         edition, tags = edition_of(settings.data), []
-        ratings = read_ratings(sources[0])
+        ratings = read_ratings(ratings_csv)
         ids = ratings.user_ids, ratings.movie_ids
         user_id, movie_id = (whole_id if x.dtype.kind == "i" else string_id for x in ids)
-        movies = read_movies(sources[1], movie_id)
-        if sources[2].exists():
-            tags = read_tags(sources[2], movies, user_id, movie_id)
+        movies = read_movies(movies_csv, movie_id)
+        if tags_csv.exists():
+            tags = read_tags(tags_csv, movies, user_id, movie_id)
         unknown = [movie for movie in ratings.movie_ids.tolist() if movie not in movies]
         if unknown:
-            raise BadInput(f"{sources[1]}: movie {unknown[0]} is rated but has no title there")
+            raise BadInput(f"{movies_csv}: movie {unknown[0]} is rated but has no title there")
         scale = scale_of(ratings.values, settings.liked)
         arrays = split_ratings(ratings, np.array(list(movies)), settings.seed) | scale
         texts = movie_texts(movies, tags, arrays)
@@ -577,7 +577,7 @@ def prepare(argv):
         record = VALID | {"seed": settings.seed, "data": settings.data.resolve().name}
         record |= {"edition": edition, "texts": digests} | take_strings(arrays)
         with equal_files_keep_their_time(out, ["ratings.safetensors", *texts]):
-            inputs = [path for path in sources if path.exists()]
+            inputs = [path for path in (ratings_csv, movies_csv, tags_csv) if path.exists()]
             save(out / "ratings.safetensors", arrays, record, inputs)
             write_texts(out, texts)
         train, test = len(arrays["train_users"]), len(arrays["test_users"])
@@ -958,12 +958,12 @@ def table2(out, index, results):
             best = metrics.best_items(scores, task.seen, [index], 5)[0]  # (5,)
             shown = "; ".join(titles[item] for item in best[best >= 0])
         lines.append([row, shown, REPORT_TABLE2.get(row, "")])
-    columns = 3 if results["edition"] == REPORTED and str(user) == CASE_USER else 2
-    head = ["row", "recommended", "the report's list"]
+    beside = results["edition"] == REPORTED and str(user) == CASE_USER
+    head = ["row", "recommended", *(["the report's list"] if beside else [])]
     return (
         f"{marks(results)}Table II. The five best for user {user}, recipe `notebook`. Last five "
         f"rated {loved:g} or more in train, newest first: {profile}.\n\n"
-        f"{markdown(head[:columns], [line[:columns] for line in lines])}"
+        f"{markdown(head, [line[: len(head)] for line in lines])}"
     )
 
 
