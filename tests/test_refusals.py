@@ -271,9 +271,9 @@ metrics.run(main)
 
 def test_a_user_0_that_is_not_there_is_nobody_else(artefacts, capsys):
     error = refused("recommend", "--user", 0, "--out", artefacts, capsys=capsys)
-    assert "user 0 is not in the data" in error
+    assert "--user: id 0 is not in the data" in error
     error = refused("evaluate", "--user", 77, "--out", artefacts, capsys=capsys)
-    assert "user 77 is not" in error
+    assert "--user: id 77 is not" in error
 
 
 def test_titles_that_two_movies_share_show_what_tells_them_apart(folder):

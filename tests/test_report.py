@@ -122,7 +122,7 @@ def test_eq1_as_written_on_the_notebooks_text(out, minilm, alpha, hits):
 def test_table2_has_the_reports_profile_and_mf_column(out):
     files = main.Artefacts(out)
     results = {"edition": main.REPORTED, "quick": False}
-    table = main.table2(files, files.index("user_ids", "400", "user"), results)
+    table = main.table2(files, files.index("user_ids", "400", "--user"), results)
     profile = "Donnie Darko; The Godfather: Part II; Forrest Gump; Heat; Requiem for a Dream"
     assert "user 400, recipe `notebook`. Last five" in table
     assert "Last five rated 4.5 or more in train" in table

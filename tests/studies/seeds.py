@@ -30,7 +30,6 @@ from main import (
     REPORT,
     Artefacts,
     Evaluate,
-    base_of,
     content_row,
     markdown,
     marks,
@@ -48,22 +47,22 @@ class Settings:
 ENDS = ("", "-2", "-3")  # of the names of what was made with the first seed, and with two more
 
 
-def rows_by_seed(out, recipe, row, base, k):
+def rows_by_seed(out, recipe, row, k):
     """[(entry, evaluate() result)] of a row with late fusion, one for each seed that was run."""
     name, settings = CONTENT_ROWS[row] + recipe.suffix, Evaluate(out=out.folder, k=k)
     there = [later for later, end in enumerate(ENDS) if out.path(name + end).exists()]
-    return [content_row(out, recipe, row, base, settings, later) for later in there]
+    return [content_row(out, recipe, row, settings, later) for later in there]
 
 
 def study(s):
     """The content of seeds.json."""
     out, rows = Artefacts(s.out), []
-    base = base_of(out, s.k)
+    base = metrics.evaluate(out.mf("pmf"), out.task.seen, out.task.relevant, s.k)
     for recipe in (NOTEBOOK, REPORT):
         for row, encoder in CONTENT_ROWS.items():
             if not out.path(encoder + recipe.suffix + ENDS[1]).exists():
                 continue
-            entries, results = zip(*rows_by_seed(out, recipe, row, base, s.k), strict=True)
+            entries, results = zip(*rows_by_seed(out, recipe, row, s.k), strict=True)
             ndcg = np.array([result["ndcg"] for result in results])  # (S, E)
             kept = ("seed", "hits", "alpha", *METRICS)
             seeds = [{name: entry[name] for name in kept} for entry in entries]

@@ -23,7 +23,7 @@ from common import interval  # beside this script
 from seeds import rows_by_seed
 
 import metrics
-from main import PARAMETERS, RECIPES, Artefacts, base_of, markdown, reported, write_texts
+from main import PARAMETERS, RECIPES, Artefacts, markdown, reported, write_texts
 from metrics import BadInput, read_json, stage
 
 
@@ -66,7 +66,7 @@ def ndcg_of(out, results, recipe, row):
         scorer = out.mf(recipe.alone[row])
         found = [metrics.evaluate(scorer, task.seen, task.relevant, k)]
     else:
-        found = [result for _, result in rows_by_seed(out, recipe, row, base_of(out, k), k)]
+        found = [result for _, result in rows_by_seed(out, recipe, row, k)]
     hits = [int(result["hits"].sum()) for result in found[:1]]
     rows = [r for r in results["rows"] if (r["recipe"], r["row"]) == (recipe.name, row)]
     if not hits or hits != [r.get("hits") for r in rows]:

@@ -186,11 +186,12 @@ def out(tmp_path_factory):
     main.prepare(["--data", str(data), "--out", str(folder)])
     chosen = {"k": 3, "missing": 0.1, "reg": 2.8, "text": 0.2}
     (folder / "ours.json").write_text(json.dumps({"chosen": chosen}))
+    made = {"encoder": "minilm", "adapter": "", "nf4": False, "dtype": "float32"}
     for name, documents in table3.TEXTS.values():
         e = rng.normal(size=(93, 6)).astype(np.float32)
         e /= np.linalg.norm(e, axis=1, keepdims=True)
         path = folder / f"{name}.safetensors"
-        metrics.save(path, {"embeddings": e}, {}, [folder / documents])
+        metrics.save(path, {"embeddings": e}, made, [folder / documents])
     return folder
 
 
