@@ -27,10 +27,6 @@ import metrics
 from metrics import evaluate, group_by_user, pairs_of_block
 
 ALPHAS = np.linspace(0, 1, 21)  # the grid, both ends included
-# For new movies in ours_scores; 0: none. Chosen on MovieLens with a tenth of the movies new. It
-# holds on board games; where items have few ratings, as books do, .05 is better:
-# results/choices.md.
-ALLOWANCE = 0.1
 
 # ------------------------------------------------------------------------------------------------
 # The fusions: cf and content are (B, I) scores, alpha in [0, 1] is the share of cf
@@ -141,13 +137,14 @@ def ranking_task(data, validation=False, whole=False):
     columns = ("users", "items", "ratings", "times")
     n_users, n_items = len(data["user_ids"]), int(data["train_items"].max()) + 1
     train, test = ([data[f"{part}_{x}"] for x in columns] for part in ("train", "test"))  # (N,) ..
-    known, hidden = train, test
     if validation:
         known = [column[~data["valid"]] for column in train]
         hidden = [column[data["valid"]] for column in train]
-    if whole:
+    elif whole:
         known = [np.concatenate(both) for both in zip(train, test, strict=True)]  # (N,) ..
         hidden, n_items = [column[:0] for column in test], len(data["movie_ids"])
+    else:
+        known, hidden = train, test
     users, items, ratings, _ = hidden
     scale = float(data["liked"]), float(data["highest"])
     find = (ratings >= scale[0]) & (items < n_items)  # (N,) of the hidden
@@ -201,6 +198,11 @@ def notebook_scores(task, U, V, embeddings):
     return scores
 
 
+# For new movies; 0: none. Chosen on MovieLens with a tenth of the movies new. It holds on board
+# games; where items have few ratings, as books do, .05 is better: results/choices.md.
+ALLOWANCE = 0.1
+
+
 def ours_scores(users, U, V, allowances):
     """p_u . q_i + allowance_i |p_u|, (B, I); allowances: (I,) of the function below."""
     lengths = np.linalg.norm(U[users], axis=1, keepdims=True)  # (B, 1)
@@ -210,12 +212,13 @@ def ours_scores(users, U, V, allowances):
 def allowances(V, known, most=ALLOWANCE):
     """What a movie without ratings is given for each unit of |p_u|, (I,); 0 for the others.
 
-    V: (I, K). known: the items of the ratings, (N,). The factors of a new movie are what its text
-    lets us expect (the prior e_i W of pmf.py), and an expectation is smaller than what it is of:
-    without an allowance the rated movies that happen to suit a user fill the list, however well a
-    new one fits. What is not known of it, p_u.(q_i - e_i W), grows with |p_u|. It cannot be more
-    than q_i itself is, so the allowance is half the usual |q_i| at the most: a handful of ratings
-    gives tiny factors, beside which new movies would fill every list.
+    V: (I, K). known: the items of the ratings, (N,). The factors of a new movie are the mean that
+    its text lets us expect, the prior e_i W of pmf.py, and a mean is shorter than most of the
+    vectors that it stands for. So without an allowance the rated movies that happen to suit a user
+    fill the list, however well a new one fits. What is not known of it, p_u.(q_i - e_i W), grows
+    with |p_u|. It cannot be more than q_i itself is, so the allowance is half the usual |q_i| at
+    the most: a handful of ratings gives tiny factors, beside which new movies would fill every
+    list.
     """
     new = np.bincount(known, minlength=len(V)) == 0  # (I,)
     usual = math.sqrt(np.mean(np.sum(V[~new] ** 2, axis=1)))  # |q_i| of a rated movie
