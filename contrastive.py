@@ -13,8 +13,9 @@ OTHER movies the user liked (report, II.C; the softmax of InfoNCE, van den Oord 
 LoRA (Hu et al. 2022) adds (alpha/r) B A to chosen layers and trains A, B alone; on an NF4 base
 that is QLoRA (Dettmers et al. 2023).
 
-Gives:    hits of MF + MiniLM, untuned and tuned (seed 42): `notebook` 712 -> 728, or by LoRA on
-          NF4 720 -> 701; `report` 748 -> 952, or by LoRA on NF4 756 -> 877.
+Gives:    hits of MF + MiniLM before and after tuning (seed 42):
+              notebook   all weights 712 -> 728    LoRA on NF4 720 -> 701
+              report     all weights 748 -> 952    LoRA on NF4 756 -> 877
 Command:  python contrastive.py --encoder minilm --weights data/minilm --texts out/documents.txt \\
               --ratings out/ratings.safetensors --out out/minilm-tuned     (others: the Makefile)
           torchrun --nproc-per-node 2 contrastive.py ...    each process encodes its share of a step
@@ -76,8 +77,10 @@ def triplet_loss(profile, liked, disliked, temperature=0.07):
 
 
 # ------------------------------------------------------------------------------------------------
-# Recipes: items (P, M), the movies of each example; loss(rows (B,), e (B, M, D)), as above;
-# refresh(embed), called before each pass
+# Recipes. Each is a class with the same three parts, which tune() below uses:
+#   items              (P, M), the movies of each example
+#   refresh(embed)     is called before each pass over the examples
+#   loss(rows, e)      the loss of the examples `rows` (B,), whose movies have embeddings e (B, M, D)
 # ------------------------------------------------------------------------------------------------
 
 

@@ -235,17 +235,19 @@ def rounds_of(users, items, ratings, parts, threads=1):
 #   sum_rated w_ui (t_ui - p_u.q_i)^2 + m sum_missing (p_u.q_i)^2
 #     + reg ( sum_u a_u |p_u|^2 + sum_i b_i |q_i - e_i W|^2 / (1 - text) + |W|^2 / text )       (R)
 #
-# t_ui = rating / highest, w_ui = 1, m the weight of a missing entry (Hu, Koren & Volinsky 2008). A
-# rating of less than half the highest, unless the data call it liked, counts as a missing one: with
-# a t above 0 it would be a weak like.
-# a_u = (n_u + m I) / their mean over the users, n_u the ratings of user u, and b_i alike (Rendle et
-# al. 2022), so that the mean strength of a prior is reg on data of any size. e_i is the unit
-# embedding of the item's text: q_i = e_i W + a rest, both Gaussian (the idea of Collaborative Topic
-# Regression, Wang & Blei 2011). In units of the errors' variance, that of e_i W is text / reg in
-# each coordinate and that of the rest (1 - text) / (reg b_i). So `text` is the share that the text
-# explains, and more of it is not less regularisation. With text = 0 there is no W, and with t = 1
-# too (R) is weighted MF. Only users and items with a rating enter the sums; an item without one
-# takes e_i W.
+# t_ui  rating / highest. A rating below half of the highest, unless the data call it liked, counts
+#       as a missing one: with a t above 0 it would be a weak like.
+# w_ui  1, beside m: the weight of a missing entry (Hu, Koren & Volinsky 2008).
+# a_u   (n_u + m I) / their mean over the users, n_u the ratings of user u (Rendle et al. 2022). So
+#       the mean strength of a prior is reg, on data of any size. b_i is the same for items.
+# e_i   the unit embedding of the item's text: q_i = e_i W + a rest, both Gaussian (the idea of
+#       Collaborative Topic Regression, Wang & Blei 2011).
+# text  the share of an item's prior variance that its text explains. In units of the errors'
+#       variance, that of e_i W is text / reg in each coordinate, and that of the rest
+#       (1 - text) / (reg b_i): so more text is not less regularisation. With text = 0 there is no
+#       W, and (R) with t = 1 is weighted MF.
+#
+# Only users and items with a rating enter the sums; an item without one takes e_i W.
 #
 # In one coordinate x_k of one row, x = q_i say, (R) is a parabola. One step takes x_k to its
 # minimum: minus slope / curve, half the first and half the second derivative. With y = p_u and
