@@ -155,12 +155,12 @@ FOR-mpnet := $(filter mpnet%,$(BASES) $(TUNED)) pmf-ours-mpnet
 ASKED   := $(foreach goal,$(MAKECMDGOALS),$(FOR-$(goal)))
 MADE    := $(wildcard $(OUT)/qwen3-*.safetensors $(call files,$(FOR-seeds) $(FOR-mpnet)))
 TABLES  := $(OUT)/results.json $(OUT)/table1.md $(OUT)/figure1.svg \
-           $(patsubst $(OUT)/.ours/%,$(OUT)/%,$(wildcard $(OUT)/.ours/table2.md))
-# What stands in .ours was written by us; evaluate refuses to replace other files of these names.
-WRITTEN := $(TABLES:$(OUT)/%=$(OUT)/.ours/%)
+           $(patsubst $(OUT)/.written/%,$(OUT)/%,$(wildcard $(OUT)/.written/table2.md))
+# What we wrote is listed in .written; evaluate refuses to replace other files of these names.
+LISTED  := $(TABLES:$(OUT)/%=$(OUT)/.written/%)
 
 $(OUT)/results.json: $(call files,$(ROWS) $(ASKED)) $(MADE) main.py fuse.py metrics.py \
-  $(call missing,$(TABLES) $(WRITTEN))
+  $(call missing,$(TABLES) $(LISTED))
 	$(PY) main.py evaluate --out "$(OUT)" --seed "$(SEED)" $(if $(QUICK),--quick)
 
 # Each script renames its file when it is whole, so what an interrupted one leaves is finished.
@@ -287,7 +287,7 @@ export TOKENIZERS_PARALLELISM := false
 
 clean:  ## delete what make has made in OUT/ and OUT-quick/; data/ and .venv/ stay
 	for out in "$(OUT)"/split-* "$(OUT)" "$(OUT)-quick"; do if [ -d "$$out" ]; then \
-	  $(PY) -c "import metrics, sys; metrics.remove_ours(sys.argv[1])" "$$out" && \
+	  $(PY) -c "import metrics, sys; metrics.remove_written(sys.argv[1])" "$$out" && \
 	  rm -f "$$out"/.set-* "$$out"/.prepared "$$out"/.lock && \
 	  rmdir --ignore-fail-on-non-empty "$$out"; fi; done
 

@@ -80,7 +80,7 @@ def triplet_loss(profile, liked, disliked, temperature=0.07):
 # Recipes. Each is a class with the same three parts, which tune() below uses:
 #   items              (P, M), the movies of each example
 #   refresh(embed)     is called before each pass over the examples
-#   loss(rows, e)      the loss of the examples `rows` (B,), whose movies have embeddings e (B, M, D)
+#   loss(rows, e)      of the examples `rows` (B,), whose movies have the embeddings e (B, M, D)
 # ------------------------------------------------------------------------------------------------
 
 

@@ -511,7 +511,7 @@ def main():
             dist.barrier()
         if rank == 0:
             metrics.save(s.out, {"embeddings": vectors}, vars(s), inputs)
-            metrics.remove_ours(f"{s.out}.parts")
+            metrics.remove_written(f"{s.out}.parts")
 
 
 if __name__ == "__main__":

@@ -419,10 +419,10 @@ def check_target(path, folder=False):
         if not (path.is_dir() if folder else path.is_file()):
             kind = "folder" if folder else "file"
             raise BadInput(f"{path} is there and is no {kind}; name another path")
-        ours = _ours(path)
-        ours |= {parent for file in ours for parent in file.parents}
+        written = _written(path)
+        written |= {parent for file in written for parent in file.parents}
         there = set(path.rglob("*")) if folder else {path}
-        for other in sorted(there - ours):
+        for other in sorted(there - written):
             told = "was not written by this command, or has changed since"
             raise BadInput(f"{other} {told}; move it or name another path")
     parent = next(folder for folder in path.parents if folder.exists())
@@ -436,10 +436,10 @@ def _digests(path):
     return {(str(f.relative_to(path.parent)), sha256(f)) for f in files if f.is_file()}
 
 
-def _ours(path):
+def _written(path):
     """The paths of a file, or of those in a folder, that are still as whole() wrote them."""
     try:
-        listed = json.loads(Path(path.parent, ".ours", path.name).read_text())
+        listed = json.loads(Path(path.parent, ".written", path.name).read_text())
         unchanged = _digests(path) & {tuple(pair) for pair in listed}
         return {path.parent / name for name, _ in unchanged}
     except (OSError, ValueError, TypeError, RecursionError):  # no list, or a damaged one
@@ -450,17 +450,17 @@ def _ours(path):
 def whole(path, folder=False):
     """A temporary path, renamed to `path` when the block ends well, else removed.
 
-    With `folder` it is an empty folder for the block to fill. The file .ours/NAME beside `path`
-    lists the sha256 of what was written: that is ours to replace, and nothing else.
+    With `folder` it is an empty folder for the block to fill. The file .written/NAME beside `path`
+    lists the sha256 of what was written: only that is ever replaced.
     """
     check_target(path, folder)
     path = Path(path).resolve()
-    ours = path.parent / ".ours"
-    ours.mkdir(parents=True, exist_ok=True)
-    for left in ours.iterdir():
+    lists = path.parent / ".written"
+    lists.mkdir(parents=True, exist_ok=True)
+    for left in lists.iterdir():
         if left.is_dir() and left.stem == path.name:  # by a process that was killed
             shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=ours, prefix=f"{path.name}.") as beside:
+    with tempfile.TemporaryDirectory(dir=lists, prefix=f"{path.name}.") as beside:
         new, old, listed = (Path(beside, name) for name in (f"new/{path.name}", "old", "list"))
         (new if folder else new.parent).mkdir(parents=True)
         yield new
@@ -468,7 +468,7 @@ def whole(path, folder=False):
             file.chmod(new.stat().st_mode & 0o666)
         check_target(path, folder)  # again: time has passed
         listed.write_text(json.dumps(sorted(_digests(path) | _digests(new))))
-        os.replace(listed, ours / path.name)
+        os.replace(listed, lists / path.name)
         try:
             if folder and path.exists():
                 path.rename(old)
@@ -479,15 +479,15 @@ def whole(path, folder=False):
             raise
 
 
-def remove_ours(folder):
+def remove_written(folder):
     """Delete what whole() wrote in and below a folder and nobody changed; then emptied folders."""
     folder, emptied = Path(folder).resolve(), set()
-    for ours in list(folder.rglob(".ours")):
-        for record in filter(Path.is_file, ours.iterdir()):
-            for file in _ours(ours.parent / record.name):
+    for lists in list(folder.rglob(".written")):
+        for listed in filter(Path.is_file, lists.iterdir()):
+            for file in _written(lists.parent / listed.name):
                 file.unlink()
                 emptied |= set(file.parents)
-        shutil.rmtree(ours)
+        shutil.rmtree(lists)
     for path in sorted(emptied - set(folder.parents), reverse=True):
         with contextlib.suppress(OSError):  # unless something is in it
             path.rmdir()

@@ -521,7 +521,7 @@ def test_a_run_after_a_break_encodes_the_rest_and_gives_the_same_file(tiny, run_
     assert run_in_parts() == 24 - first
     assert whole == (tmp_path / "out.safetensors").read_bytes()
     found = sorted(p.name for p in tmp_path.iterdir())
-    assert found == [".ours", "out.safetensors", "texts.txt"]
+    assert found == [".written", "out.safetensors", "texts.txt"]
 
 
 @pytest.mark.parametrize("what", ["settings", "texts", "order", "versions"])

@@ -280,7 +280,7 @@ def test_only_what_we_wrote_and_nobody_changed_is_replaced(tmp_path, name):
 @pytest.mark.parametrize("damage", ["", "{", "3", "[1]", "[[]]", "\x00", "[" * 200_000])
 def test_a_list_that_is_lost_or_damaged_makes_everything_somebody_elses(tmp_path, damage):
     write(tmp_path / "a", "one")
-    (tmp_path / ".ours/a").write_text(damage)
+    (tmp_path / ".written/a").write_text(damage)
     with pytest.raises(BadInput, match="a was not written by this command"):
         write(tmp_path / "a", "two")
     (tmp_path / "a").rename(tmp_path / "b")
@@ -391,7 +391,7 @@ def test_a_folder_is_replaced_only_if_we_wrote_all_of_it(tmp_path):
     with late, metrics.whole(to, folder=True):
         (to / "late").touch()  # came while the work went on
     assert sorted(p.name for p in to.iterdir()) == ["a", "late"]
-    assert sorted(p.name for p in to.parent.iterdir()) == [".ours", "to"]
+    assert sorted(p.name for p in to.parent.iterdir()) == [".written", "to"]
 
 
 def test_a_folder_of_ours_stays_ours_without_its_record_but_not_with_an_edited_one(tmp_path):
@@ -594,9 +594,9 @@ def test_remains_of_a_killed_write_go_when_it_is_made_again(tmp_path, name):
     assert len(left_behind(tmp_path)) == 3
     write(tmp_path / "x", "1")
     left = left_behind(tmp_path)
-    assert len(left) == 4 and left[0] == ".ours/x" and left[-1] == "x"
+    assert len(left) == 4 and left[0] == ".written/x" and left[-1] == "x"
     assert [path.split("/")[1].rpartition(".")[0] for path in left[1:3]] == ["x.y", "y"]
-    metrics.remove_ours(tmp_path)
+    metrics.remove_written(tmp_path)
     assert left_behind(tmp_path) == []
 
 
@@ -615,11 +615,11 @@ def test_a_folder_is_never_lost_between_its_two_renames(tmp_path, monkeypatch):
     monkeypatch.undo()
     assert sorted(p.name for p in (tmp_path / "to").iterdir()) == ["a", "old"]
     fill(tmp_path / "to", "a", "old")  # still ours
-    assert left_behind(tmp_path) == [".ours/to", "to/a", "to/old"]
+    assert left_behind(tmp_path) == [".written/to", "to/a", "to/old"]
     kill = "os.replace = lambda *a: os.kill(os.getpid(), 9) if new.samefile(a[0]) else replace(*a)"
     assert write_and(f"replace = os.replace; {kill}", tmp_path / "to")[0] == -signal.SIGKILL
     fill(tmp_path / "to", "a")  # killed just then, it is made again
-    assert left_behind(tmp_path) == [".ours/to", "to/a"]
+    assert left_behind(tmp_path) == [".written/to", "to/a"]
 
 
 # What make clean deletes
@@ -638,18 +638,18 @@ def test_what_we_wrote_is_removed_and_nothing_else(tmp_path):
     theirs = {"table3.md", "documents-old.txt", "runs/mine.run", "mixed/notes.txt", "results.json"}
     for name in theirs:
         (out / name).write_text("mine")  # one of them was ours and is changed
-    metrics.remove_ours(out)
+    metrics.remove_written(out)
     assert set(left_behind(out)) == theirs and (out / "empty").is_dir()
     assert not (out / "tuned").exists() and not (out / "split-1").exists()
     assert (tmp_path / "beside").exists()
-    metrics.remove_ours(out)  # nothing more
+    metrics.remove_written(out)  # nothing more
     assert set(left_behind(out)) == theirs
 
 
 def test_a_folder_that_is_all_ours_goes_and_a_missing_one_is_no_error(tmp_path):
     write(tmp_path / "out/deep/a", "x")
     for _ in range(2):
-        metrics.remove_ours(tmp_path / "out")
+        metrics.remove_written(tmp_path / "out")
         assert list(tmp_path.iterdir()) == []
 
 
@@ -658,5 +658,5 @@ def test_a_link_among_ours_is_removed_as_a_link(tmp_path):
     write(tmp_path / "out/a", "x")
     (tmp_path / "out/a").rename(tmp_path / "a")
     (tmp_path / "out/a").symlink_to(tmp_path / "a")
-    metrics.remove_ours(tmp_path / "out")
+    metrics.remove_written(tmp_path / "out")
     assert (tmp_path / "a").read_text() == "x"

@@ -31,7 +31,7 @@ case "$*" in
 *contrastive*|*batch_softmax*) mkdir -p "$out"; touch "$out/training.json" ;;
 *fetch*) touch data/ml-latest-small/ratings.csv ;;
 *evaluate*) for f in table1.md figure1.svg results.json; do
-    mkdir -p "$out/.ours"; touch "$out/.ours/$f" "$out/$f"; done ;;
+    mkdir -p "$out/.written"; touch "$out/.written/$f" "$out/$f"; done ;;
 *) touch "$out" ;;
 esac
 """
@@ -391,7 +391,7 @@ def test_a_zip_of_movielens_is_never_ignored(finished):
 
 def test_somebodys_results_are_not_taken_for_ours(finished):
     """evaluate refuses to replace them; make must not be content with them in silence."""
-    (finished / "out/.ours/results.json").unlink()
+    (finished / "out/.written/results.json").unlink()
     edit(finished / "out/results.json")
     assert make(finished, "all") == {"evaluate out"}
 
@@ -524,8 +524,8 @@ def test_own_data_stay_where_they_are(mine):
 def list_as_ours(folder):
     """List all that is in a folder as what the scripts have written, as metrics.whole does."""
     for path in [path for path in folder.iterdir() if path.name[0] != "."]:
-        (folder / ".ours").mkdir(exist_ok=True)
-        (folder / ".ours" / path.name).write_text(json.dumps(sorted(metrics._digests(path))))
+        (folder / ".written").mkdir(exist_ok=True)
+        (folder / ".written" / path.name).write_text(json.dumps(sorted(metrics._digests(path))))
 
 
 def test_clean_deletes_what_was_written_and_is_unchanged_and_nothing_else(finished):

@@ -262,8 +262,8 @@ metrics.run(main)
     assert sum(process.returncode for process in both) <= 2
     for name in ("file", "folder/a"):
         assert (tmp_path / name).read_text() == "whole" * 1000
-    assert sorted(p.name for p in tmp_path.iterdir()) == [".ours", "file", "folder"]
-    assert sorted(p.name for p in (tmp_path / ".ours").iterdir()) == ["file", "folder"]
+    assert sorted(p.name for p in tmp_path.iterdir()) == [".written", "file", "folder"]
+    assert sorted(p.name for p in (tmp_path / ".written").iterdir()) == ["file", "folder"]
 
 
 # F. Small things that people meet

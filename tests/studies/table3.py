@@ -1,6 +1,6 @@
 """Table III, Figures 2 and 3: what recipe `ours` scores, and what its parts are worth.
 
-    score(u, i) = p_u . q_i (+ .2 |p_u| if nobody has rated movie i)     see fuse.ours_scores
+    score(u, i) = p_u . q_i (+ .1 |p_u| if nobody has rated movie i)     see fuse.ours_scores
 
 The parts of the table, each a function below: the choices on the validation part; known movies,
 with ablations, by a user's history and by a movie's train count; new movies; thinned histories; one
