@@ -107,8 +107,8 @@ def table(record):
     return (
         f"Recipe `report`, MiniLM, seed {record['seed']}: NDCG@{record['k']} on the validation "
         "part, by the alpha that is best there; with its difference to the tuning of all weights "
-        "and the 95 % paired bootstrap interval, drawn from the users. A row of LoRA is the first "
-        f"one with what its name says changed.\n\n{markdown(head, lines)}"
+        "and the 95 % paired bootstrap interval, drawn from the users. Each further row of LoRA "
+        f"changes in the first one only what it names.\n\n{markdown(head, lines)}"
     )
 
 

@@ -273,7 +273,8 @@ def report(results):
 
 {markdown(head, rows)}
 Trained: {results["trainable"]:,} of {results["parameters"]:,} parameters ({share:.3%}), \
-{results["step_seconds"]:.1f} s a step of 4 pairs, loss {losses}.
+{results["step_seconds"]:.1f} s a step of 4 pairs, loss {losses} \
+(random weights and two steps: the loss says only that the steps ran).
 The adapter, saved and loaded again: lora_B is not zero in {grown["not zero"]} of \
 {grown["layers"]} layers; its vectors have a mean cosine of {results["cosine"]:.6f} to the base's.
 """

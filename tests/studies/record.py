@@ -84,7 +84,7 @@ def tuning_table(results):
                     f"{cost['seconds'] / 60:.1f}",
                 ]
             lines.append([row["recipe"], row["row"], str(row["seed"]), *cells, str(row["hits"])])
-    return "Minutes are beside whatever else ran on the machine.\n\n" + markdown(head, lines)
+    return "Minutes were taken while other stages ran on the same machine.\n\n" + markdown(head, lines)
 
 
 def readme_table(results):
