@@ -24,7 +24,7 @@ DATA   ?= $(ML)
 OWN    := $(filter-out $(ML),$(patsubst %/,%,$(DATA)))
 OUT    ?= out$(if $(OWN),-$(notdir $(OWN)))
 PYTHON ?= python3
-# It gives its place to the script that it starts, so that what ends make ends the script.
+# bash gives its place to the last command of a line, so that what ends make ends the script.
 SHELL  := bash
 PY     := .venv/bin/python
 PEERS  := .venv-peers/bin/python
@@ -88,6 +88,8 @@ $(call files,pmf-ranking pmf-ours pmf-ours-mpnet pmf-all): $(RATINGS) pmf.py \
 
 # A name says what it is: minilm-nf4-lora-report-2 is MiniLM in NF4, tuned by LoRA with the recipe
 # `report` on documents-report.txt, the second of three seeds. Without `report`: recipe `notebook`.
+# So it stands for   --texts out/documents-report.txt --encoder minilm --weights data/minilm --nf4
+#                    --lora --lr 2e-4 --recipe report --seed 43
 SMALL  := $(filter %0.6B,$(patsubst %/,%,$(QWEN)))
 QNAME  := $(if $(SMALL),qwen3-0.6b,qwen3-4b)
 BASES  := minilm minilm-report minilm-no-leak minilm-no-tags minilm-nf4 minilm-nf4-report \

@@ -7,7 +7,7 @@ two poolings makes of them the embedding e of the text, and whether e has length
     e = p / |p|   (all three)                           or    e = p
 
 Gives:    (9742, 384) of ml-latest-small by MiniLM: with it MF + MiniLM (base) has 712 hits in the
-          recipe `notebook` and 748 in `report`; in NF4, 720 in `notebook`; by MPNet, 789.
+          recipe `notebook` and 748 in `report`.
 Command:  python encode.py --encoder minilm --weights data/minilm --texts out/documents.txt \\
               --out out/minilm.safetensors [--nf4] [--adapter DIR]
           torchrun --nproc-per-node 2 encode.py ...     each process encodes its share
@@ -42,7 +42,7 @@ import metrics
 from metrics import BadInput, load, provenance, read_json, sha256
 
 for library in ("accelerate", "bitsandbytes", "huggingface_hub", "peft", "transformers"):
-    logging.getLogger(library).setLevel(logging.ERROR)  # no hints between stages and bars
+    logging.getLogger(library).setLevel(logging.ERROR)  # no hints among the lines of make
 
 # ------------------------------------------------------------------------------------------------
 # Texts -> vectors

@@ -10,7 +10,7 @@ files of factors and embeddings make a row of Table I.
 
 The last section is for people and movies that were not fitted: new_user, reasons, similar.
 
-Gives:    712 hits of MF + MiniLM (base) with notebook_scores, 748 with report_scores.
+Gives:    712 hits of MF + MiniLM (base) with notebook_scorer, 748 with report_scorer.
 
 The file is NumPy and metrics.py: functions of arrays, without a command. A scorer is a function of
 a block of users (B,) that returns (B, I) scores: what metrics.evaluate takes. Scorers here have
@@ -170,7 +170,7 @@ def mf_scores(users, U, V):
     return U[users] @ V.T
 
 
-def report_scores(task, U, V, embeddings):
+def report_scorer(task, U, V, embeddings):
     """Eq. (1) as the report has it: a scorer of (users, alpha).
 
     E_u is the centroid of what a user of the Task liked; embeddings (I, D), of length 1.
@@ -185,7 +185,7 @@ def report_scores(task, U, V, embeddings):
     return scores
 
 
-def notebook_scores(task, U, V, embeddings):
+def notebook_scorer(task, U, V, embeddings):
     """The late fusion that the authors ran: a scorer of (users, alpha); arguments as above."""
     columns = task.users, task.items, task.ratings, task.times
     profiles = notebook_profiles(*columns, embeddings, task.n_users, task.highest)  # (U, D)
@@ -203,7 +203,7 @@ def notebook_scores(task, U, V, embeddings):
 ALLOWANCE = 0.1
 
 
-def ours_scores(users, U, V, allowances):
+def scores_with_allowance(users, U, V, allowances):
     """p_u . q_i + allowance_i |p_u|, (B, I); allowances: (I,) of the function below."""
     lengths = np.linalg.norm(U[users], axis=1, keepdims=True)  # (B, 1)
     return mf_scores(users, U, V) + lengths * allowances

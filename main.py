@@ -11,8 +11,8 @@ Commands, in the order of the Makefile (each has --help):
   python main.py similar    --movie "Heat (1995)", or --text "a quiet western"
 
 Only this file reads rating files and movie files. A recipe (below) says which files make a row:
-  notebook  what the authors ran: fuse.notebook_scores with alpha = 0.85
-  report    Eq. (1) as written, fuse.report_scores; alpha is chosen on the validation part
+  notebook  what the authors ran: fuse.notebook_scorer with alpha = 0.85
+  report    Eq. (1) as written, fuse.report_scorer; alpha is chosen on the validation part
   ours      the ranking PMF alone, whose item factors have the text as their prior (pmf.py)
 Legend: U users, I items, N ratings, K factors (of a list: its length), D dimensions.
 """
@@ -62,8 +62,8 @@ class Recipe:
     alpha: float | None = None  # of the late fusion; None: grid search on the validation part
 
 
-NOTEBOOK = Recipe("notebook", "", {"MF only": "pmf"}, fuse.notebook_scores, alpha=0.85)
-REPORT = Recipe("report", "-report", {"MF only": "pmf"}, fuse.report_scores)
+NOTEBOOK = Recipe("notebook", "", {"MF only": "pmf"}, fuse.notebook_scorer, alpha=0.85)
+REPORT = Recipe("report", "-report", {"MF only": "pmf"}, fuse.report_scorer)
 OURS = Recipe(
     "ours",
     "-no-leak",
@@ -74,23 +74,6 @@ OURS = Recipe(
     },
 )
 RECIPES = (NOTEBOOK, REPORT, OURS)
-# With what make makes each artefact; what was made otherwise is refused. K is the user's choice.
-MF = {"variant": "sigmoid", "epochs": 200, "lr": 0.005, "reg": 0.001, "gamma": 0.9}
-RANKING = {"all": False, "sweeps": 15, "power": 1.0}
-FACTORS = {  # factors in out/ -> embeddings that must be their prior, settings they must have
-    "pmf": ("", MF | {"fit_part": False}),
-    "pmf-fit": ("", MF | {"fit_part": True}),
-    "pmf-ranking": ("", RANKING),
-    "pmf-ours": ("minilm-no-leak", RANKING),
-    "pmf-ours-mpnet": ("mpnet-no-leak", RANKING),
-    "pmf-all": ("minilm", RANKING | {"all": True}),
-}
-ALIKE = {  # factors -> others, and the settings that both must have
-    "pmf-fit": ("pmf", "k"),
-    "pmf-ours": ("pmf-ranking", "k", "missing", "reg", "least"),
-    "pmf-ours-mpnet": ("pmf-ours", "k", "missing", "reg", "least", "text"),
-}
-TUNING = {"epochs": 2, "rank": 16, "alpha": 32, "dropout": 0.1}
 CONTENT_ROWS = {  # row with late fusion -> its embeddings: out/<name><suffix>.safetensors
     "MF + MiniLM (base)": "minilm",
     "MF + MiniLM (tuned)": "minilm-tuned",
@@ -696,7 +679,7 @@ def content_rows(out, recipe):
 def content_row(out, recipe, row, settings, later=0):
     """A row with late fusion; alpha is the recipe's, or chosen on the validation part.
 
-    later: by how much the seed of its tuning is larger than that of the split, see `make seeds`.
+    seed_offset: what the seed of its tuning has more than that of the split, see `make seeds`.
     """
     encoder, alpha, more, k = CONTENT_ROWS[row], recipe.alpha, {"tuning": {}}, settings.k
     name = encoder + recipe.suffix + (f"-{later + 1}" if later else "")
@@ -867,7 +850,7 @@ def notebook_rows(out):
         scores = None
         if run:
             embeddings = out.embeddings(CONTENT_ROWS[row], NOTEBOOK.suffix)  # (I, D)
-            scores = fuse.notebook_scores(out.task, *out.factors("pmf"), embeddings)
+            scores = fuse.notebook_scorer(out.task, *out.factors("pmf"), embeddings)
         yield row, scores and partial(scores, alpha=NOTEBOOK.alpha)
 
 
@@ -931,6 +914,24 @@ def _text(x, y, text):
 # ------------------------------------------------------------------------------------------------
 # The files in out/, checked as they are read
 # ------------------------------------------------------------------------------------------------
+
+# Settings with which each file must have been made; others are refused. K is the user's choice.
+MF = {"variant": "sigmoid", "epochs": 200, "lr": 0.005, "reg": 0.001, "gamma": 0.9}
+RANKING = {"all": False, "sweeps": 15, "power": 1.0}
+FACTORS = {  # factors in out/ -> embeddings that must be their prior, settings they must have
+    "pmf": ("", MF | {"fit_part": False}),
+    "pmf-fit": ("", MF | {"fit_part": True}),
+    "pmf-ranking": ("", RANKING),
+    "pmf-ours": ("minilm-no-leak", RANKING),
+    "pmf-ours-mpnet": ("mpnet-no-leak", RANKING),
+    "pmf-all": ("minilm", RANKING | {"all": True}),
+}
+ALIKE = {  # factors -> others, and the settings that both must have
+    "pmf-fit": ("pmf", "k"),
+    "pmf-ours": ("pmf-ranking", "k", "missing", "reg", "least"),
+    "pmf-ours-mpnet": ("pmf-ours", "k", "missing", "reg", "least", "text"),
+}
+TUNING = {"epochs": 2, "rank": 16, "alpha": 32, "dropout": 0.1}
 
 
 class Artefacts:
@@ -1142,7 +1143,7 @@ def ranker_of(s, out):
 
     def scores(block):
         P = np.stack([fold_in(items[own[u]], targets[own[u]])[0] for u in block])  # (B, K)
-        best = fuse.ours_scores(np.arange(len(block)), P, Q, given)  # (B, I + M)
+        best = fuse.scores_with_allowance(np.arange(len(block)), P, Q, given)  # (B, I + M)
         best[~P.any(axis=1)] = -np.inf  # who rated nothing well gets no list
         return best
 

@@ -139,8 +139,8 @@ def _lower_bound(scores, k, groups_per_k=8):
 def best_items(score, seen, users, k):
     """The best items that each of `users` (B,) has not seen, by a scorer as of evaluate().
 
-    The only place that holds a (B, I) array: a copy, because a scorer may keep what it returns.
-    float32 scores stay float32. Returns (B, min(k, I)) ids; -1 where none is left.
+    It works on a copy of the scores, because a scorer may keep what it returns. float32 scores stay
+    float32. Returns (B, min(k, I)) ids; -1 where none is left.
     """
     found = score(users)  # (B, I)
     scores = np.array(found, dtype=np.result_type(found, np.float32))  # (B, I)

@@ -126,15 +126,17 @@ def test_a_movie_without_ratings_gets_the_allowance_and_no_other_does():
     known = np.array([0, 2, 2])
     assert fuse.allowances(V, known).tolist() == [0, fuse.ALLOWANCE, 0]
     given = fuse.allowances(V, known, most=0.2)
-    scores = fuse.ours_scores(np.array([1, 0]), U, V, given)
+    scores = fuse.scores_with_allowance(np.array([1, 0]), U, V, given)
     assert scores.tolist() == [[3, 4 + 0.2 * 5, 7], [0, 1.2, 1]]
-    assert fuse.ours_scores(np.array([1]), U, V, 0 * given).tolist() == [[3, 4, 7]]
+    assert fuse.scores_with_allowance(np.array([1]), U, V, 0 * given).tolist() == [[3, 4, 7]]
 
 
 def test_the_allowance_shrinks_with_the_factors():
     """Rated movies have the lengths .06 and .08, .05 sqrt 2 is usual: the new one is not best."""
     U, V = np.array([[1.0, 0], [0, 5]]), np.array([[0.06, 0], [0.01, 0.01], [0.08, 0.0]])
-    scores = fuse.ours_scores(np.array([0, 1]), U, V, fuse.allowances(V, np.array([0, 2])))
+    scores = fuse.scores_with_allowance(
+        np.array([0, 1]), U, V, fuse.allowances(V, np.array([0, 2]))
+    )
     most = 0.05 * np.sqrt(2) / 2
     np.testing.assert_allclose(scores, [[0.06, 0.01 + most, 0.08], [0, 0.05 + 5 * most, 0]])
 
@@ -148,7 +150,7 @@ V4 = np.array([[1.0, 0.0], [0.0, 1.0], [0.5, 0.5], [0.0, -2.0]])  # (I, K) of it
 
 def test_report_scores_are_eq1_with_the_cosine_to_the_centroid_of_the_liked():
     """User 0 liked items 0 and 1, user 1 items 0 and 3, whose vectors cancel, user 2 nothing."""
-    scores = fuse.report_scores(fuse.ranking_task(DATA), U3, V4, E4)
+    scores = fuse.report_scorer(fuse.ranking_task(DATA), U3, V4, E4)
     half, e = math.sqrt(1 / 2), math.e
     cosines = [half, half, 1.4 * half, -half]
     logits = [0, 1, 0.5, -2]
@@ -162,7 +164,7 @@ def test_report_scores_are_eq1_with_the_cosine_to_the_centroid_of_the_liked():
 
 
 def test_notebook_scores_are_its_fusion_of_the_weighted_mean_of_cosines():
-    scores = fuse.notebook_scores(fuse.ranking_task(DATA), U3, V4, E4)
+    scores = fuse.notebook_scorer(fuse.ranking_task(DATA), U3, V4, E4)
     w = [math.exp(0) * 4 / 5, math.exp(1) * 4.5 / 5]  # user 1: item 0, then item 3
     content = [(w[0] * E4[0] @ e + w[1] * E4[3] @ e) / sum(w) for e in E4[1:3]]  # candidates 1, 2
     logits = U3[1] @ V4.T
@@ -206,14 +208,14 @@ def test_alpha_on_validation_looks_for_the_hidden_rows_with_what_is_left():
     U = np.eye(3, 2)
     V = np.array([[0.0, 0], [9, 0], [0, 0], [0, 9]])
     task = fuse.ranking_task(DATA, validation=True)
-    alpha, curve = fuse.grid_search(fuse.report_scores(task, U, V, E4), task, k=1)
+    alpha, curve = fuse.grid_search(fuse.report_scorer(task, U, V, E4), task, k=1)
     assert alpha == 1 and curve[-1]["recall"] == 1 and curve[-1]["users"] == 2
     # the text alone: of its candidates 1 (cosine .6) and 3 (-.6) user 0 gets item 1 for item 0's
     # liking; user 1, who liked item 0, gets item 2
     assert curve[0]["hits"] == 1
 
 
-@pytest.mark.parametrize("fused", [fuse.notebook_scores, fuse.report_scores])
+@pytest.mark.parametrize("fused", [fuse.notebook_scorer, fuse.report_scorer])
 def test_a_late_fusion_at_its_ends_ranks_as_its_parts(fused):
     """alpha 1 ranks as the factors do; alpha 0 does not change when the factors do."""
     rng, users = np.random.default_rng(2), np.array([1, 2])  # with two candidates or more

@@ -275,7 +275,7 @@ def test_a_movie_that_only_the_new_person_rated_counts_as_rated(out, tmp_path):
     fit = [made["settings"][name] for name in ("missing", "reg")]
     fit.append(len(files.task.users) / len(np.unique(files.task.users)))
     p, _ = fuse.new_user(np.array([cold, 0]), np.array([0.8, 0.5]), Q, np.unique(known), *fit)
-    expected = fuse.ours_scores(np.array([0]), p[None], Q, fuse.allowances(Q, known))
+    expected = fuse.scores_with_allowance(np.array([0]), p[None], Q, fuse.allowances(Q, known))
     assert ranker.scores(np.array([0])) == pytest.approx(expected, rel=1e-10)
 
 

@@ -75,7 +75,7 @@ def run_of(s, name, flags):
 def measured(out, name, s):
     """{"alpha", "ndcg" (E,), ..} of recipe report on the validation part, with these embeddings."""
     task, (U, V) = fuse.ranking_task(out.data, validation=True), out.factors("pmf-fit")
-    scores = fuse.report_scores(task, U, V, out.embeddings(name, REPORT.suffix))
+    scores = fuse.report_scorer(task, U, V, out.embeddings(name, REPORT.suffix))
     alpha, _ = fuse.grid_search(scores, task, s.k)
     result = metrics.evaluate(partial(scores, alpha=alpha), task.seen, task.relevant, s.k)
     found = {"alpha": alpha, "ndcg": result["ndcg"]}

@@ -84,7 +84,8 @@ def tuning_table(results):
                     f"{cost['seconds'] / 60:.1f}",
                 ]
             lines.append([row["recipe"], row["row"], str(row["seed"]), *cells, str(row["hits"])])
-    return "Minutes were taken while other stages ran on the same machine.\n\n" + markdown(head, lines)
+    head_line = "Minutes were taken while other stages ran on the same machine."
+    return f"{head_line}\n\n{markdown(head, lines)}"
 
 
 def readme_table(results):

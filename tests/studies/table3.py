@@ -1,6 +1,6 @@
 """Table III, Figures 2 and 3: what recipe `ours` scores, and what its parts are worth.
 
-    score(u, i) = p_u . q_i (+ .1 |p_u| if nobody has rated movie i)     see fuse.ours_scores
+    score(u, i) = p_u . q_i (+ .1 |p_u| if nobody has rated movie i)   (fuse.scores_with_allowance)
 
 The parts of the table, each a function below: the choices on the validation part; known movies,
 with ablations, by a user's history and by a movie's train count; new movies; thinned histories; one
@@ -231,7 +231,7 @@ def fitted_rankers(lab, task, rows, seed, known=None):
             scores = partial(fuse.mf_scores, **factors)
             if row.prior:  # without one a new movie has no factors
                 given = fuse.allowances(factors["V"], known)
-                scores = partial(fuse.ours_scores, allowances=given, **factors)
+                scores = partial(fuse.scores_with_allowance, allowances=given, **factors)
             yield name, alone(scores)
 
 
@@ -437,7 +437,7 @@ def mixed_part(lab, tasks, cold):
         factors = {side: model[side] for side in "UV"}
         given = fuse.allowances(factors["V"], task.items)
         ours, prior = (
-            alone(partial(fuse.ours_scores, allowances=given, **factors)),
+            alone(partial(fuse.scores_with_allowance, allowances=given, **factors)),
             alone(partial(fuse.mf_scores, **factors)),
         )
         rankers = {OURS_ROW: ours}
@@ -476,7 +476,7 @@ def eq1_ranker(lab, task):
     s = pmf.PMF(epochs=lab.settings.epochs)
     with quiet():
         U, V, _ = pmf.fit(task.users, task.items, task.ratings, lab.n_users, lab.n_items, s)
-    scores = fuse.report_scores(task, U, V, lab.embeddings("no tags"))
+    scores = fuse.report_scorer(task, U, V, lab.embeddings("no tags"))
     return alone(partial(scores, alpha=NOTEBOOK.alpha))
 
 
