@@ -233,12 +233,15 @@ qwen-size: $(OUT)/documents.txt $(MINILM)/model.safetensors  ## time and memory 
 PIP := -m pip install -q --disable-pip-version-check
 
 .venv/.done: requirements.txt
-.venv/.tests: tests/requirements.txt .venv/.done
 .venv-peers/.done: tests/requirements-peers.txt
-.venv/.done .venv/.tests .venv-peers/.done:
+.venv/.done .venv-peers/.done:
 	echo "$(@D): the packages of $< ..."
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python $(PIP) -r $<
+	touch $@
+
+.venv/.tests: tests/requirements.txt .venv/.done
+	$(PY) $(PIP) -r $<
 	touch $@
 
 data: $(ML)/ratings.csv $(MINILM)/model.safetensors  ## MovieLens and MiniLM only
@@ -313,7 +316,8 @@ $(GOALS): locked ; :
 # Two stages at a time, for a small batch leaves a second core half idle; or as many as -j says.
 locked:
 	$(if $(filter-out help test lint data peers quick,$(GOALS)),$(LOCK)) exec $(MAKE) \
-	  $(if $(findstring --jobserver,$(MAKEFLAGS)),,$(if $(GPUS),-j1,-j2)) LOCKED="$(OUT)" $(GOALS:%="%")
+	  $(if $(findstring --jobserver,$(MAKEFLAGS)),,$(if $(GPUS),-j1,-j2)) LOCKED="$(OUT)" \
+	  $(GOALS:%="%")
 
 endif
 
@@ -343,5 +347,7 @@ $(call refuse,$(if $(BEFORE),$(shell [ "$(BEFORE)" = "$$($(from_here) "$(DATA)")
   $(OUT)/ was made from DATA=$(BEFORE); name another folder for $(DATA): OUT=...)
 $(call refuse,$(filter-out $(words $(SETS)),$(words $(sort $(notdir $(SETS:%/=%))))), \
   SETS=$(SETS) has two folders of one name: give them names of their own)
+$(call refuse,$(shell [ "$(SEED)" -ge 0 ] 2>&1 && [ "$(SEED)" -le 4294967293 ] || echo bad), \
+  SEED=$(SEED) must be a whole number from 0 to 4294967293: `make seeds` adds 1 and 2 to it)
 $(call refuse,$(if $(GPUS),$(shell echo "$(GPUS)" | grep -qx '[1-9][0-9]*' || echo bad)), \
   GPUS=$(GPUS) must be a whole number of 1 or more)

@@ -263,10 +263,8 @@ def tune(encoder, ids, examples, s):
                 loss, positive, negative = backward(encoder, ids, examples, rows, s.budget)
                 losses.append(loss)
                 negatives.append(negative)
-                collapsed = (
-                    len(losses) >= 20 and min(negatives[-20:]) > 0.999
-                )  # all texts are alike
-                if collapsed or not np.isfinite(loss):
+                alike = len(losses) >= 20 and min(negatives[-20:]) > 0.999  # all texts
+                if alike or not np.isfinite(loss):
                     found = f"loss {loss:.3f}, mean cosine of negatives {negative:.4f}"
                     raise BadInput(f"step {len(losses)}: {found}; lower --lr")
                 torch.nn.utils.clip_grad_norm_(params, 1.0)

@@ -228,7 +228,8 @@ def read_folder(folder):
             (f"modules {', '.join(kinds)}, not {', '.join(MODULES)}", not plain),
             ("an encoder in a subfolder", modules[0]["path"]),
             (f"pooling {mode!r}, not mean or lasttoken", mode not in ("mean", "lasttoken")),
-            (f"texts of {length!r} tokens", length not in range(4, positions + 1)),
+            (f"texts of {length!r} tokens", not isinstance(length, int) or length < 4),
+            (f"more than {positions} tokens", isinstance(length, int) and length > positions),
             (f"the prompt {prompt!r}", not isinstance(prompt, str)),
             ("a prompt outside the pooling", prompt and not pooling.get("include_prompt", True)),
             ("a decoder", config.get("is_encoder_decoder")),
@@ -503,6 +504,9 @@ def main():
         encoder = load_encoder(facts, folder, s.nf4, s.dtype, s.adapter)
         # 2. Texts -> token ids
         ids = tokenize(encoder, texts, figure)
+        longest = np.argmax([len(x) for x in ids])
+        with one_line(f"{folder} cannot encode text line {longest + 1}"):  # if any, then this one
+            embed(encoder, ids, s.budget, np.array([longest]))
         # 3. -> vectors (I, D)
         vectors = in_parts(encoder, ids, s, inputs)
         # 4. The file; then its parts may go, as soon as every process has read them

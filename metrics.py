@@ -393,7 +393,7 @@ def read_json(path, *keys):
     for key in keys:
         if not isinstance(found, dict) or key not in found:
             raise BadInput(f"{path} has no {key!r}; delete it and run make again")
-    if isinstance(found, dict) and found.get("sha256") and found != with_checksum(found):
+    if isinstance(found, dict) and "sha256" in found and found != with_checksum(found):
         raise BadInput(f"{path} is damaged, or was changed; delete it and run make again")
     return found
 
@@ -458,9 +458,10 @@ def whole(path, folder=False):
     lists = path.parent / ".written"
     lists.mkdir(parents=True, exist_ok=True)
     for left in lists.iterdir():
-        if left.is_dir() and left.stem == path.name:  # by a process that was killed
+        name, _, process = left.stem.rpartition(".")
+        if left.is_dir() and name == path.name and _was_killed(process):
             shutil.rmtree(left, ignore_errors=True)
-    with tempfile.TemporaryDirectory(dir=lists, prefix=f"{path.name}.") as beside:
+    with tempfile.TemporaryDirectory(dir=lists, prefix=f"{path.name}.{os.getpid()}.") as beside:
         new, old, listed = (Path(beside, name) for name in (f"new/{path.name}", "old", "list"))
         (new if folder else new.parent).mkdir(parents=True)
         yield new
@@ -477,6 +478,17 @@ def whole(path, folder=False):
             if old.exists() and not path.exists():
                 old.rename(path)
             raise
+
+
+def _was_killed(process):
+    """Whether no process of this number, digits, is at work any more."""
+    try:
+        os.kill(int(process), 0)  # signal 0 only asks
+    except ProcessLookupError:
+        return True
+    except (OSError, ValueError):  # another user's process; or no number, so a folder of others
+        pass
+    return False
 
 
 def remove_written(folder):

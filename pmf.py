@@ -585,7 +585,7 @@ def main_ranking(argv):
 
 def chosen_in(path, ratings):
     """The settings in a file that main_choose wrote for these ratings."""
-    record = metrics.read_json(path, "sha256")
+    record = metrics.read_json(path, "sha256", "inputs", "chosen")
     metrics.require(path, record["inputs"], {ratings.name: metrics.sha256(ratings)})
     return record["chosen"]
 

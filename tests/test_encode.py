@@ -261,7 +261,7 @@ def test_a_folder_says_how_it_is_read(bert, tmp_path, files, found):
         ({"POOLING": []}, "not a complete folder of sentence-transformers"),
         ({"SIZES": {"max_seq_length": "many"}}, "asks for texts of 'many' tokens"),
         ({"SIZES": {"max_seq_length": -1}}, "asks for texts of -1 tokens"),
-        ({"SIZES": {"max_seq_length": 513}}, "asks for texts of 513 tokens"),  # of 512 positions
+        ({"SIZES": {"max_seq_length": 513}}, "asks for more than 512 tokens"),
         ({"SIZES": {"do_lower_case": True}}, "asks for do_lower_case"),
         ({"PROMPTS": {"truncate_dim": 8}}, "asks for truncate_dim"),
         ({"PROMPTS": {"prompts": {"a": 3}, "default_prompt_name": "a"}}, "asks for the prompt 3"),
@@ -474,9 +474,10 @@ def run_in_parts(tiny, tmp_path, monkeypatch):
         encoded = []
 
         def stop(encoder, ids, budget, items=()):
-            if len(encoded) + len(items) > until:
-                raise KeyboardInterrupt
-            encoded.extend(items)
+            if len(items) > 1:  # one is the trial of the longest
+                if len(encoded) + len(items) > until:
+                    raise KeyboardInterrupt
+                encoded.extend(items)
             return embed(encoder, ids, budget, items if len(items) else None)
 
         monkeypatch.setattr(enc, "embed", stop)
@@ -489,6 +490,23 @@ def run_in_parts(tiny, tmp_path, monkeypatch):
         return len(encoded)
 
     return run
+
+
+def test_a_text_that_cannot_be_encoded_is_one_line_before_the_others(
+    bert, tmp_path, monkeypatch, capsys
+):
+    """As where the tokenizer has ids beyond the model's vocabulary."""
+    texts = tmp_path / "texts"
+    texts.write_text("a\n" + "b" * 60 + "\nc\n")
+    monkeypatch.setattr(enc, "forward", lambda encoder, ids: [][len(ids)])
+    monkeypatch.setattr(enc, "in_parts", None)  # all texts come later
+    line = ["encode.py", "--encoder", str(bert), "--texts", str(texts)]
+    monkeypatch.setattr(sys, "argv", [*line, "--out", str(tmp_path / "x")])
+    with pytest.raises(SystemExit):
+        metrics.run(enc.main)
+    error = capsys.readouterr().err
+    assert error.startswith(f"encode.py: error: {bert} cannot encode text line 2 (IndexError")
+    assert error.count("\n") == 1 and not (tmp_path / "x").exists()
 
 
 def test_parts_are_whole_batches_of_all_texts():

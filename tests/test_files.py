@@ -586,7 +586,7 @@ def test_an_interrupted_write_leaves_no_remains(tmp_path):
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGHUP", "SIGKILL"])
 def test_remains_of_a_killed_write_go_when_it_is_made_again(tmp_path, name):
-    """And no others: x.y may be at work at the same time."""
+    """And no others: x.y and y are other files."""
     number = getattr(signal, name)
     for path in ("x", "x.y", "y"):
         status, error = write_and(f"os.kill(os.getpid(), {number})", tmp_path / path)
@@ -595,12 +595,20 @@ def test_remains_of_a_killed_write_go_when_it_is_made_again(tmp_path, name):
     write(tmp_path / "x", "1")
     left = left_behind(tmp_path)
     assert len(left) == 4 and left[0] == ".written/x" and left[-1] == "x"
-    assert [path.split("/")[1].rpartition(".")[0] for path in left[1:3]] == ["x.y", "y"]
+    assert [path.split("/")[1].rsplit(".", 2)[0] for path in left[1:3]] == ["x.y", "y"]
     metrics.remove_written(tmp_path)
     assert left_behind(tmp_path) == []
 
 
-def test_a_folder_is_never_lost_between_its_two_renames(tmp_path, monkeypatch):
+def test_two_runs_that_write_one_file_do_not_remove_each_others(tmp_path):
+    with metrics.whole(tmp_path / "x") as one:
+        one.write_text("1")
+        write(tmp_path / "x", "2")
+        (tmp_path / ".written/notes.of.mine").mkdir()  # of nobody we know
+    assert left_behind(tmp_path) == [".written/x", "x"] and (tmp_path / "x").read_text() == "1"
+
+
+def test_an_interrupt_between_the_two_renames_of_a_folder_loses_nothing(tmp_path, monkeypatch):
     fill(tmp_path / "to", "a", "old")
     replace = os.replace
 

@@ -789,9 +789,11 @@ def test_what_is_chosen_for_these_ratings_is_what_is_fitted(command, monkeypatch
 def test_a_choice_that_is_damaged_or_of_other_ratings_is_one_line(command):
     pmf.main_choose(["--ratings", "r.safetensors", "--out", "ours.json", "--k", "4"])
     chosen = Path("ours.json").read_text()
-    for damaged in (chosen.replace('"k": 4', '"k": 5'), chosen[:-9], "{}"):
+    other = json.dumps(metrics.with_checksum({"inputs": {}}))  # a whole file, of something else
+    emptied = json.dumps(json.loads(chosen) | {"sha256": ""})
+    for damaged in (chosen.replace('"k": 4', '"k": 5'), chosen[:-9], "{}", other, emptied):
         Path("ours.json").write_text(damaged)
-        with pytest.raises(BadInput, match=r"^ours\.json (is damaged|is not complete|has no 'sha)"):
+        with pytest.raises(BadInput, match=r"^ours\.json (is damaged|is not complete|has no ')"):
             command("ranking", "--choice", "ours.json")
     Path("ours.json").write_text(chosen)
     metrics.save("r.safetensors", metrics.load("r.safetensors"), {"another": "split"})
