@@ -7,12 +7,17 @@ NumPy and pytest are installed.
 import functools
 import os
 import shutil
+import signal
 
 import pytest
 
 os.environ.pop("SHARED_SCREEN", None)  # which `make test` sets
 # Models here are tiny: threads would mostly wait for each other, and busily where they are Numba's.
 os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+
+# Tests send these to processes that they start, and those of nohup or "&" would ignore them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture(scope="session")
