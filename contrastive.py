@@ -391,7 +391,7 @@ def main():
     examples, texts = read_inputs(s)
     with metrics.stage(s.out, f"tuning of {s.encoder}, recipe {s.recipe}", folder=True) as figure:
         # 2. The encoder
-        facts, folder = enc.find(s.encoder, s.weights)
+        facts, folder = enc.find_encoder(s.encoder, s.weights)
         encoder = build(s, facts, folder)
         if s.lora:
             layers = encoder.model.peft_config["default"].target_modules

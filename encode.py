@@ -134,7 +134,7 @@ def batches(lengths, budget=2048, launch=128):
 
 @dataclass(frozen=True)
 class Facts:
-    """What the code must know of an encoder; its folder gives the last four, see find()."""
+    """What the code must know of an encoder; its folder gives the last four, see find_encoder()."""
 
     hub: str  # name on the hub, or the folder
     revision: str = ""  # commit on the hub
@@ -192,7 +192,7 @@ class Encoder(NamedTuple):  # a loaded one
     facts: Facts
 
 
-def find(encoder, weights="", files=("*.json", "*.txt", "*.safetensors")):
+def find_encoder(encoder, weights="", files=("*.json", "*.txt", "*.safetensors")):
     """(facts, folder) of a name of ENCODERS, its weights local or from the hub, or of a folder."""
     facts, folder = ENCODERS.get(encoder), Path(weights or encoder)
     if facts and not weights:
@@ -493,7 +493,7 @@ def main():
     texts = read_texts(s.texts)
     with metrics.stage(s.out, f"embeddings of {s.texts} by {s.encoder}") as figure:
         # 1. The encoder, and the files that its vectors come from
-        facts, folder = find(s.encoder, s.weights)
+        facts, folder = find_encoder(s.encoder, s.weights)
         files = [s.texts, *weight_files(folder), *(weight_files(s.adapter) if s.adapter else [])]
         inputs = {path.name: sha256(path) for path in files}
         if same := encoded_before(s, inputs):  # without tags, all documents are alike

@@ -1179,7 +1179,7 @@ def whole_arrays(out, texts, weights):
     if texts:
         import encode  # here: torch takes seconds
 
-        encoder = encode.load_encoder(*encode.find("minilm", weights))
+        encoder = encode.load_encoder(*encode.find_encoder("minilm", weights))
         e = np.vstack([e, encode.embed(encoder, encode.tokenize(encoder, texts))])
     return Q, load(out.path("pmf-all"))["text_weights"], e
 

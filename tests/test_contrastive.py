@@ -166,7 +166,7 @@ def test_report_recipe_learns(tiny, data):
 
 
 def tuned(s):
-    facts, folder = enc.find(s.encoder)
+    facts, folder = enc.find_encoder(s.encoder)
     encoder = con.build(s, facts, folder)
     ids = enc.tokenize(encoder, enc.read_texts(s.texts))
     return encoder, con.tune(encoder, ids, con.read_inputs(s)[0], s)
@@ -176,7 +176,7 @@ def test_micro_batches_do_not_change_the_gradient(tiny, data):
     gradients = []
     for budget in (1, 10_000):
         s = settings(tiny, data)
-        encoder = con.build(s, *enc.find(s.encoder))
+        encoder = con.build(s, *enc.find_encoder(s.encoder))
         ids = enc.tokenize(encoder, enc.read_texts(s.texts))
         con.backward(encoder, ids, con.read_inputs(s)[0], np.arange(8), budget)
         gradients.append(torch.cat([p.grad.flatten() for p in encoder.model.parameters()]))
@@ -324,7 +324,7 @@ def lora(tiny, data, **changes):
 
 
 def built(s):
-    return con.build(s, *enc.find(s.encoder))
+    return con.build(s, *enc.find_encoder(s.encoder))
 
 
 def test_lora_adds_alpha_over_r_times_b_a_and_nothing_at_first(tiny, data):
@@ -493,7 +493,7 @@ def test_both_commands_join_the_group_and_its_first_process_alone_shows_their_st
 def test_two_processes_equal_one(together, tiny, data):
     """With gloo: the same embeddings, and the same losses to 1e-5 (no dropout here)."""
     folder = together[0]
-    encoder = enc.load_encoder(*enc.find(str(tiny)))
+    encoder = enc.load_encoder(*enc.find_encoder(str(tiny)))
     one = enc.embed(encoder, enc.tokenize(encoder, tiny_qwen.TEXTS))
     two = metrics.load(folder / "two.safetensors", inputs=[data[1]])["embeddings"]
     np.testing.assert_allclose(one, two, atol=1e-6)

@@ -28,7 +28,7 @@ needs_minilm = pytest.mark.skipif(
 
 
 def load(folder, **options):
-    return enc.load_encoder(*enc.find(str(folder)), **options)
+    return enc.load_encoder(*enc.find_encoder(str(folder)), **options)
 
 
 # Texts
@@ -127,16 +127,16 @@ def test_a_text_of_10_000_characters_is_cut(tiny):
 def test_missing_folder_and_unknown_name(tiny):
     known = r"an encoder is a folder with a config\.json, or one of minilm, mpnet"
     with pytest.raises(BadInput, match=f"no-such-folder, with files in no-such-folder: {known}"):
-        enc.find("no-such-folder")
+        enc.find_encoder("no-such-folder")
     with pytest.raises(BadInput, match=f"minilm, with files in elsewhere: {known}"):
-        enc.find("minilm", "elsewhere")
+        enc.find_encoder("minilm", "elsewhere")
     with pytest.raises(BadInput, match=f"minlm, with files in {tiny}: {known}"):
-        enc.find("minlm", str(tiny))
+        enc.find_encoder("minlm", str(tiny))
 
 
 def test_wrong_checksum(tiny):
     with pytest.raises(BadInput, match="is not sentence-transformers/all-MiniLM-L6-v2's"):
-        enc.load_encoder(*enc.find("minilm", str(tiny)))
+        enc.load_encoder(*enc.find_encoder("minilm", str(tiny)))
 
 
 def test_hub_out_of_reach(monkeypatch):
@@ -145,7 +145,7 @@ def test_hub_out_of_reach(monkeypatch):
 
     monkeypatch.setattr(enc, "snapshot_download", offline)
     with pytest.raises(BadInput, match=r"pass a folder .* --weights \(FileNotFoundError: no net"):
-        enc.find("qwen3-0.6b")
+        enc.find_encoder("qwen3-0.6b")
 
 
 def test_tokenizer_without_an_end_token(tmp_path, monkeypatch):
@@ -160,7 +160,7 @@ def test_tokenizer_without_an_end_token(tmp_path, monkeypatch):
     named = replace(enc.QWEN_06B, sha256="", parameters=0)
     monkeypatch.setitem(enc.ENCODERS, "qwen3-0.6b", named)
     with pytest.raises(BadInput, match="appends no end token"):
-        enc.load_encoder(*enc.find("qwen3-0.6b", str(tmp_path)))
+        enc.load_encoder(*enc.find_encoder("qwen3-0.6b", str(tmp_path)))
 
 
 def test_command_line_refuses_in_one_line(tmp_path):
@@ -201,10 +201,10 @@ def modules(*types):
 
 
 def test_the_named_encoders_folders_and_a_tiny_one(tiny, bert):
-    facts, folder = enc.find(str(bert))
+    facts, folder = enc.find_encoder(str(bert))
     assert (folder, facts.hub) == (bert, str(bert)) and facts.revision == ""
     assert (facts.pooling, facts.max_length, facts.unit, facts.prompt) == ("mean", 256, True, "")
-    facts, _ = enc.find(str(tiny))
+    facts, _ = enc.find_encoder(str(tiny))
     assert (facts.pooling, facts.max_length) == ("lasttoken", 8192)
 
 
@@ -229,7 +229,7 @@ def test_the_named_encoders_folders_and_a_tiny_one(tiny, bert):
     ],
 )
 def test_a_folder_says_how_it_is_read(bert, tmp_path, files, found):
-    facts, _ = enc.find(str(said(bert, tmp_path / "new", **files)))
+    facts, _ = enc.find_encoder(str(said(bert, tmp_path / "new", **files)))
     assert {name: getattr(facts, name) for name in found} == found
 
 
@@ -277,7 +277,7 @@ def test_a_folder_says_how_it_is_read(bert, tmp_path, files, found):
 )
 def test_what_is_not_built_in_is_refused(bert, tmp_path, files, message):
     with pytest.raises(BadInput, match=message):
-        enc.find(str(said(bert, tmp_path / "new", **files)))
+        enc.find_encoder(str(said(bert, tmp_path / "new", **files)))
 
 
 @pytest.mark.parametrize("name", [MODULES, POOLING])
@@ -285,13 +285,13 @@ def test_a_folder_without_its_modules_or_its_pooling_is_refused(bert, tmp_path, 
     folder = said(bert, tmp_path / "new")
     (folder / name).unlink()
     with pytest.raises(BadInput, match=rf"not a complete folder .*FileNotFoundError: .*{name}"):
-        enc.find(str(folder))
+        enc.find_encoder(str(folder))
 
 
 def test_an_encoder_with_a_decoder_is_refused(bert, tmp_path):
     folder = changed(bert, tmp_path / "t5", is_encoder_decoder=True)
     with pytest.raises(BadInput, match="asks for a decoder: this is not built in"):
-        enc.find(str(folder))
+        enc.find_encoder(str(folder))
 
 
 def test_without_normalize_the_length_stays_and_the_direction_is_the_same(bert, tmp_path):
@@ -385,7 +385,7 @@ def test_a_sharded_model_without_a_weight_or_a_shard(tiny, tmp_path):
 
 def test_a_known_name_with_another_models_weights(tiny):
     with pytest.raises(BadInput, match="has 90,560 parameters: not Qwen/Qwen3-Embedding-4B's"):
-        enc.load_encoder(*enc.find("qwen3-4b", str(tiny)))
+        enc.load_encoder(*enc.find_encoder("qwen3-4b", str(tiny)))
 
 
 def cut(path):
@@ -598,7 +598,7 @@ def test_only_the_files_that_hold_the_weights_count(tiny, tmp_path):
 @needs_minilm
 def test_minilm_has_the_recorded_vectors():
     """First four dimensions, recorded with sentence-transformers 6.2.0."""
-    encoder = enc.load_encoder(*enc.find("minilm", str(MINILM)))
+    encoder = enc.load_encoder(*enc.find_encoder("minilm", str(MINILM)))
     texts = ["Toy Story Adventure Animation Children Comedy Fantasy pixar pixar fun", "Heat"]
     vectors = enc.embed(encoder, enc.tokenize(encoder, texts))
     assert vectors.shape == (2, 384)
@@ -644,13 +644,13 @@ def test_minilm_is_its_weights_its_tokenizer_and_how_they_are_read(tmp_path, nam
             (folder / path.name).symlink_to(path.resolve())
         else:
             (shutil.copytree if path.is_dir() else shutil.copy)(path, folder / path.name)
-    assert enc.load_encoder(*enc.find("minilm", str(folder)))
+    assert enc.load_encoder(*enc.find_encoder("minilm", str(folder)))
     edit(folder / name)
     told = rf"{name} is not sentence-transformers/all-MiniLM-L6-v2's, by its sha256; .* --encoder"
     if not (folder / name).exists():
         told = f"No such file or directory: .*{name}"
     with pytest.raises(BadInput, match=told):
-        enc.load_encoder(*enc.find("minilm", str(folder)))
+        enc.load_encoder(*enc.find_encoder("minilm", str(folder)))
 
 
 RECORDED = [

@@ -333,7 +333,7 @@ def fake_minilm(monkeypatch):
         return texts
 
     vectors = lambda encoder, ids: np.eye(4, dtype=np.float32)[: len(ids)]  # noqa: E731
-    monkeypatch.setattr(encode, "find", lambda name, weights: (name, weights))
+    monkeypatch.setattr(encode, "find_encoder", lambda name, weights: (name, weights))
     monkeypatch.setattr(encode, "load_encoder", lambda facts, folder: None)
     monkeypatch.setattr(encode, "tokenize", tokenize)
     monkeypatch.setattr(encode, "embed", vectors)

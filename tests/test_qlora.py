@@ -46,7 +46,7 @@ def settings(tiny, data, **changes):
 
 
 def build(s):
-    return con.build(s, *enc.find(s.encoder))
+    return con.build(s, *enc.find_encoder(s.encoder))
 
 
 def embed_file(tiny, data, out, *more):
@@ -167,7 +167,7 @@ def test_a_reloaded_adapter_gives_the_same_vectors(tiny, data, tmp_path):
     con.tune(encoder, ids, con.read_inputs(s)[0], s)
     before = enc.embed(encoder, ids)
     con.write_model(tmp_path, encoder, tiny)
-    again = enc.load_encoder(*enc.find(str(tiny)), nf4=True, adapter=str(tmp_path))
+    again = enc.load_encoder(*enc.find_encoder(str(tiny)), nf4=True, adapter=str(tmp_path))
     np.testing.assert_array_equal(enc.embed(again, ids), before)
 
 
@@ -247,7 +247,7 @@ def test_training_goes_on_after_an_evaluation(tiny, data):
 
 
 def load(tiny, adapter):
-    return enc.load_encoder(*enc.find(str(tiny)), nf4=True, adapter=str(adapter))
+    return enc.load_encoder(*enc.find_encoder(str(tiny)), nf4=True, adapter=str(adapter))
 
 
 def test_a_missing_adapter(tiny, tmp_path):
@@ -264,11 +264,11 @@ def test_an_adapter_of_another_base(adapter, tmp_path):
 def test_an_adapter_on_another_kind_of_base(tiny, data, adapter, tmp_path):
     """Tuned on NF4 it belongs to NF4; one that was tuned without may be put on NF4 by --nf4."""
     with pytest.raises(BadInput, match="adapter was tuned on a base in NF4: add --nf4"):
-        enc.load_encoder(*enc.find(str(tiny)), adapter=str(adapter))
+        enc.load_encoder(*enc.find_encoder(str(tiny)), adapter=str(adapter))
     line = ["contrastive.py", "--encoder", str(tiny), "--ratings", str(data[0]), "--lora"]
     line += ["--texts", str(data[1]), "--out", str(tmp_path / "plain"), "--max-steps", "2"]
     call(con, [*line, "--lr", "0.01", "--warmup", "0"])
-    assert enc.load_encoder(*enc.find(str(tiny)), adapter=str(tmp_path / "plain"))
+    assert enc.load_encoder(*enc.find_encoder(str(tiny)), adapter=str(tmp_path / "plain"))
     assert load(tiny, tmp_path / "plain")  # to save memory, as it was asked for
 
 
@@ -300,7 +300,7 @@ def test_an_adapter_without_its_record_needs_the_base_that_it_names(tiny, adapte
     (alone / "training.json").unlink()
     assert load(tiny, alone)
     with pytest.raises(BadInput, match="alone was tuned on a base in NF4: add --nf4"):
-        enc.load_encoder(*enc.find(str(tiny)), adapter=str(alone))
+        enc.load_encoder(*enc.find_encoder(str(tiny)), adapter=str(alone))
     other = tiny_qwen.save_encoder(tmp_path / "other", seed=1)
     with pytest.raises(BadInput, match=f"was tuned on other weights than {other}: on {tiny}"):
         load(other, alone)
@@ -308,7 +308,9 @@ def test_an_adapter_without_its_record_needs_the_base_that_it_names(tiny, adapte
     for base in (tiny, Path(os.path.relpath(tiny))):  # as plain peft writes it
         config["base_model_name_or_path"] = str(base)
         (alone / "adapter_config.json").write_text(json.dumps(config))
-        assert enc.load_encoder(*enc.find(str(tiny)), adapter=str(alone)) and load(tiny, alone)
+        assert enc.load_encoder(*enc.find_encoder(str(tiny)), adapter=str(alone)) and load(
+            tiny, alone
+        )
 
 
 def test_a_flipped_bit_in_an_adapter_or_a_tuned_folder_is_refused(tiny, data, adapter, tmp_path):
@@ -327,14 +329,14 @@ def test_a_flipped_bit_in_an_adapter_or_a_tuned_folder_is_refused(tiny, data, ad
     with pytest.raises(
         BadInput, match=r"/model\.safetensors is damaged, .*; delete .*tuned and run"
     ):
-        enc.load_encoder(*enc.find(str(tmp_path / "tuned")))
+        enc.load_encoder(*enc.find_encoder(str(tmp_path / "tuned")))
     record = odd / "training.json"
     record.write_text(record.read_text().replace('"nf4": true', '"nf4": false'))
     with pytest.raises(BadInput, match=r"training\.json is damaged, or was changed; delete it"):
         load(tiny, odd)
     shutil.rmtree(tmp_path / "tuned")
     call(con, line)
-    assert enc.load_encoder(*enc.find(str(tmp_path / "tuned")))
+    assert enc.load_encoder(*enc.find_encoder(str(tmp_path / "tuned")))
 
 
 def change(adapter, folder, edit):

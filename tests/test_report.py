@@ -57,7 +57,7 @@ def minilm(out):
     import encode
 
     torch.set_num_threads(os.cpu_count())  # this one is not tiny
-    facts, folder = encode.find("minilm", str(MINILM))
+    facts, folder = encode.find_encoder("minilm", str(MINILM))
     encoder = encode.load_encoder(facts, folder)
     ids = encode.tokenize(encoder, encode.read_texts(out / "documents.txt"))
     vectors = encode.embed(encoder, ids)

@@ -106,7 +106,7 @@ def bytes_needed(s, config, facts, ids, examples):
 def check(s):
     """Refuse what cannot run here, for lack of memory before anything large is fetched."""
     # 1. Memory, by small files
-    facts, folder = enc.find(s.encoder, s.weights, files=["*.json", "*.txt"])
+    facts, folder = enc.find_encoder(s.encoder, s.weights, files=["*.json", "*.txt"])
     with enc.one_line(f"{folder} cannot be loaded"):
         config = transformers.AutoConfig.from_pretrained(folder, **enc.LOCAL)
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **enc.LOCAL)
@@ -124,7 +124,7 @@ def check(s):
         raise BadInput(f"too little memory; try {how}")
     # 2. Time; a GPU has enough of it
     if not cuda:
-        times = probe(con.build(s, *enc.find(s.encoder, s.weights)), ids, examples, s)
+        times = probe(con.build(s, *enc.find_encoder(s.encoder, s.weights)), ids, examples, s)
         long = [f"{t / 60:.0f} minutes" if t < 7200 else f"{t / 3600:.0f} hours" for t in times]
         told = f"on this CPU: about {long[0]} to encode the texts once"
         if not s.encode_only:

@@ -21,7 +21,7 @@ def settings(tiny, data, **changes):
 
 
 def build(s):
-    return con.build(s, *enc.find(s.encoder))
+    return con.build(s, *enc.find_encoder(s.encoder))
 
 
 def test_memory_need():

@@ -35,7 +35,7 @@ needs_mpnet = pytest.mark.skipif(
 
 
 def vectors_of(folder):
-    encoder = enc.load_encoder(*enc.find(str(folder)))
+    encoder = enc.load_encoder(*enc.find_encoder(str(folder)))
     return enc.embed(encoder, enc.tokenize(encoder, TEXTS))
 
 
@@ -92,7 +92,7 @@ def test_a_tuned_folder_keeps_what_its_base_says_of_the_texts(data, tmp_path, mo
     prompts = {"prompts": {"film": "film: "}, "default_prompt_name": "film"}
     (folder / "config_sentence_transformers.json").write_text(json.dumps(prompts))
     tuned = tune(monkeypatch, folder, data, tmp_path / "tuned")
-    assert enc.find(str(tuned))[0].prompt == "film: "
+    assert enc.find_encoder(str(tuned))[0].prompt == "film: "
     np.testing.assert_allclose(vectors_of(tuned), peers_vectors(tuned), atol=1e-6)
 
 
@@ -114,7 +114,7 @@ def test_last_token_pooling_equals_sentence_transformers(data, tmp_path, monkeyp
 def test_an_adapter_opens_with_plain_peft(data, tmp_path, monkeypatch):
     tiny = tiny_qwen.save_encoder(tmp_path / "tiny")
     adapter = tune(monkeypatch, tiny, data, tmp_path / "adapter", "--lora")
-    encoder = enc.load_encoder(*enc.find(str(tiny)), adapter=str(adapter))
+    encoder = enc.load_encoder(*enc.find_encoder(str(tiny)), adapter=str(adapter))
     ids = enc.tokenize(encoder, TEXTS)
     model = peft.PeftModel.from_pretrained(transformers.AutoModel.from_pretrained(tiny), adapter)
     model.eval()
@@ -128,7 +128,7 @@ def test_an_adapter_opens_with_plain_peft(data, tmp_path, monkeypatch):
 def test_the_pair_loss_and_its_gradient_equal_sentence_transformers(data):
     """MultipleNegativesRankingLoss on the same pairs, dropout off: what the notebook's run used."""
     settings = con.Settings(str(MINILM), data[0], data[1], Path("out"))
-    encoder = con.build(settings, *enc.find(str(MINILM)))
+    encoder = con.build(settings, *enc.find_encoder(str(MINILM)))
     examples = con.read_inputs(settings)[0]
     rows = np.arange(16)
     ids = enc.tokenize(encoder, tiny_qwen.TEXTS)

@@ -146,7 +146,7 @@ def main():
     if s.warmup >= con.steps_of(s, examples):
         raise BadInput(f"--warmup {s.warmup}: a run of so few steps would never reach --lr")
     with metrics.stage(s.out, f"tuning of {s.encoder}, recipe ours", folder=True) as figure:
-        facts, folder = enc.find(s.encoder, s.weights)
+        facts, folder = enc.find_encoder(s.encoder, s.weights)
         encoder = con.build(s, facts, folder)
         ids, start = enc.tokenize(encoder, texts, figure), time.perf_counter()
         losses = tune(encoder, ids, examples, s)

@@ -252,7 +252,10 @@ def documents(s):
 def encoding_ours(s):
     import encode
 
-    encoder, texts = encode.load_encoder(*encode.find("minilm", str(s.minilm))), documents(s)
+    encoder, texts = (
+        encode.load_encoder(*encode.find_encoder("minilm", str(s.minilm))),
+        documents(s),
+    )
     return lambda: encode.embed(encoder, encode.tokenize(encoder, texts))
 
 
@@ -303,7 +306,7 @@ def tuning_ours(s):
     import encode
 
     settings, examples = tuning_task(s)
-    encoder = contrastive.build(settings, *encode.find("minilm", str(s.minilm)))
+    encoder = contrastive.build(settings, *encode.find_encoder("minilm", str(s.minilm)))
     ids = encode.tokenize(encoder, encode.read_texts(settings.texts))
     start = without_dropout(encoder.model)
 

@@ -234,7 +234,7 @@ def compare_on_gpu(folder, s):
     base = con.Settings(
         encoder=str(folder), out=folder, lora=True, nf4=True, dtype="bfloat16", **data
     )
-    encoder, examples = con.build(base, *enc.find(base.encoder)), con.read_inputs(base)[0]
+    encoder, examples = con.build(base, *enc.find_encoder(base.encoder)), con.read_inputs(base)[0]
     ids = enc.tokenize(encoder, enc.read_texts(base.texts))
     ours = (
         lambda rows: con.backward(encoder, ids, examples, rows, s.budget),

@@ -23,7 +23,7 @@ def settings(tiny, data, **changes):
 
 
 def tuned(s):
-    facts, folder = enc.find(s.encoder)
+    facts, folder = enc.find_encoder(s.encoder)
     encoder = con.build(s, facts, folder)
     examples, texts = con.read_inputs(s, bs.RECIPES)
     return encoder, bs.tune(encoder, enc.tokenize(encoder, texts), examples, s)
@@ -188,7 +188,7 @@ def test_the_command_writes_a_folder_that_encodes(tiny, data, tmp_path, monkeypa
     bs.main()
     record = metrics.read_json(tmp_path / "tuned" / "training.json")
     assert record["settings"]["temperature"] == 0.2 and len(record["losses"]) == 3
-    enc.load_encoder(*enc.find(str(tmp_path / "tuned")))
+    enc.load_encoder(*enc.find_encoder(str(tmp_path / "tuned")))
     for more, message in (
         (["--epochs", "2"], "--average 3 is more than --epochs 2"),
         (["--lora"], "leave --lora out"),

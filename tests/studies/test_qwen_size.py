@@ -79,7 +79,7 @@ def test_the_weights_are_random_and_in_several_files(study):
     qwen_size.write_encoder(study / "model", settings)
     files = enc.weight_files(study / "model")
     assert len(files) == 4  # the embedding, two layers, the last norm
-    assert enc.load_encoder(*enc.find(str(study / "model")), nf4=True, dtype="bfloat16")
+    assert enc.load_encoder(*enc.find_encoder(str(study / "model")), nf4=True, dtype="bfloat16")
     with safetensors.safe_open(files[1], "pt") as file:
         assert all(file.get_tensor(name).dtype == torch.bfloat16 for name in file.offset_keys())
         matrix = file.get_tensor("layers.0.mlp.up_proj.weight").float().numpy()
