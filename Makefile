@@ -204,7 +204,7 @@ tuned: $(call files,minilm-no-tags)  ## the tuned encoder of Table III: six runs
 	$(ALL_CORES) $(PY) tests/studies/tuned.py --out "$(OUT)" --minilm "$(MINILM)"
 lora:  ## why LoRA stops short of tuning all weights (an hour)
 	$(ALL_CORES) $(PY) tests/studies/lora.py --out "$(OUT)" --minilm "$(MINILM)" --seed "$(SEED)"
-seeds: $(call files,$(SEEDED))  ## the tuned rows with two more seeds, on the same split (an hour)
+seeds: $(call files,$(SEEDED))  ## the tuned rows with two more seeds, on the same split (half an hour)
 size:  ## does a larger encoder pay, and LoRA: after make seeds mpnet (a minute)
 runs:  ## the lists of each row as TREC files
 seeds size runs:
