@@ -263,7 +263,7 @@ def tune(encoder, ids, examples, s):
                 loss, positive, negative = backward(encoder, ids, examples, rows, s.budget)
                 losses.append(loss)
                 negatives.append(negative)
-                alike = len(losses) >= 20 and min(negatives[-20:]) > 0.999  # all texts
+                alike = len(losses) >= 20 and min(negatives[-20:]) > 0.999  # no text differs
                 if alike or not np.isfinite(loss):
                     found = f"loss {loss:.3f}, mean cosine of negatives {negative:.4f}"
                     raise BadInput(f"step {len(losses)}: {found}; lower --lr")

@@ -8,7 +8,8 @@ another fusion (notebook_fusion): min-max of both scores per user, alpha = 0.85,
 weighted by recency and rating (notebook_profiles). grid_search chooses alpha; main.py says which
 files of factors and embeddings make a row of Table I.
 
-The last section is for people and movies that were not fitted: new_user, reasons, similar.
+The last section folds in people and movies that were not fitted, gives the reasons of a score, and
+finds similar movies.
 
 Gives:    712 hits of MF + MiniLM (base) with notebook_scorer, 748 with report_scorer.
 

@@ -172,7 +172,7 @@ def unpack(archive, origin, folder):
         raise BadInput(f"{origin} {what}; download it again") from None
     digest = hashlib.sha256(b"".join(contents[: len(FILES)])).hexdigest()
     if EDITIONS.get(digest) != REPORTED:
-        what = "by their sha256 its files are not those of the 2018-09 edition"
+        what = f"by their sha256 its files are not those of the {REPORTED} edition"
         raise BadInput(f"{origin}: {what}; unpack it to {folder} to use it all the same")
     with metrics.whole(folder, folder=True) as temporary:
         for name, content in zip(names, contents, strict=True):
@@ -679,7 +679,7 @@ def content_rows(out, recipe):
 def content_row(out, recipe, row, settings, later=0):
     """A row with late fusion; alpha is the recipe's, or chosen on the validation part.
 
-    seed_offset: what the seed of its tuning has more than that of the split, see `make seeds`.
+    later: by how much the seed of its tuning is larger than that of the split (`make seeds`).
     """
     encoder, alpha, more, k = CONTENT_ROWS[row], recipe.alpha, {"tuning": {}}, settings.k
     name = encoder + recipe.suffix + (f"-{later + 1}" if later else "")
@@ -973,8 +973,8 @@ class Artefacts:
         if made_from != wanted:
             raise BadInput(f"{path} was made from {made_from}, not {wanted}; run make again")
         settings = settings | {"seed": self.record["seed"]} | ({} if self.own else {"fast": False})
-        other, *same = ALIKE.get(name, [name])
-        if self.path(other).exists():
+        other, *same = ALIKE.get(name, [""])
+        if other and self.path(other).exists():
             beside = self.settings(other)
             settings |= {setting: beside[setting] for setting in same if setting in beside}
         arrays = load(path, inputs, ["user_factors", "item_factors"], **settings)

@@ -12,7 +12,8 @@ Users without a relevant item are skipped and counted; every mean is over the ot
 Gives:  P = R = 2/3 and NDCG = (1 + 1/2) / (1 + 1/log2(3) + 1/2) = 0.704 for a list of K = 3 that
         has hits at ranks 1 and 3, of a user with three relevant items.
 
-The file imports nothing of the project and has no command; it needs NumPy alone.
+The file imports nothing of the project and has no command. Its first half, down to the
+imports in its middle, needs NumPy alone, and so does `import metrics`.
 
 Legend: U users, I items, N ratings, K list length (in pmf.py: factors), D dimensions, B batch.
 """

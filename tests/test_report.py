@@ -98,7 +98,7 @@ def test_most_popular_beats_the_report(out):
 
 
 def hybrid(files, recipe, embeddings):
-    """A recipe's scores with these embeddings, as Artefacts.hybrid has them from a file."""
+    """A recipe's scorer with these embeddings, as main.content_row has it from a file."""
     return recipe.fused(files.task, *files.factors("pmf"), embeddings[: files.task.n_items])
 
 

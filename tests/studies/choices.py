@@ -6,8 +6,8 @@ to 9), with texts without tags: a tag may come from a rating that is held out. T
 
     the best mean NDCG@25 wins; of the points within .001 of it, the simplest one does
 
-where simple means fewer parts; among equally simple points the best mean. Nothing here reads a test
-rating.
+where simple means fewer parts; among equally simple points the best mean, of the allowance the
+largest. Nothing here reads a test rating.
 
 Gives:    out/choices.json and out/choices.md, the curves: power 1, what a late fusion would add,
           and the allowance for new movies. A test holds fuse.ALLOWANCE to results/choices.json.
@@ -164,10 +164,6 @@ def fusion_curve(lab, draws, models, s):
 # The allowance for new movies, on a shelf of rated and of new ones
 # ------------------------------------------------------------------------------------------------
 
-FORMS = {  # (P (B, K), ratings of each movie (I,)) -> what the allowance is multiplied by (B, I)
-    "length of p_u": lambda P, n: np.linalg.norm(P, axis=1, keepdims=True) * (n == 0),
-}
-
 
 def shelf_of(lab, seed):
     """(the tasks of table3.mixed_tasks, cold (I,) bool): Table III's mixed shelf, of train alone.
@@ -193,25 +189,24 @@ def allowance_choice(lab, s):
 
     def measure(case, point):
         draw, tasks, cold, (P, Q, _) = case
-        counts, form = counts_of(draw.task.items, len(Q)), FORMS[point["times"]]  # (I,), ..
+        new = counts_of(draw.task.items, len(Q)) == 0  # (I,)
 
         def scores(users):
-            return P[users] @ Q.T + point["allowance"] * form(P[users], counts)  # (B, I)
+            return fuse.scores_with_allowance(users, P, Q, point["allowance"] * new)  # (B, I)
 
         row, _ = table3.mixed_shelf(tasks, table3.alone(scores), cold, s.k)
         return {"ndcg": row.pop("ndcg_all")} | row
 
-    points = [{"times": form, "allowance": a} for form in FORMS for a in ALLOWANCES]
+    points = [{"times": "length of p_u", "allowance": a} for a in ALLOWANCES]
     return curve("allowance", cases, points, measure)
 
 
 def chosen_allowance(rows):
     """Of equally good multiples of |p_u| the largest: what costs nothing should find the most.
 
-    A constant does as well here, where everybody has ten ratings or so. But scores grow with a
-    user's ratings: for somebody with three, any constant would put the unrated movies first.
+    It is not a constant, because scores grow with a user's ratings: for somebody with three, any
+    constant would put the unrated movies first.
     """
-    rows = [row for row in rows if row["times"] == "length of p_u"]
     return chosen(rows, lambda row: -row["allowance"])
 
 

@@ -39,7 +39,7 @@ class Settings:
 
 
 def grids():
-    """{row: (function, grid)} of the peers: smaller grids than those of Table III, but wider."""
+    """{row: (function, grid)} of the peers: coarser grids than those of Table III."""
     import baselines  # here: it needs the package implicit, and the tests of tables do not
 
     ease, grid = baselines.ease, baselines.grid
